@@ -1,0 +1,37 @@
+# make demo: a verified, private chat with a real model. make test: the tests. Both set themselves up.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+STATE ?= .cloister
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-all check clean
+
+demo: $(VENV)/.demo
+	$(BIN)/cloister demo --state $(STATE)
+
+test: $(VENV)/.dev check
+	-$(BIN)/cloister demo --state $(STATE) --fetch-only
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.dev check
+	$(BIN)/cloister demo --state $(STATE) --fetch-only
+	$(BIN)/python -m pytest --exhaustive
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy attestation ohttp measurements client_sdk enclave_runtime images benchmarks
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[runtime]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[runtime,images,bench,dev]'
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) $(STATE) build *.egg-info

@@ -1,0 +1,5 @@
+"""``python -m client_sdk`` is ``cloister``."""
+
+from .cli import main
+
+main()

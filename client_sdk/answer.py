@@ -1,0 +1,213 @@
+"""A node's answer while it streams in, decrypted as it comes."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+
+from ohttp.bhttp import Content, Head
+
+from .errors import ExchangeFailed, NodeRefused, RelayUnreachable
+from .exchange import RESPONSE_MEDIA_TYPE, Exchange
+
+DATE_PROBLEM = "https://iana.org/assignments/http-problem-types#date"
+MAX_PROBLEM = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class InnerHead:
+    """Status and headers of the node's own answer, from inside the encryption."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of the header ``name`` (lower case), or None."""
+        return next((value for key, value in self.headers if key == name), None)
+
+
+class InnerAnswer:
+    """The node's answer while it streams in. ``head`` is there from the start; content comes by iterating."""
+
+    def __init__(self, exchange: Exchange, chunks: Iterator[bytes]) -> None:
+        self._exchange = exchange
+        self._chunks = chunks
+        self._body = self._read()
+        first = next(self._body, None)
+        if not isinstance(first, InnerHead):
+            raise ExchangeFailed("no_answer", "the answer ended before it began")
+        self.head: InnerHead = first
+        self._kept: bytes | None = None
+
+    def content(self) -> Iterator[bytes]:
+        """The body's bytes as they arrive. Raises ExchangeFailed where the stream was cut or altered."""
+        if self._kept is not None:
+            yield self._kept
+            return
+        for part in self._body:
+            if isinstance(part, bytes):
+                yield part
+
+    def problem(self) -> dict[str, Any]:
+        """The body of a problem or error answer (at most 16 KiB) as a JSON object; empty where it is none."""
+        if self._kept is None:
+            gathered = b""
+            for part in self.content():
+                gathered += part
+                if len(gathered) > MAX_PROBLEM:
+                    raise ExchangeFailed("problem_too_large", f"an error answer has at most {MAX_PROBLEM} bytes")
+            self._kept = gathered
+        return _json_object(self._kept)
+
+    def raise_for_status(self) -> None:
+        """Raises NodeRefused with the node's own error code for a status of 400 and above."""
+        if self.head.status < 400:
+            return
+        problem = self.problem()
+        inner = problem.get("error")
+        if isinstance(inner, dict):
+            raise NodeRefused(str(inner.get("code") or inner.get("type")), str(inner.get("message")), status=self.head.status)
+        raise NodeRefused("node_error", str(problem.get("title", "the node refused")), status=self.head.status)
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The JSON objects of a ``text/event-stream`` body, up to its ``[DONE]``; then reads the stream to its end."""
+        lines = SseLines()
+        done = False
+        for part in self.content():
+            for data in lines.feed(part):
+                if data == b"[DONE]":
+                    done = True
+                elif not done:
+                    yield _json_object(data)
+        if not done:
+            raise ExchangeFailed("answer_incomplete", "the event stream ended without [DONE]")
+
+    def date_correction(self) -> datetime | None:
+        """The node's own date where it refused ours; good for one retry and nothing else (RFC 9458, 6.5.2)."""
+        return _date_correction(self.head, self.problem()) if self.head.status == 400 else None
+
+    def _read(self) -> Iterator[InnerHead | bytes]:
+        try:
+            for chunk in self._chunks:
+                yield from _parts(self._exchange.receive(chunk))
+        except httpx2.TransportError as error:
+            raise unreachable(error) from error
+        yield from _parts(self._exchange.finish())
+
+
+class AsyncInnerAnswer:
+    """``InnerAnswer`` for asyncio: ``head`` is there once ``start`` has returned."""
+
+    def __init__(self, exchange: Exchange, chunks: AsyncIterator[bytes]) -> None:
+        self._exchange = exchange
+        self._chunks = chunks
+        self._body = self._read()
+        self._kept = b""
+        self.head = InnerHead(0, ())
+
+    async def start(self) -> None:
+        """Read up to the inner head. Raises ExchangeFailed."""
+        async for part in self._body:
+            if isinstance(part, InnerHead):
+                self.head = part
+                return
+        raise ExchangeFailed("no_answer", "the answer ended before it began")
+
+    async def content(self) -> AsyncIterator[bytes]:
+        """The body's bytes as they arrive. Raises ExchangeFailed where the stream was cut or altered."""
+        if self._kept:
+            yield self._kept
+        async for part in self._body:
+            if isinstance(part, bytes):
+                yield part
+
+    async def date_correction(self) -> datetime | None:
+        """As ``InnerAnswer.date_correction``."""
+        if self.head.status != 400:
+            return None
+        async for part in self.content():
+            self._kept += part
+            if len(self._kept) > MAX_PROBLEM:
+                raise ExchangeFailed("problem_too_large", f"an error answer has at most {MAX_PROBLEM} bytes")
+        return _date_correction(self.head, _json_object(self._kept))
+
+    async def _read(self) -> AsyncIterator[InnerHead | bytes]:
+        try:
+            async for chunk in self._chunks:
+                for part in _parts(self._exchange.receive(chunk)):
+                    yield part
+        except httpx2.TransportError as error:
+            raise unreachable(error) from error
+        for part in _parts(self._exchange.finish()):
+            yield part
+
+
+class SseLines:
+    """Splits a ``text/event-stream`` into the values of its ``data`` fields; comments (filler) vanish."""
+
+    MAX_LINE = 1024 * 1024
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, part: bytes) -> Iterator[bytes]:
+        """Feed bytes, get the complete ``data`` values in them. Raises ExchangeFailed for a line over 1 MiB."""
+        *lines, self._rest = (self._rest + part).split(b"\n")
+        if len(self._rest) > self.MAX_LINE:
+            raise ExchangeFailed("event_too_large", f"an event line has at most {self.MAX_LINE} bytes")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line[5:].strip()
+
+
+def check_outer(reply: httpx2.Response) -> None:
+    """The outer response must be a chunked OHTTP response. Raises ExchangeFailed or RelayUnreachable.
+
+    Never falls back to an answer outside the encryption: what a relay says in clear is only ever an error.
+    """
+    kind = reply.headers.get("content-type", "")
+    if reply.status_code == 200 and kind == RESPONSE_MEDIA_TYPE:
+        return
+    if reply.status_code in (502, 503, 504):
+        raise RelayUnreachable(
+            "node_unavailable", f"the relay answered {reply.status_code}", "the node is down or full; try again later"
+        )
+    raise ExchangeFailed(
+        "refused_outside",
+        f"the request was refused before it was opened (status {reply.status_code})",
+        "the node may have restarted with new keys",
+        stale_keys=reply.status_code in (400, 401, 422),
+    )
+
+
+def _parts(events: list[Head | Content]) -> Iterator[InnerHead | bytes]:
+    for event in events:
+        yield event.data if isinstance(event, Content) else InnerHead(event.status, event.headers)
+
+
+def _date_correction(head: InnerHead, problem: dict[str, Any]) -> datetime | None:
+    stated = head.header(b"date")
+    if problem.get("type") != DATE_PROBLEM or stated is None:
+        return None
+    try:
+        return parsedate_to_datetime(stated.decode("ascii"))
+    except (UnicodeDecodeError, ValueError):
+        return None
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def unreachable(error: httpx2.TransportError) -> RelayUnreachable:
+    return RelayUnreachable(
+        "relayunreachable", f"{type(error).__name__}: no answer", "check the relay's address, and that it is running"
+    )

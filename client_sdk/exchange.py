@@ -1,0 +1,83 @@
+"""One request and its answer, from the bytes' point of view: no sockets, no clock.
+
+The inner request carries only what the node needs. Everything an HTTP library adds to be helpful
+(user agent, platform, API key) would tell one user from another, so headers pass by allow-list.
+"""
+
+import base64
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import format_datetime
+
+from ohttp.bhttp import Content, Head, Request, ResponseDecoder, encode_request
+from ohttp.chunked import ChunkedClient
+from ohttp.errors import OhttpError
+from ohttp.keyconfig import KeyConfig
+from ohttp.padding import padme
+
+from .errors import ExchangeFailed
+
+INNER_AUTHORITY = "cloister.internal"
+PASSED_HEADERS = (b"content-type", b"accept")
+REQUEST_MEDIA_TYPE = "message/ohttp-chunked-req"
+RESPONSE_MEDIA_TYPE = "message/ohttp-chunked-res"
+
+
+@dataclass(frozen=True, slots=True)
+class InnerRequest:
+    """What the application asks of the node: method, path with query, headers, whole body."""
+
+    method: str
+    path: str
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+class Exchange:
+    """A single-use encrypted exchange: ``body`` goes out, ``receive`` takes what comes back.
+
+    ``request_id`` is 16 random bytes and ``date`` the time of sending, both given by the caller; they and the
+    digest of the evidence that was verified travel inside the encryption (docs/protocol.md, "A request").
+    """
+
+    def __init__(
+        self, config: KeyConfig, bundle_digest: bytes, request: InnerRequest, *, date: datetime, request_id: bytes
+    ) -> None:
+        headers = [(n.lower(), v) for n, v in request.headers if n.lower() in PASSED_HEADERS]
+        headers += [
+            (b"date", format_datetime(date, usegmt=True).encode()),
+            (b"request-id", request_id.hex().encode()),
+            (b"attestation-digest", b"sha-256=:" + base64.b64encode(bundle_digest) + b":"),
+        ]
+        inner = Request(
+            method=request.method.encode("ascii"),
+            scheme=b"https",
+            authority=INNER_AUTHORITY.encode(),
+            path=request.path.encode("ascii"),
+            headers=tuple(headers),
+            body=request.body,
+        )
+        plain = encode_request(inner)
+        self._session = ChunkedClient(config)
+        self._decoder = ResponseDecoder()
+        self.body: bytes = self._session.seal_request(encode_request(inner, pad_to=padme(len(plain))))
+
+    def receive(self, data: bytes) -> list[Head | Content]:
+        """Feed bytes of the outer response; get the inner head and content that they complete.
+
+        Raises ExchangeFailed when a byte was altered, a chunk reordered or a limit passed.
+        """
+        try:
+            events = [event for chunk in self._session.receive(data) for event in self._decoder.feed(chunk)]
+        except OhttpError as error:
+            raise ExchangeFailed(error.code, "the answer was altered on its way, or is malformed") from error
+        return [event for event in events if isinstance(event, Head | Content)]
+
+    def finish(self) -> list[Head | Content]:
+        """The outer response ended: raises ExchangeFailed unless the node's own end was seen and authenticated."""
+        try:
+            events = [event for chunk in self._session.finish() for event in self._decoder.feed(chunk)]
+            self._decoder.finish()
+        except OhttpError as error:
+            raise ExchangeFailed(error.code, "the answer was cut short on its way") from error
+        return [event for event in events if isinstance(event, Head | Content)]

@@ -1,0 +1,79 @@
+"""The one policy file that says what a client accepts.
+
+A policy is TOML: ``version``, ``name``, the tables of ``attestation.policy`` ([cpu], [gpu], [simulated]) and
+[transparency] of ``measurements.policy``. Unknown keys are errors; what is not allowed is refused.
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attestation.errors import AttestationError
+from attestation.policy import AttestationPolicy
+from measurements.errors import TransparencyError
+from measurements.policy import TransparencyPolicy
+
+from .errors import PolicyError
+
+MAX_POLICY = 256 * 1024
+_ATTESTATION_TABLES = ("cpu", "gpu", "simulated")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A parsed policy. ``digest`` is SHA-256 of the file's bytes, for the result to name what it was judged by."""
+
+    name: str
+    attestation: AttestationPolicy
+    transparency: TransparencyPolicy
+    digest: bytes
+
+    @classmethod
+    def load(cls, path: Path) -> "Policy":
+        """Read and parse a policy file. Raises PolicyError."""
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_POLICY + 1)
+        except OSError as error:
+            raise PolicyError("policy_unreadable", f"{path}: {error.strerror}", "name it with --policy") from error
+        return cls.parse(data)
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Policy":
+        """Parse a policy's bytes (at most 256 KiB). Raises PolicyError for anything unknown, missing or wrong."""
+        if len(data) > MAX_POLICY:
+            raise PolicyError("policy_too_large", f"a policy has at most {MAX_POLICY} bytes")
+        try:
+            document = tomllib.loads(data.decode("utf-8"))
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise PolicyError("policy_malformed", f"not TOML: {error}") from error
+        unknown = set(document) - {"version", "name", "transparency", *_ATTESTATION_TABLES}
+        if unknown:
+            raise PolicyError("policy_malformed", f"unknown key {sorted(unknown)[0]!r}")
+        if document.get("version") != 1:
+            raise PolicyError("policy_version", f"expected version = 1, found {document.get('version')!r}")
+        name = document.get("name")
+        if not isinstance(name, str):
+            raise PolicyError("policy_malformed", "name must be a string")
+        transparency = document.get("transparency")
+        if not isinstance(transparency, dict):
+            raise PolicyError(
+                "policy_malformed",
+                "the table [transparency] is missing",
+                "name the log, its witnesses and the release signers you trust",
+            )
+        tables: Mapping[str, Any] = {key: document[key] for key in _ATTESTATION_TABLES if key in document}
+        try:
+            return cls(
+                name=name,
+                attestation=AttestationPolicy.from_table(tables),
+                transparency=TransparencyPolicy.from_table(transparency),
+                digest=hashlib.sha256(data).digest(),
+            )
+        except AttestationError as error:
+            raise PolicyError(error.code, error.detail or str(error)) from error
+        except TransparencyError as error:
+            raise PolicyError(error.code, str(error)) from error

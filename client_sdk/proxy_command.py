@@ -1,0 +1,48 @@
+"""``cloister proxy``: a local endpoint for any program that speaks OpenAI's API."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from .client import PrivateClient
+from .errors import ClientError
+from .proxy import Proxy
+from .render import show_verification
+from .verify_command import MemoryOption, PolicyOption, RelayOption, read_policy
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``cloister proxy``."""
+    app.command(name="proxy", help=_HELP)(proxy)
+
+
+_HELP = """Serve OpenAI's API on this machine and carry every request to a verified node.
+
+Point a program's base URL at http://127.0.0.1:PORT/v1. The node is verified before the proxy listens and again
+whenever its verification runs out; requests are refused, never sent in clear, while it does not verify.
+"""
+
+
+def proxy(
+    relay: RelayOption = None,
+    policy: PolicyOption = None,
+    memory: MemoryOption = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1.")] = 8808,
+) -> int:
+    """See ``cloister proxy --help``."""
+    if relay is None:
+        raise ClientError("usage", "--relay is missing", "give the relay's URL for the node")
+    notes = Console(stderr=True)
+    try:
+        import uvicorn
+    except ModuleNotFoundError:
+        notes.print("the proxy needs a web server: pip install 'cloister\\[relay]'")
+        return 2
+    client = PrivateClient(relay, read_policy(policy), memory=memory)
+    verification = client.verify()
+    show_verification(notes, verification)
+    verification.require()
+    notes.print(f"listening on http://127.0.0.1:{port}/v1", highlight=False)
+    uvicorn.run(Proxy(client), host="127.0.0.1", port=port, log_level="error", access_log=False, server_header=False)
+    return 0

@@ -1,0 +1,42 @@
+"""How a verification is shown to a person."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .verify import Row, Verification
+
+_STYLE = {"pass": "green", "fail": "bold red", "not required": "yellow"}
+_MARK = {"pass": "✓ pass", "fail": "✗ fail", "not required": "– not required"}
+SIMULATED_NOTICE = (
+    "SIMULATED: this evidence ends at a simulated root that the policy names. "
+    "It shows that the checks work; it proves nothing about any hardware."
+)
+
+
+def show_verification(console: Console, verification: Verification) -> None:
+    """Print every row, the verdict, and SIMULATED where the evidence is."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("check", no_wrap=True)
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("detail", overflow="fold")
+    for row in verification.rows:
+        table.add_row(row.id, Text(_MARK.get(row.outcome, row.outcome), _STYLE.get(row.outcome, "")), _detail(row))
+    console.print(table)
+    if verification.simulated:
+        console.print(Text(SIMULATED_NOTICE, "bold black on yellow"))
+    error = verification.error
+    if error is None:
+        node = verification.require()
+        console.print(
+            Text.assemble(
+                ("verified", "bold green"),
+                f"  {node.release.name} {node.release.version}, valid until {node.valid_until:%Y-%m-%d %H:%M:%SZ}",
+            )
+        )
+    else:
+        console.print(Text.assemble(("refused", "bold red"), f"  {error.code} at {error.stage}: nothing was sent"))
+
+
+def _detail(row: Row) -> Text:
+    return Text(f"[{row.code}] {row.detail}" if row.code else row.detail, "" if row.outcome != "fail" else "red")

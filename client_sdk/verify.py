@@ -1,0 +1,331 @@
+"""Verification of a node's evidence bundle, and the one type that may hold a key to encrypt to.
+
+The order is that of docs/protocol.md: shape, policy, CPU, GPUs, transparency, measured registers, keys. Every
+row that can still be evaluated after a failure is reported; the first failure is the verdict.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol
+
+from attestation.appraisal import VerifiedCpu, VerifiedGpus, appraise_bindings, appraise_cpu, appraise_gpus
+from attestation.bundle import EvidenceBundle, bundle_digest
+from attestation.errors import AttestationError
+from measurements.errors import TransparencyError
+from measurements.rollback import RollbackMemory
+from measurements.staple import VerifiedRelease, check_staple
+from ohttp.errors import OhttpError
+from ohttp.keyconfig import KeyConfig, parse_key_configs, preferred
+
+from .errors import VerificationRefused
+from .exchange import Exchange, InnerRequest
+from .policy import Policy
+
+MAX_NODE_LIFETIME: Final = timedelta(hours=1)
+"""How long one verification may be used at most; evidence, release status or key epoch may end it sooner."""
+
+
+class _Row(Protocol):
+    """What a row of any ground-floor room looks like."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def outcome(self) -> Any: ...
+    @property
+    def detail(self) -> str: ...
+    @property
+    def code(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One check: stable ``id``, ``outcome`` (pass, fail, not required), ``detail`` for people, ``code`` on failure."""
+
+    id: str
+    outcome: str
+    detail: str
+    code: str | None = None
+
+
+class VerifiedNode:
+    """A node that proved everything the policy demands, until ``valid_until``.
+
+    Only ``verify_bundle`` makes one, and only it can begin an exchange: there is no other way to a key that a
+    prompt could be encrypted to. ``simulated`` is True where the evidence ends at a simulated root that the
+    policy names: such a node proves nothing about hardware.
+    """
+
+    __slots__ = ("_config", "bundle_digest", "cpu", "gpus", "release", "simulated", "valid_from", "valid_until")
+
+    def __init__(self, witness: object, config: KeyConfig, verified: "_Verified") -> None:
+        if witness is not _WITNESS:
+            raise TypeError("a VerifiedNode comes from verify_bundle() alone")
+        self._config = config
+        self.bundle_digest = verified.bundle_digest
+        self.cpu = verified.cpu
+        self.gpus = verified.gpus
+        self.release = verified.release
+        self.simulated = verified.simulated
+        self.valid_from = verified.at
+        self.valid_until = verified.valid_until
+
+    def begin(
+        self, request: InnerRequest, *, date: datetime, request_id: bytes, stated_date: datetime | None = None
+    ) -> Exchange:
+        """Encrypt ``request`` to this node at the time ``date``.
+
+        ``stated_date`` is what the request says in its stead after the node corrected our clock; it never
+        prolongs a verification. Raises VerificationRefused where the verification has run out.
+        """
+        if not self.valid_from <= date < self.valid_until:
+            raise VerificationRefused(
+                "verification_expired",
+                "the node must be verified anew before anything is sent",
+                stage="keys",
+                expected=f"before {self.valid_until:%Y-%m-%dT%H:%M:%SZ}",
+                found=f"{date:%Y-%m-%dT%H:%M:%SZ}",
+                retryable=True,
+            )
+        stated = stated_date or date
+        return Exchange(self._config, self.bundle_digest, request, date=stated, request_id=request_id)
+
+    def __repr__(self) -> str:
+        mark = " SIMULATED" if self.simulated else ""
+        return f"<VerifiedNode{mark} {self.release.name} {self.release.version} until {self.valid_until:%H:%M:%SZ}>"
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    bundle_digest: bytes
+    cpu: VerifiedCpu
+    gpus: VerifiedGpus
+    release: VerifiedRelease
+    simulated: bool
+    at: datetime
+    valid_until: datetime
+
+
+_WITNESS: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The outcome of ``verify_bundle``: every row, and either a node or the first failure, never both."""
+
+    rows: tuple[Row, ...]
+    error: VerificationRefused | None
+    node: VerifiedNode | None
+    simulated: bool
+    policy_name: str
+    policy_digest: bytes
+    bundle_digest: bytes
+    at: datetime
+
+    def require(self) -> VerifiedNode:
+        """The verified node. Raises VerificationRefused with the first failure's code."""
+        if self.error is not None:
+            raise self.error
+        if self.node is None:
+            raise VerificationRefused("internal", "no verdict was reached", stage="internal")
+        return self.node
+
+    def to_json(self) -> dict[str, object]:
+        """The result as plain JSON types; ``verdict`` is ``verified`` or ``refused``."""
+        error = self.error
+        return {
+            "verdict": "refused" if error else "verified",
+            "simulated": self.simulated,
+            "at": f"{self.at:%Y-%m-%dT%H:%M:%SZ}",
+            "policy": {"name": self.policy_name, "sha256": self.policy_digest.hex()},
+            "evidence": {"sha256": self.bundle_digest.hex()},
+            "rows": [
+                {"id": r.id, "outcome": r.outcome, "detail": r.detail, **({"code": r.code} if r.code else {})}
+                for r in self.rows
+            ],
+            "error": None
+            if error is None
+            else {
+                "code": error.code,
+                "stage": error.stage,
+                "detail": error.detail,
+                "expected": _plain(error.expected),
+                "found": _plain(error.found),
+                "retryable": error.retryable,
+            },
+        }
+
+
+def verify_bundle(
+    data: bytes, policy: Policy, *, at: datetime, memory: RollbackMemory, challenge: bytes | None = None
+) -> Verification:
+    """Check the evidence bundle ``data`` (as served) against ``policy`` at the time ``at`` (aware, UTC).
+
+    ``challenge`` is the 32-byte nonce that a fresh bundle must answer; without one the evidence must carry none.
+
+    Pure but for ``memory``, which remembers the newest log state seen and is written only on success. Never
+    raises for what a node sent: the verdict is in the result, whose ``require()`` raises.
+    """
+    recorder = _Recorder()
+    digest = bundle_digest(data)
+    node: VerifiedNode | None = None
+    simulated = False
+    try:
+        bundle = EvidenceBundle.parse(data)
+    except AttestationError as error:
+        recorder.failed("bundle.shape", error)
+    else:
+        recorder.passed("bundle.shape", f"{len(data):,} bytes, tee {bundle.cpu.tee}")
+        recorder.passed("policy", f"{policy.name} (sha256 {policy.digest.hex()[:16]}…)")
+        node, simulated = _verify_parsed(recorder, bundle, digest, policy, at, memory, challenge or b"")
+    return Verification(
+        rows=tuple(recorder.rows),
+        error=recorder.error,
+        node=node if recorder.error is None else None,
+        simulated=simulated,
+        policy_name=policy.name,
+        policy_digest=policy.digest,
+        bundle_digest=digest,
+        at=at,
+    )
+
+
+def _verify_parsed(
+    recorder: "_Recorder",
+    bundle: EvidenceBundle,
+    digest: bytes,
+    policy: Policy,
+    at: datetime,
+    memory: RollbackMemory,
+    challenge: bytes,
+) -> tuple[VerifiedNode | None, bool]:
+    cpu = appraise_cpu(bundle, policy.attestation, at)
+    recorder.add(cpu.rows, cpu.error)
+    claims = cpu.value.claims if cpu.value else None
+    if claims is None:
+        recorder.not_evaluated("claims.nonce", "needs verified CPU evidence")
+    elif claims.nonce == challenge:
+        recorder.passed("claims.nonce", "answers our challenge" if challenge else "cached bundle, made for nobody")
+    else:
+        recorder.failed(
+            "claims.nonce",
+            AttestationError(code="nonce_mismatch", stage="binding", expected=challenge.hex(), found=claims.nonce.hex()),
+        )
+    gpus = appraise_gpus(bundle, claims, policy.attestation, at)
+    recorder.add(gpus.rows, gpus.error)
+    section = bundle.transparency
+    staple = check_staple(
+        release_proof=section.release_proof,
+        release_leaf=section.release_leaf,
+        status_proof=section.status_proof,
+        status_leaf=section.status_leaf,
+        checkpoint=bundle.checkpoint,
+        policy=policy.transparency,
+        at=at,
+        memory=memory,
+    )
+    recorder.add(staple.rows, staple.error)
+    _match_measurements(recorder, cpu.value, gpus.value, staple.value)
+    bindings = appraise_bindings(bundle, claims, at)
+    recorder.add(bindings.rows, bindings.error)
+    config = _key_config(recorder, bundle.ohttp_keys)
+
+    simulated = cpu.simulated or gpus.simulated
+    if recorder.error or not (cpu.value and gpus.value and staple.value and config):
+        return None, simulated
+    verified = _Verified(
+        bundle_digest=digest,
+        cpu=cpu.value,
+        gpus=gpus.value,
+        release=staple.value,
+        simulated=simulated,
+        at=at,
+        valid_until=min(at + MAX_NODE_LIFETIME, cpu.value.claims.not_after, staple.value.status_expires_at),
+    )
+    return VerifiedNode(_WITNESS, config, verified), simulated
+
+
+def _match_measurements(
+    recorder: "_Recorder", cpu: VerifiedCpu | None, gpus: VerifiedGpus | None, release: VerifiedRelease | None
+) -> None:
+    """Registers from the *verified* evidence must equal one element of the *verified* release."""
+    if cpu is None or release is None:
+        recorder.not_evaluated("log.measurement", "needs verified CPU evidence and a verified release")
+    else:
+        measurement = cpu.measurement.hex()
+        try:
+            release.match_cpu(cpu.tee, {"launchDigest": measurement})
+        except TransparencyError as error:
+            recorder.failed("log.measurement", error)
+        else:
+            recorder.passed(
+                "log.measurement", f"{measurement[:16]}… is {release.name} {release.version}, leaf {release.index}"
+            )
+    if gpus is None or release is None:
+        recorder.not_evaluated("log.gpu", "needs verified GPU evidence and a verified release")
+        return
+    for gpu in gpus.gpus:
+        try:
+            release.match_gpu(arch=gpu.arch, driver=gpu.driver_version, vbios=gpu.vbios_version)
+        except TransparencyError as error:
+            recorder.failed("log.gpu", error)
+            return
+    if gpus.gpus:
+        found = gpus.gpus[0]
+        recorder.passed("log.gpu", f"{len(gpus.gpus)} × {found.arch}, driver {found.driver_version}, as released")
+    else:
+        recorder.add([Row("log.gpu", "not required", "the policy asks for no GPU")], None)
+
+
+def _key_config(recorder: "_Recorder", ohttp_keys: bytes) -> KeyConfig | None:
+    try:
+        config = preferred(parse_key_configs(ohttp_keys))
+    except OhttpError as error:
+        recorder.failed("keys.config", error)
+        return None
+    recorder.passed("keys.config", f"key {config.key_id}, KEM 0x{config.kem_id:04x}")
+    return config
+
+
+class _Recorder:
+    """Collects rows in order; keeps the first error."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.error: VerificationRefused | None = None
+
+    def add(self, rows: Iterable[_Row], error: AttestationError | TransparencyError | None) -> None:
+        self.rows.extend(Row(r.id, str(r.outcome), r.detail, r.code) for r in rows)
+        if error is not None:
+            self._fail(error)
+
+    def passed(self, check: str, detail: str) -> None:
+        self.rows.append(Row(check, "pass", detail))
+
+    def failed(self, check: str, error: AttestationError | TransparencyError | OhttpError) -> None:
+        self.rows.append(Row(check, "fail", str(error), error.code))
+        self._fail(error)
+
+    def not_evaluated(self, check: str, why: str) -> None:
+        self.rows.append(Row(check, "fail", why, "not_evaluated"))
+
+    def _fail(self, error: AttestationError | TransparencyError | OhttpError) -> None:
+        if self.error is not None:
+            return
+        self.error = VerificationRefused(
+            code=error.code,
+            detail=str(error),
+            stage=getattr(error, "stage", "keys"),
+            expected=getattr(error, "expected", None),
+            found=getattr(error, "found", None),
+            retryable=bool(getattr(error, "retryable", False)),
+        )
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes | bytearray):
+        return value.hex()
+    if value is None or isinstance(value, str | int | bool):
+        return value
+    return str(value)

@@ -1,0 +1,97 @@
+"""``cloister verify``: check a node, or a stored evidence bundle, and say what was checked."""
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from measurements.rollback import RollbackMemory
+
+from .client import PrivateClient
+from .errors import ClientError
+from .policy import Policy
+from .render import show_verification
+from .verify import Verification, verify_bundle
+
+PolicyOption = Annotated[
+    Path | None,
+    typer.Option("--policy", help="Policy file (TOML). Default: strict production, which trusts vendor roots alone."),
+]
+RelayOption = Annotated[str | None, typer.Option("--relay", help="The relay's URL for the node.")]
+MemoryOption = Annotated[
+    Path | None, typer.Option("--memory", help="File that remembers the newest log state seen, against roll-back.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``cloister verify``."""
+    app.command(name="verify", help=_HELP)(verify)
+
+
+_HELP = """Verify a node and print every check.
+
+The evidence is fetched through the relay (--relay), or read from a file that holds a bundle as a node serves it;
+with a file, --at judges it at a stated time. Exit status 0: verified. 3: refused, with the first failing check
+named. 1: no evidence could be read.
+"""
+
+
+def verify(
+    bundle: Annotated[Path | None, typer.Argument(help="A stored evidence bundle, instead of --relay.")] = None,
+    relay: RelayOption = None,
+    policy: PolicyOption = None,
+    at: Annotated[str | None, typer.Option(help="Judge at this time (2026-11-21T12:00:00Z) instead of now.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Send a challenge that the evidence must answer.")] = False,
+    save: Annotated[Path | None, typer.Option(help="Also write the evidence bundle, as served, to this file.")] = None,
+    memory: MemoryOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> int:
+    """See ``cloister verify --help``."""
+    judged_by = read_policy(policy)
+    if (bundle is None) == (relay is None):
+        raise ClientError("usage", "give either a bundle file or --relay", "see 'cloister verify --help'")
+    if bundle is not None:
+        if fresh:
+            raise ClientError("usage", "--fresh needs a live node", "use it with --relay")
+        result = _verify_file(bundle, judged_by, parse_time(at), memory)
+    else:
+        if at is not None:
+            raise ClientError("usage", "--at judges a stored bundle", "store one with --save, then verify the file")
+        with PrivateClient(str(relay), judged_by, memory=memory) as client:
+            result = client.verify(fresh=fresh)
+            if save is not None and client.evidence is not None:
+                save.write_bytes(client.evidence)
+    if as_json:
+        json.dump(result.to_json(), sys.stdout, indent=2)
+        print()
+    else:
+        show_verification(Console(), result)
+    return 0 if result.error is None else 3
+
+
+def read_policy(path: Path | None) -> Policy:
+    """The policy named on the command line, or strict production. Raises PolicyError."""
+    return Policy.production() if path is None else Policy.load(path)
+
+
+def parse_time(text: str | None) -> datetime:
+    """A time of the form 2026-11-21T12:00:00Z, or now. Raises ClientError."""
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise ClientError("usage", f"not a time: {text!r}", "write it as 2026-11-21T12:00:00Z") from error
+
+
+def _verify_file(path: Path, policy: Policy, at: datetime, memory: Path | None) -> Verification:
+    from attestation.bundle import MAX_BUNDLE
+
+    with path.open("rb") as file:
+        data = file.read(MAX_BUNDLE + 1)
+    remembered = RollbackMemory.open(memory) if memory else RollbackMemory()
+    return verify_bundle(data, policy, at=at, memory=remembered, challenge=None)
