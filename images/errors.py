@@ -1,0 +1,41 @@
+"""What building or checking an image can go wrong with, by name."""
+
+
+class ImageError(Exception):
+    """An image could not be built, read or verified.
+
+    ``code`` names the reason and is stable; ``path`` is the file concerned, relative to the image's root where
+    it lies in one; ``expected`` and ``found`` are the two sides of a comparison that failed.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        path: str | None = None,
+        expected: object = None,
+        found: object = None,
+    ) -> None:
+        self.code = code
+        self.detail = detail
+        self.path = path
+        self.expected = expected
+        self.found = found
+        super().__init__(f"{code}: {detail}" + (f" ({path})" if path is not None else ""))
+
+
+class ManifestError(ImageError):
+    """``image.json`` is malformed, oversized or not in its canonical form."""
+
+
+class ImageMismatch(ImageError):
+    """A tree is not what its manifest says: a file is missing, added, changed or of another kind."""
+
+
+class ClosureError(ImageError):
+    """The installed distributions cannot give a complete, unmodified set of files."""
+
+
+class InterpreterError(ImageError):
+    """This Python cannot be carried in an image."""

@@ -1,0 +1,1 @@
+"""What an image starts with. These files are copied into the image; nothing else imports them."""

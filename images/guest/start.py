@@ -1,0 +1,49 @@
+"""The first code of a process image: make sure that everything comes from the image, then run the node.
+
+The image's own dynamic loader and interpreter start this file in isolated mode without ``site``. The module
+search path becomes four folders of the image and nothing else. If the interpreter, or any code that is mapped
+into the process, lies outside the image, the process ends with status 78 before anything of the node is
+imported: someone started it by another command than the one in ``image.json``.
+"""
+
+import os
+import sys
+
+NOT_FROM_IMAGE = 78
+
+
+def refuse(what: str) -> None:
+    """End the process because ``what`` does not come from the image."""
+    sys.stderr.write(f"start: {what} does not come from the image\n")
+    sys.exit(NOT_FROM_IMAGE)
+
+
+def enter() -> None:
+    """Leave only the image's folders in the module search path; refuse to run on anything from outside."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    python = os.path.join(root, "python")
+    if sys.prefix != python or sys.exec_prefix != python or not sys.flags.isolated or not sys.flags.no_site:
+        refuse("the interpreter")
+    if any(not str(getattr(module, "__file__", None) or root).startswith(root) for module in sys.modules.values()):
+        refuse("a module")
+    with open("/proc/self/maps", "rb") as maps:
+        for line in maps:
+            fields = line.rstrip(b"\n").split(None, 5)
+            if len(fields) == 6 and b"x" in fields[1] and fields[5].startswith(b"/"):
+                path = os.fsdecode(fields[5])
+                if not os.path.realpath(path).startswith(os.path.realpath(root) + os.sep):
+                    refuse(path)
+    library = os.path.join(python, sys.platlibdir, f"python{sys.version_info.major}.{sys.version_info.minor}")
+    sys.path[:] = [
+        library,
+        os.path.join(library, "lib-dynload"),
+        os.path.join(root, "app"),
+        os.path.join(root, "site"),
+    ]
+
+
+if __name__ == "__main__":
+    enter()
+    from enclave_runtime import boot
+
+    sys.exit(boot.main(sys.argv[1:]))
