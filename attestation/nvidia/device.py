@@ -1,0 +1,257 @@
+"""One NVIDIA device judged by itself: chain, signature, nonce, firmware id, and what it says it is.
+
+Every function takes what it needs and keeps nothing, so no device can borrow from another's appraisal.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+from attestation.nvidia.chain import VerifiedChain, parse_chain, verify_chain
+from attestation.nvidia.errors import (
+    DeviceChainError,
+    FieldError,
+    FirmwareError,
+    GpuRefused,
+    ModeError,
+    NonceError,
+    NotAvailable,
+    ReportError,
+    ReportSignatureError,
+)
+from attestation.nvidia.evidence import GpuEvidence
+from attestation.nvidia.opaque import GpuFields, read_fwid, read_gpu_fields, read_switch_bios_version
+from attestation.nvidia.policy import GpuPolicy, version_key
+from attestation.nvidia.spdm import NONCE_BYTES, SIGNATURE_BYTES, Report, parse_report
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A kind of device: how its certificates name its chip, how many measurements it reports."""
+
+    chip: str
+    measurements: int
+
+
+HOPPER, BLACKWELL, LS10 = "HOPPER", "BLACKWELL", "LS10"
+
+ARCHITECTURES = {
+    HOPPER: Architecture(chip="GH", measurements=64),
+    BLACKWELL: Architecture(chip="GB", measurements=64),
+    LS10: Architecture(chip="LS_10 ", measurements=31),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedSwitch:
+    """An NVSwitch whose evidence is genuine and fresh."""
+
+    arch: str
+    ueid: str
+    bios_version: str
+    simulated: bool
+    report: Report
+
+
+def check_chain(evidence: GpuEvidence, policy: GpuPolicy, at: datetime) -> VerifiedChain:
+    """The certificate chain ends at a pinned root and is one of the claimed architecture's devices.
+
+    Raises `DeviceChainError` or `FirmwareError` (malformed firmware id).
+    """
+    architecture = ARCHITECTURES.get(evidence.arch)
+    if architecture is None:
+        raise DeviceChainError(
+            code="arch_unknown", stage="gpu.chain", expected=sorted(ARCHITECTURES), found=evidence.arch
+        )
+    chain = verify_chain(parse_chain(evidence.certificate), roots=policy.roots, at=at)
+    if not chain.hardware_model.startswith(architecture.chip):
+        raise DeviceChainError(
+            code="arch_mismatch", stage="gpu.chain", expected=evidence.arch, found=chain.hardware_model
+        )
+    return chain
+
+
+def check_signature(evidence: GpuEvidence, chain: VerifiedChain) -> Report:
+    """The report is well formed and signed by the chain's attestation key.
+
+    Raises `ReportError` or `ReportSignatureError`.
+    """
+    report = parse_report(evidence.evidence)
+    expected = ARCHITECTURES[evidence.arch].measurements
+    if len(report.measurements) != expected:
+        raise ReportError(
+            code="report_malformed",
+            stage="gpu.signature",
+            detail="number of measurements",
+            expected=expected,
+            found=len(report.measurements),
+        )
+    half = SIGNATURE_BYTES // 2
+    r = int.from_bytes(report.signature[:half], "big")
+    s = int.from_bytes(report.signature[half:], "big")
+    try:
+        chain.attestation_key.verify(encode_dss_signature(r, s), report.signed, ec.ECDSA(hashes.SHA384()))
+    except InvalidSignature as error:
+        raise ReportSignatureError(
+            code="report_signature_invalid",
+            stage="gpu.signature",
+            detail="the chain's attestation key did not sign this report",
+        ) from error
+    return report
+
+
+def check_nonce(evidence: GpuEvidence, report: Report, expected: bytes) -> None:
+    """The report answers our nonce. Raises `NonceError`."""
+    if len(expected) != NONCE_BYTES or report.nonce != expected:
+        raise NonceError(
+            code="nonce_mismatch", stage="gpu.nonce", expected=expected.hex(), found=report.nonce.hex()
+        )
+    if evidence.nonce is not None and evidence.nonce != expected:
+        raise NonceError(
+            code="nonce_mismatch",
+            stage="gpu.nonce",
+            detail="the evidence list states another nonce than the report",
+            expected=expected.hex(),
+            found=evidence.nonce.hex(),
+        )
+
+
+def check_fwid(report: Report, chain: VerifiedChain, policy: GpuPolicy) -> bytes | None:
+    """The firmware that answered is the one the ROM issued the key to, and one the policy allows.
+
+    Returns the certificate's firmware id. Raises `FirmwareError`, `FieldError` or `GpuRefused`.
+    """
+    reported = read_fwid(report.opaque)
+    if policy.require_fwid and reported is None:
+        raise FieldError(
+            code="field_missing", stage="gpu.fwid", expected="FWID", detail="the report names no firmware id"
+        )
+    if policy.require_fwid and chain.fwid is None:
+        raise FirmwareError(
+            code="fwid_missing", stage="gpu.fwid", detail="the attestation certificate names no firmware id"
+        )
+    if reported is not None and reported != chain.fwid:
+        raise FirmwareError(
+            code="fwid_mismatch",
+            stage="gpu.fwid",
+            expected=None if chain.fwid is None else chain.fwid.hex(),
+            found=reported.hex(),
+        )
+    if policy.fwids and chain.fwid not in policy.fwids:
+        raise GpuRefused(
+            code="policy_fwid",
+            stage="gpu.fwid",
+            expected=sorted(fwid.hex() for fwid in policy.fwids),
+            found=None if chain.fwid is None else chain.fwid.hex(),
+        )
+    return chain.fwid
+
+
+def check_configuration(
+    evidence: GpuEvidence, report: Report, chain: VerifiedChain, policy: GpuPolicy
+) -> GpuFields:
+    """Architecture, mode, driver and VBIOS are known and allowed, and the device is not blocked.
+
+    Raises `FieldError`, `ModeError` or `GpuRefused`.
+    """
+    if evidence.arch not in policy.architectures:
+        raise GpuRefused(
+            code="policy_architecture",
+            stage="gpu.mode",
+            expected=sorted(policy.architectures),
+            found=evidence.arch,
+        )
+    fields = read_gpu_fields(report.opaque)
+    _check_claim("driver_version", evidence.driver_version, fields.driver_version)
+    _check_claim("vbios_version", evidence.vbios_version, fields.vbios_version)
+    if fields.mode not in policy.modes:
+        raise ModeError(
+            code="mode_not_allowed",
+            stage="gpu.mode",
+            expected=sorted(mode.value for mode in policy.modes),
+            found=fields.mode.value,
+        )
+    if policy.min_driver is not None and version_key(fields.driver_version) < version_key(policy.min_driver):
+        raise _refused("policy_driver", f"at least {policy.min_driver}", fields.driver_version)
+    if policy.drivers and fields.driver_version not in policy.drivers:
+        raise _refused("policy_driver", sorted(policy.drivers), fields.driver_version)
+    if policy.vbios and fields.vbios_version not in policy.vbios:
+        raise _refused("policy_vbios", sorted(policy.vbios), fields.vbios_version)
+    if chain.ueid in policy.blocked_ueids:
+        raise _refused("policy_ueid", "a device that is not blocked", chain.ueid)
+    return fields
+
+
+def check_measurements(policy: GpuPolicy) -> None:
+    """Measurements equal NVIDIA's reference values, where the policy requires it.
+
+    Raises `NotAvailable`: reference manifests (RIM) and the remote service (NRAS) are not read yet.
+    """
+    if policy.rim == "required":
+        raise NotAvailable(
+            code="not_available",
+            stage="gpu.measurements",
+            detail="reference measurements (RIM) are required and cannot be checked yet",
+        )
+    if policy.nras == "required":
+        raise NotAvailable(
+            code="not_available",
+            stage="gpu.measurements",
+            detail="NVIDIA's remote attestation service (NRAS) is required and cannot be asked yet",
+        )
+
+
+def check_revocation(policy: GpuPolicy) -> None:
+    """No certificate of the chain is revoked, where the policy requires it.
+
+    Raises `NotAvailable`: OCSP responses are not read yet.
+    """
+    if policy.revocation == "required":
+        raise NotAvailable(
+            code="not_available",
+            stage="gpu.revocation",
+            detail="revocation status (OCSP) is required and cannot be checked yet",
+        )
+
+
+def verify_switch(
+    evidence: GpuEvidence, expected_nonce: bytes, policy: GpuPolicy, at: datetime
+) -> VerifiedSwitch:
+    """Verify the evidence of one NVSwitch: chain, signature and nonce (switches report no firmware id).
+
+    Raises a `GpuAttestationError` for the first check that fails.
+    """
+    if evidence.arch != LS10:
+        raise DeviceChainError(code="arch_mismatch", stage="gpu.chain", expected=LS10, found=evidence.arch)
+    chain = check_chain(evidence, policy, at)
+    report = check_signature(evidence, chain)
+    check_nonce(evidence, report, expected_nonce)
+    bios_version = read_switch_bios_version(report.opaque)
+    check_measurements(policy)
+    check_revocation(policy)
+    return VerifiedSwitch(
+        arch=evidence.arch,
+        ueid=chain.ueid,
+        bios_version=bios_version,
+        simulated=chain.root_sha256 == policy.simulated_root,
+        report=report,
+    )
+
+
+def _check_claim(name: str, claimed: str | None, reported: str) -> None:
+    if claimed is not None and claimed.upper() != reported.upper():
+        raise FieldError(
+            code="field_invalid",
+            stage="gpu.mode",
+            detail=f"{name} in the evidence list is not the one the device signed",
+            expected=reported,
+            found=claimed,
+        )
+
+
+def _refused(code: str, expected: object, found: object) -> GpuRefused:
+    return GpuRefused(code=code, stage="gpu.mode", expected=expected, found=found)

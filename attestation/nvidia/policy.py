@@ -1,0 +1,165 @@
+"""What a relying party asks of GPUs: the ``[gpu]`` table of a policy."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from attestation.nvidia.chain import NVIDIA_DEVICE_ROOT_SHA256
+from attestation.nvidia.errors import GpuPolicyError
+from attestation.nvidia.opaque import Mode
+
+Demand = Literal["required", "off"]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FWID = re.compile(r"[0-9a-f]{96}")
+_DRIVER = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,5}){1,3}")
+_VBIOS = re.compile(r"[0-9A-F]{2}(?:\.[0-9A-F]{2}){4}")
+_UEID = re.compile(r"[1-9][0-9]{0,48}")
+_ARCHITECTURES = frozenset({"HOPPER", "BLACKWELL"})
+_MAX_COUNT = 255  # the count is one byte of the nonce that every GPU signs
+
+
+@dataclass(frozen=True, slots=True)
+class GpuPolicy:
+    """Demands on a node's GPUs. The default is strict production.
+
+    ``count``: exact number of GPUs, or None for one or more. ``architectures``, ``modes``: what is
+    allowed. ``min_driver``: lowest driver version, compared number by number. ``drivers``, ``vbios``,
+    ``fwids``: allow-lists, empty for no restriction. ``blocked_ueids``: devices never accepted.
+    ``require_fwid``: refuse reports without a firmware id. ``rim``, ``revocation``, ``nras``: reference
+    measurements, OCSP and NVIDIA's remote service. ``simulated_root``: SHA-256 of the root certificate of
+    a simulated platform, or None; only a policy that names one trusts it.
+    """
+
+    count: int | None = None
+    architectures: frozenset[str] = _ARCHITECTURES
+    modes: frozenset[Mode] = frozenset({Mode.SPT})
+    min_driver: str | None = None
+    drivers: frozenset[str] = frozenset()
+    vbios: frozenset[str] = frozenset()
+    fwids: frozenset[bytes] = frozenset()
+    blocked_ueids: frozenset[str] = frozenset()
+    require_fwid: bool = True
+    rim: Demand = "required"
+    revocation: Demand = "required"
+    nras: Demand = "off"
+    simulated_root: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.simulated_root == NVIDIA_DEVICE_ROOT_SHA256:
+            raise _invalid("simulated_root", "a root other than NVIDIA's", self.simulated_root)
+
+    @property
+    def roots(self) -> frozenset[str]:
+        """SHA-256 (hexadecimal) of the root certificates this policy trusts."""
+        simulated = frozenset() if self.simulated_root is None else frozenset({self.simulated_root})
+        return simulated | {NVIDIA_DEVICE_ROOT_SHA256}
+
+    @classmethod
+    def production(cls) -> "GpuPolicy":
+        """The strict default: real GPUs only, at least one, reference measurements and revocation required."""
+        return cls()
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, object], *, simulated_root: str | None = None) -> "GpuPolicy":
+        """Read a ``[gpu]`` table; what it leaves out has the production value.
+
+        ``simulated_root`` is ``nvidia_root_sha256`` of the ``[simulated]`` table. Raises `GpuPolicyError`
+        (``policy_invalid``) for an unknown key or a value of the wrong kind.
+        """
+        unknown = sorted(str(key) for key in table.keys() - _READERS.keys())
+        if unknown:
+            raise _invalid("unknown key", sorted(_READERS), unknown)
+        values = {name: _READERS[name](name, value) for name, value in table.items()}
+        if simulated_root is not None:
+            values["simulated_root"] = _text("nvidia_root_sha256", simulated_root, _SHA256)
+        return cls(**values)  # type: ignore[arg-type]
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """A driver version as numbers, so that 570.9 sorts below 570.124."""
+    return tuple(int(part) for part in version.split("."))
+
+
+def _count(name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_COUNT:
+        raise _invalid(name, f"a whole number from 0 to {_MAX_COUNT}", value)
+    return value
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _invalid(name, "true or false", value)
+    return value
+
+
+def _demand(name: str, value: object) -> str:
+    if value not in ("required", "off"):
+        raise _invalid(name, '"required" or "off"', value)
+    return str(value)
+
+
+def _text(name: str, value: object, form: re.Pattern[str]) -> str:
+    if not isinstance(value, str) or not form.fullmatch(value):
+        raise _invalid(name, f"text of the form {form.pattern}", value)
+    return value
+
+
+def _list(name: str, value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise _invalid(name, "a list", value)
+    return value
+
+
+def _architectures(name: str, value: object) -> frozenset[str]:
+    return frozenset(_one_of(name, item, _ARCHITECTURES) for item in _some(name, value))
+
+
+def _modes(name: str, value: object) -> frozenset[Mode]:
+    names = frozenset(mode.value for mode in Mode)
+    return frozenset(Mode(_one_of(name, item, names)) for item in _some(name, value))
+
+
+def _some(name: str, value: object) -> list[object]:
+    items = _list(name, value)
+    if not items:
+        raise _invalid(name, "at least one", value)
+    return items
+
+
+def _one_of(name: str, value: object, allowed: frozenset[str]) -> str:
+    if not isinstance(value, str) or value not in allowed:
+        raise _invalid(name, sorted(allowed), value)
+    return value
+
+
+def _texts(form: re.Pattern[str]) -> Callable[[str, object], frozenset[str]]:
+    return lambda name, value: frozenset(_text(name, item, form) for item in _list(name, value))
+
+
+def _vbios(name: str, value: object) -> frozenset[str]:
+    items = [item.upper() if isinstance(item, str) else item for item in _list(name, value)]
+    return frozenset(_text(name, item, _VBIOS) for item in items)
+
+
+_READERS: Mapping[str, Callable[[str, object], object]] = {
+    "count": _count,
+    "architectures": _architectures,
+    "modes": _modes,
+    "min_driver": lambda name, value: _text(name, value, _DRIVER),
+    "drivers": _texts(_DRIVER),
+    "vbios": _vbios,
+    "fwids": lambda name, value: frozenset(map(bytes.fromhex, _texts(_FWID)(name, value))),
+    "blocked_ueids": _texts(_UEID),
+    "require_fwid": _flag,
+    "rim": _demand,
+    "revocation": _demand,
+    "nras": _demand,
+}
+
+
+def _invalid(name: str, expected: object, found: object) -> GpuPolicyError:
+    return GpuPolicyError(
+        code="policy_invalid", stage="policy", detail=f"[gpu] {name}", expected=expected, found=found
+    )
