@@ -41,15 +41,16 @@ class HpkeError(OhttpError):
     """HPKE (RFC 9180) refused to go on.
 
     Codes: ``unsupported_kem``, ``unsupported_suite``, ``invalid_public_key``, ``invalid_private_key``,
-    ``invalid_encapsulation``, ``invalid_psk``, ``wrong_kem``, ``ephemeral_unsupported``, ``ephemeral_reused``,
-    ``decrypt``, ``sequence_exhausted``, ``export_only``, ``invalid_length``.
+    ``invalid_encapsulation``, ``invalid_psk``, ``wrong_kem``, ``ephemeral_unsupported``,
+    ``ephemeral_reused``, ``decrypt``, ``sequence_exhausted``, ``export_only``, ``invalid_length``.
     """
 
 
 class KeyConfigError(OhttpError):
     """A key configuration cannot be used.
 
-    Codes: ``malformed``, ``too_large``, ``no_keys``, ``duplicate_key_id``, ``unsupported_suite``, ``invalid_key_id``.
+    Codes: ``malformed``, ``too_large``, ``no_keys``, ``duplicate_key_id``, ``invalid_key_id``,
+    ``unsupported_suite``, ``key_mismatch``.
     """
 
 
@@ -80,7 +81,7 @@ class ChunkError(OhttpError):
 
 
 class SessionReused(OhttpError):
-    """A session was asked for something it has already done, or cannot do yet. Codes: ``reused``, ``out_of_order``."""
+    """A session was asked for what it has done already, or cannot do yet. ``reused``, ``out_of_order``."""
 
 
 class BhttpError(OhttpError):

@@ -25,7 +25,7 @@ def encode(value: int) -> bytes:
 def decode(data: bytes | bytearray | memoryview, offset: int = 0) -> tuple[int, int] | None:
     """The integer at ``offset`` and the offset after it; ``None`` where ``data`` ends before it does.
 
-    Never raises: every complete encoding is valid, and whether an incomplete one is an error only the caller knows.
+    Never raises: every complete encoding is valid, and only the caller knows whether more is to come.
     """
     if offset >= len(data):
         return None

@@ -1,0 +1,75 @@
+"""The AEADs of HPKE (RFC 9180 section 7.3) under a counted nonce.
+
+HPKE contexts and chunked OHTTP responses number their messages the same way: the base nonce is XORed with a
+counter. One class does it for both, so that the rule "never twice the same nonce" stands in one place.
+"""
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+
+from .errors import HpkeError
+
+AES_128_GCM = 0x0001
+AES_256_GCM = 0x0002
+CHACHA20_POLY1305 = 0x0003
+EXPORT_ONLY = 0xFFFF
+
+KEY_SIZE = {AES_128_GCM: 16, AES_256_GCM: 32, CHACHA20_POLY1305: 32}
+"""Nk, bytes, of every AEAD that can seal."""
+NONCE_SIZE = 12
+"""Nn, bytes, the same for all of them."""
+TAG_SIZE = 16
+"""Nt, bytes, the same for all of them."""
+
+LAST_SEQUENCE = (1 << (8 * NONCE_SIZE)) - 1
+"""Refused as a sequence number: after it the nonce would wrap (RFC 9180 section 5.2)."""
+
+
+class SequencedAead:
+    """One direction of messages under one key: the n-th seal or open uses ``base_nonce`` XOR n.
+
+    Use an instance for sealing or for opening, never for both.
+    """
+
+    __slots__ = ("_base_nonce", "_cipher", "_sequence")
+
+    def __init__(self, aead_id: int, key: bytes, base_nonce: bytes) -> None:
+        if aead_id not in KEY_SIZE or len(key) != KEY_SIZE[aead_id] or len(base_nonce) != NONCE_SIZE:
+            raise HpkeError("unsupported_suite", "no AEAD with this identifier and key size")
+        self._cipher: AESGCM | ChaCha20Poly1305 = (
+            ChaCha20Poly1305(key) if aead_id == CHACHA20_POLY1305 else AESGCM(key)
+        )
+        self._base_nonce = int.from_bytes(base_nonce)
+        self._sequence = 0
+
+    @property
+    def sequence(self) -> int:
+        """The number that the next message gets."""
+        return self._sequence
+
+    def seal(self, plaintext: bytes, aad: bytes = b"") -> bytes:
+        """Ciphertext with its tag. Raises HpkeError ``sequence_exhausted`` before a nonce could repeat."""
+        nonce = self._nonce()
+        try:
+            ciphertext = self._cipher.encrypt(nonce, plaintext, aad)
+        except OverflowError:
+            raise HpkeError("invalid_length", "a message is limited to 2^31 - 1 bytes") from None
+        self._sequence += 1
+        return ciphertext
+
+    def open(self, ciphertext: bytes, aad: bytes = b"") -> bytes:
+        """Plaintext. Raises HpkeError ``decrypt``, and then expects the same number again."""
+        nonce = self._nonce()
+        try:
+            plaintext = self._cipher.decrypt(nonce, ciphertext, aad)
+        except (InvalidTag, OverflowError):
+            raise HpkeError("decrypt", "the message does not authenticate") from None
+        self._sequence += 1
+        return plaintext
+
+    def _nonce(self) -> bytes:
+        if self._sequence >= LAST_SEQUENCE:
+            raise HpkeError(
+                "sequence_exhausted", "this key has sealed as many messages as its nonce can number"
+            )
+        return (self._base_nonce ^ self._sequence).to_bytes(NONCE_SIZE)

@@ -1,0 +1,350 @@
+"""Oblivious HTTP in chunks (draft-ietf-ohai-chunked-ohttp-08): whole requests in, answers out as they come.
+
+A message is a start (request: header and encapsulated key; response: nonce), then chunks. A chunk is its
+ciphertext's length as a variable-length integer and the ciphertext; length 0 means: the final chunk, which
+runs to the end of the stream and is sealed with the AAD ``final``. Nonces count the chunks, so that none can
+be dropped, repeated or moved, and a stream without its final chunk is an error, never an end.
+
+Both readers take bytes in any portions and hold at most one chunk. There is no fallback to the unchunked
+form: its labels differ, and nothing here reads it.
+"""
+
+import os
+from collections.abc import Callable
+
+from . import hpke, varint
+from .aead import TAG_SIZE, SequencedAead
+from .encapsulation import (
+    HEADER_SIZE,
+    RequestHeader,
+    open_request,
+    response_aead,
+    response_nonce_size,
+    select_key,
+    start_request,
+)
+from .errors import ChunkError, EncapsulationError, HpkeError, OhttpError, SessionReused
+from .kem import Ephemeral
+from .keyconfig import GatewayKey, KeyConfig, KeyRing
+
+REQUEST_MEDIA_TYPE = "message/ohttp-chunked-req"
+RESPONSE_MEDIA_TYPE = "message/ohttp-chunked-res"
+REQUEST_LABEL = b"message/bhttp chunked request"
+RESPONSE_LABEL = b"message/bhttp chunked response"
+
+MAX_CHUNK = 16384
+"""Plaintext bytes of one chunk: what every receiver has to take, and all that ours takes."""
+MAX_REQUEST = 1024 * 1024
+"""Bytes of an encapsulated request, unless the gateway says otherwise."""
+MAX_RESPONSE = 64 * 1024 * 1024
+"""Bytes of an encapsulated response, unless the client says otherwise."""
+
+_FINAL = b"final"
+
+
+class ChunkedClient:
+    """A client's single exchange with the holder of ``config``: one sealed request, one streamed response.
+
+    ``suite``: the (KDF, AEAD) pair to use, else the configuration's first that we have. ``ephemeral``: a
+    sender key made beforehand, else a fresh one. ``max_response``: bytes of the encapsulated response.
+    Raises KeyConfigError or HpkeError for an unusable configuration.
+    """
+
+    def __init__(
+        self,
+        config: KeyConfig,
+        suite: tuple[int, int] | None = None,
+        *,
+        ephemeral: Ephemeral | None = None,
+        max_response: int = MAX_RESPONSE,
+    ) -> None:
+        self._header, self._context = start_request(config, suite, REQUEST_LABEL, ephemeral)
+        self._nonce_size = response_nonce_size(self._context.suite)
+        self._start = bytearray()
+        self._reader: _ChunkReader | None = None
+        self._budget = _Budget(max_response)
+        self._progress = _Progress()
+        self._sealed = False
+
+    def seal_request(self, request: bytes) -> bytes:
+        """The whole encapsulated request around a Binary HTTP request.
+
+        One final chunk; beyond 16,384 bytes, full chunks and a final one. SessionReused on a second call.
+        """
+        if self._sealed:
+            raise SessionReused("reused", "this session has sealed its request")
+        self._sealed = True
+        parts = [self._header, self._context.enc]
+        last = max(0, len(request) - 1) // MAX_CHUNK * MAX_CHUNK
+        for at in range(0, last, MAX_CHUNK):
+            parts.append(_frame(self._context.seal(request[at : at + MAX_CHUNK])))
+        parts.append(b"\x00" + self._context.seal(request[last:], _FINAL))
+        return b"".join(parts)
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """Feed bytes of the encapsulated response; get the plaintext of every chunk that they complete.
+
+        The final chunk comes from ``finish``. Raises ChunkError ``decrypt``, ``empty_chunk``,
+        ``chunk_too_large`` or ``message_too_large``, and the same again on every later call.
+        """
+        if not self._sealed:
+            raise SessionReused("out_of_order", "the response follows the request")
+        with self._progress:
+            self._budget.spend(len(data))
+            if self._reader is None:
+                self._start += data
+                if len(self._start) < self._nonce_size:
+                    return []
+                nonce = bytes(self._start[: self._nonce_size])
+                data = bytes(self._start[self._nonce_size :])
+                self._start.clear()
+                aead = response_aead(self._context, self._context.enc, nonce, RESPONSE_LABEL)
+                self._reader = _ChunkReader(aead.open)
+            return self._reader.feed(data)
+
+    def finish(self) -> list[bytes]:
+        """The stream has ended: the final chunk's plaintext, or nothing where that is empty.
+
+        Raises ChunkError ``truncated`` where no final chunk began, ``decrypt`` where it does not
+        authenticate.
+        """
+        if not self._sealed:
+            raise SessionReused("out_of_order", "the response follows the request")
+        with self._progress:
+            if self._reader is None:
+                raise ChunkError("truncated", "the response ended inside its nonce")
+            final = self._reader.finish()
+            self._progress.complete()
+            return [final] if final else []
+
+
+class ChunkedGateway:
+    """A gateway's single exchange: reads one request, then ``response`` gives what seals the answer.
+
+    ``max_request``: bytes of the encapsulated request. ``random`` gives the bytes of the response's nonce.
+    """
+
+    def __init__(
+        self,
+        keys: KeyRing,
+        *,
+        max_request: int = MAX_REQUEST,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._keys = keys
+        self._random = random
+        self._budget = _Budget(max_request)
+        self._progress = _Progress()
+        self._start = bytearray()
+        self._header: RequestHeader | None = None
+        self._selected: tuple[GatewayKey, hpke.Suite] | None = None
+        self._enc = b""
+        self._context: hpke.RecipientContext | None = None
+        self._reader: _ChunkReader | None = None
+        self._answered = False
+
+    @property
+    def enc(self) -> bytes:
+        """The request's encapsulated key, which a replay would repeat; empty before it has arrived."""
+        return self._enc
+
+    @property
+    def header(self) -> RequestHeader | None:
+        """The request's key and algorithms, once they have arrived."""
+        return self._header
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """Feed bytes of the encapsulated request; get the plaintext of every chunk that they complete.
+
+        The final chunk comes from ``end``; until then nothing says that the request is whole. Raises
+        UnknownKey, UnsupportedSuite, EncapsulationError ``decrypt``, ChunkError ``decrypt``, ``empty_chunk``,
+        ``chunk_too_large`` or ``message_too_large``, and the same again on every later call.
+        """
+        with self._progress:
+            self._budget.spend(len(data))
+            if self._reader is None:
+                self._start += data
+                self._reader = self._open()
+                if self._reader is None:
+                    return []
+                data = bytes(self._start)
+                self._start.clear()
+            return self._reader.feed(data)
+
+    def end(self) -> bytes:
+        """The request's body has ended: the final chunk's plaintext, authenticated.
+
+        Raises EncapsulationError ``truncated`` before the first chunk, ChunkError ``truncated`` where no
+        final chunk began, ``decrypt`` where it does not authenticate.
+        """
+        with self._progress:
+            if self._reader is None:
+                raise EncapsulationError("truncated", "the request ended before its first chunk")
+            final = self._reader.finish()
+            self._progress.complete()
+            return final
+
+    def response(self) -> "ResponseSealer":
+        """What seals the answer, once; raises SessionReused again, or before ``end`` has authenticated."""
+        if self._context is None or not self._progress.completed:
+            raise SessionReused("out_of_order", "the response follows an authenticated request")
+        if self._answered:
+            raise SessionReused("reused", "this request has its response")
+        self._answered = True
+        nonce = self._random(response_nonce_size(self._context.suite))
+        return ResponseSealer(nonce, response_aead(self._context, self._enc, nonce, RESPONSE_LABEL))
+
+    def _open(self) -> "_ChunkReader | None":
+        """Take header and encapsulated key off the start, as far as it has arrived."""
+        if self._header is None:
+            if len(self._start) < HEADER_SIZE:
+                return None
+            header = RequestHeader.parse(bytes(self._start[:HEADER_SIZE]))
+            self._selected = select_key(self._keys, header)
+            self._header = header
+        if self._selected is None:
+            return None
+        key, suite = self._selected
+        end = HEADER_SIZE + suite.kem.enc_size
+        if len(self._start) < end:
+            return None
+        self._enc = bytes(self._start[HEADER_SIZE:end])
+        del self._start[:end]
+        self._context = open_request(key, suite, self._header, self._enc, REQUEST_LABEL)
+        return _ChunkReader(self._context.open)
+
+
+class ResponseSealer:
+    """Seals one response: ``prologue`` first, then any number of ``seal``, and ``seal_final`` last."""
+
+    __slots__ = ("_aead", "_ended", "_nonce", "_started")
+
+    def __init__(self, nonce: bytes, aead: SequencedAead) -> None:
+        self._nonce = nonce
+        self._aead = aead
+        self._started = self._ended = False
+
+    def prologue(self) -> bytes:
+        """The response's nonce, which precedes its chunks."""
+        if self._started:
+            raise SessionReused("reused", "this response has started")
+        self._started = True
+        return self._nonce
+
+    def seal(self, chunk: bytes) -> bytes:
+        """A non-final chunk of 1 to 16,384 bytes, framed.
+
+        Raises ChunkError ``empty_chunk`` or ``chunk_too_large``, SessionReused out of order.
+        """
+        if not chunk:
+            raise ChunkError("empty_chunk", "only the final chunk may be empty")
+        self._check(chunk)
+        return _frame(self._aead.seal(chunk))
+
+    def seal_final(self, chunk: bytes = b"") -> bytes:
+        """The final chunk of 0 to 16,384 bytes, framed; nothing can follow it."""
+        self._check(chunk)
+        self._ended = True
+        return b"\x00" + self._aead.seal(chunk, _FINAL)
+
+    def _check(self, chunk: bytes) -> None:
+        if not self._started:
+            raise SessionReused("out_of_order", "the prologue precedes the chunks")
+        if self._ended:
+            raise SessionReused("reused", "this response has ended")
+        if len(chunk) > MAX_CHUNK:
+            raise ChunkError("chunk_too_large", "a chunk holds at most 16,384 bytes")
+
+
+class _ChunkReader:
+    """Cuts a stream into chunks and opens them; holds one chunk, and refuses a larger one by its length."""
+
+    __slots__ = ("_buffer", "_final", "_open")
+
+    def __init__(self, open_chunk: Callable[[bytes, bytes], bytes]) -> None:
+        self._open = open_chunk
+        self._buffer = bytearray()
+        self._final = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        chunks: list[bytes] = []
+        buffer = self._buffer
+        buffer += data
+        at = 0
+        while not self._final:
+            prefix = varint.decode(buffer, at)
+            if prefix is None:
+                break
+            size, start = prefix
+            if size == 0:
+                self._final = True
+                at = start
+                break
+            if size > MAX_CHUNK + TAG_SIZE:
+                raise ChunkError("chunk_too_large", "a chunk is longer than 16,384 bytes")
+            end = start + size
+            if end > len(buffer):
+                break
+            plaintext = self._decrypt(bytes(buffer[start:end]), b"")
+            if not plaintext:
+                raise ChunkError("empty_chunk", "a non-final chunk is empty")
+            chunks.append(plaintext)
+            at = end
+        del buffer[:at]
+        if self._final and len(buffer) > MAX_CHUNK + TAG_SIZE:
+            raise ChunkError("chunk_too_large", "the final chunk is longer than 16,384 bytes")
+        return chunks
+
+    def finish(self) -> bytes:
+        if not self._final:
+            raise ChunkError("truncated", "the stream ended before its final chunk")
+        return self._decrypt(bytes(self._buffer), _FINAL)
+
+    def _decrypt(self, ciphertext: bytes, aad: bytes) -> bytes:
+        try:
+            return self._open(ciphertext, aad)
+        except HpkeError:
+            raise ChunkError("decrypt", "a chunk does not authenticate") from None
+
+
+class _Budget:
+    """How many bytes of a message may still come."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+
+    def spend(self, size: int) -> None:
+        if size > self._left:
+            raise ChunkError("message_too_large", "the message is longer than its limit")
+        self._left -= size
+
+
+class _Progress:
+    """Keeps a reading session from going on after its end or after a failure, which it then repeats."""
+
+    __slots__ = ("_failure", "completed")
+
+    def __init__(self) -> None:
+        # Not the exception itself: its traceback would keep the plaintext of a failed message alive.
+        self._failure: tuple[type[OhttpError], str, str] | None = None
+        self.completed = False
+
+    def __enter__(self) -> None:
+        if self._failure is not None:
+            kind, code, detail = self._failure
+            raise kind(code, detail)
+        if self.completed:
+            raise SessionReused("reused", "this session has read its message")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OhttpError):
+            self._failure = type(error), error.code, error.detail
+
+    def complete(self) -> None:
+        self.completed = True
+
+
+def _frame(ciphertext: bytes) -> bytes:
+    return varint.encode(len(ciphertext)) + ciphertext
