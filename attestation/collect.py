@@ -1,0 +1,28 @@
+"""Where a node's evidence comes from: the two devices that it asks at boot, and for each challenge."""
+
+from typing import Protocol
+
+from .bundle import CpuSection
+
+
+class CpuDevice(Protocol):
+    """The CPU's own attestation device, as ``/dev/sev-guest`` is on hardware."""
+
+    def report(self, report_data: bytes) -> CpuSection:
+        """Evidence whose REPORT_DATA is these 64 bytes, with collateral. Raises PlatformFault."""
+        ...
+
+
+class GpuDevices(Protocol):
+    """All GPUs of this machine."""
+
+    def count(self) -> int:
+        """How many GPUs the machine has, 0 to 255. Raises PlatformFault."""
+        ...
+
+    def evidence(self, nonce: bytes) -> bytes:
+        """Evidence of every GPU over one nonce of 32 bytes, as the JSON list that a bundle carries.
+
+        Empty where there is no GPU. Raises PlatformFault.
+        """
+        ...
