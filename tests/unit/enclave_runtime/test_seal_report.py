@@ -1,0 +1,139 @@
+"""What the seal demands, tolerates and reports; each case in a child process, since a seal stays."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from enclave_runtime import seal
+from enclave_runtime.exit_codes import MEANING, ExitCode
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent.parent
+
+CHILD = """
+import json, os, sys, threading
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from enclave_runtime import kernel_calls, landlock, seal
+from enclave_runtime.errors import ConfinementError
+from enclave_runtime.seal import Piece
+def read_paths():
+    return [Path(p) for p in (sys.prefix, sys.base_prefix, sys.argv[1])]
+out = os.dup(1)
+def main():
+<body>
+try:
+    answer = main()
+except ConfinementError as error:
+    answer = [error.code, int(error.exit_code), error.detail]
+os.write(out, json.dumps(answer).encode())
+"""
+
+
+def child(body: str, *arguments: str):
+    source = CHILD.replace("<body>", "\n".join("    " + line for line in body.strip().splitlines()))
+    command = [sys.executable, "-B", "-c", source, str(REPOSITORY), *arguments]
+    done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+    assert done.stderr == b""
+    return json.loads(done.stdout)
+
+
+def test_every_piece_is_in_force_here():
+    rows = child("""
+confined = seal.confine(read=read_paths(), bind_port=0, keep_descriptors=(out,))
+return seal.seal(confined, keep_streams=(out,)).as_json()
+""")
+    assert {row["piece"] for row in rows} == {piece.value for piece in seal.Piece}
+    assert {row["state"] for row in rows} == {"in force"}
+
+
+def test_a_missing_piece_ends_the_node_unless_tolerated():
+    without = "landlock.abi_version = lambda: 0\n"
+    code, status, detail = child(without + "seal.confine(read=(), bind_port=0, keep_descriptors=(out,))")
+    assert (code, status) == ("piece_missing", ExitCode.KERNEL)
+    assert "landlock.files" in detail
+    rows = child(
+        without
+        + """
+pieces = (Piece.LANDLOCK_FILES, Piece.LANDLOCK_NETWORK, Piece.LANDLOCK_SCOPE)
+return seal.confine(read=(), bind_port=0, keep_descriptors=(out,), tolerate=pieces).as_json()
+"""
+    )
+    missing = [row["piece"] for row in rows if row["state"] == "missing, tolerated"]
+    assert missing == ["landlock.files", "landlock.network", "landlock.scope"]
+
+
+def test_an_older_interface_shows_what_it_does_not_cover():
+    rows = child("""
+landlock.abi_version = lambda: 3
+pieces = (Piece.LANDLOCK_NETWORK, Piece.LANDLOCK_SCOPE)
+return seal.confine(read=(), bind_port=0, keep_descriptors=(out,), tolerate=pieces).as_json()
+""")
+    states = {row["piece"]: row["state"] for row in rows}
+    assert states["landlock.files"] == "in force"
+    assert states["landlock.network"] == "missing, tolerated"
+
+
+def test_some_pieces_are_never_tolerated():
+    code, status, detail = child("""
+kernel_calls.prctl = lambda *a: 2
+seal.confine(read=(), bind_port=0, keep_descriptors=(out,), tolerate=tuple(Piece))
+""")
+    assert (code, status) == ("piece_missing", ExitCode.KERNEL)
+    assert "not_dumpable" in detail
+
+
+def test_confining_after_a_thread_exists_is_an_error():
+    code, *_ = child("""
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+seal.confine(read=(), bind_port=0, keep_descriptors=(out,))
+""")
+    assert code == "landlock_threads"
+
+
+@pytest.mark.parametrize(
+    "opened", ["os.open(sys.argv[2], os.O_WRONLY)", "os.open(sys.argv[2], os.O_RDWR)", "os.pipe()"]
+)
+def test_a_door_left_open_is_an_error(opened, tmp_path):
+    (tmp_path / "file").touch()
+    body = f"""
+confined = seal.confine(read=read_paths(), bind_port=0, keep_descriptors=(out,), tolerate=tuple(Piece))
+landlock_free = {opened}
+seal.seal(confined, keep_streams=(out,))
+"""
+    without_landlock = "landlock.abi_version = lambda: 0\n"
+    code, status, _ = child(without_landlock + body, str(tmp_path / "file"))
+    assert (code, status) == ("descriptor", ExitCode.SEAL)
+
+
+def test_a_seal_that_does_not_hold_is_an_error():
+    code, status, detail = child("""
+from enclave_runtime import seccomp
+confined = seal.confine(read=read_paths(), bind_port=0, keep_descriptors=(out,))
+seccomp.install = lambda program: None
+seal.seal(confined, keep_streams=(out,))
+""")
+    assert (code, status) == ("seal_open", ExitCode.SEAL)
+    assert "socket" in detail or "open" in detail
+
+
+def test_inherited_descriptors_are_closed():
+    assert (
+        child("""
+extra = os.open("/dev/null", os.O_RDONLY)
+seal.confine(read=read_paths(), bind_port=0, keep_descriptors=(out,))
+try:
+    os.fstat(extra)
+    return "open"
+except OSError:
+    return "closed"
+""")
+        == "closed"
+    )
+
+
+def test_every_exit_code_has_a_meaning():
+    assert set(MEANING) == set(ExitCode)
+    assert len(set(MEANING.values())) == len(ExitCode)
