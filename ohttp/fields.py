@@ -1,0 +1,119 @@
+"""Field lines and request lines of Binary HTTP: what may stand in them (RFC 9292 sections 3.4 and 3.6).
+
+The rules come from HTTP/2 (RFC 9113 section 8.2.1 and 8.3.1) because they keep a message from turning into
+two when someone writes it out as HTTP/1.1 later.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from . import varint
+from .errors import BhttpError
+
+Fields = tuple[tuple[bytes, bytes], ...]
+
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FORBIDDEN_IN_VALUE = re.compile(rb"[\0\r\n]")
+_SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*")
+_VISIBLE = re.compile(rb"[!-~]*")
+_CONTROL_DATA_NAMES = frozenset((b":method", b":scheme", b":authority", b":path", b":status"))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a decoder accepts, checked on the declared length and so before anything is allocated.
+
+    ``control``: bytes of one part of the request line. ``section`` and ``fields``: bytes and lines of one
+    field section. ``content``: bytes of the whole content. ``informational``: number of 1xx responses before
+    the final.
+    """
+
+    control: int = 16 * 1024
+    section: int = 64 * 1024
+    fields: int = 256
+    content: int = 64 * 1024 * 1024
+    informational: int = 65_536
+
+
+def check_request_line(method: bytes, scheme: bytes, authority: bytes, path: bytes) -> None:
+    """Raises BhttpError (``control_data``) for parts that could not be pseudo-fields of an HTTP/2 request."""
+    web = scheme.lower() in (b"http", b"https")
+    connect = method == b"CONNECT"
+    valid = (
+        _TOKEN.fullmatch(method)
+        and (_SCHEME.fullmatch(scheme) or (connect and not scheme))
+        and all(_VISIBLE.fullmatch(part) for part in (authority, path))
+        and not (web and b"@" in authority)
+        and (not web or connect or path[:1] == b"/" or (method == b"OPTIONS" and path == b"*"))
+    )
+    if not valid:
+        raise BhttpError("control_data", "the request line is not valid")
+
+
+class FieldSection:
+    """Gathers one field section line by line, within the limits. Names become lower case."""
+
+    def __init__(self, limits: Limits, *, trailer: bool = False) -> None:
+        self._limits = limits
+        self._trailer = trailer
+        self._room = limits.section
+        self._lines: list[tuple[bytes, bytes]] = []
+
+    def claim(self, length: int) -> int:
+        """Gives ``length`` back, the bytes to come; raises BhttpError (``too_large``) beyond the limit."""
+        self._room -= length
+        if self._room < 0 or len(self._lines) >= self._limits.fields:
+            raise BhttpError("too_large", "a field section is larger than the limit")
+        return length
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """Raises BhttpError (``field``) for a line that may not stand here."""
+        after_regular = bool(self._lines) and not self._lines[-1][0].startswith(b":")
+        self._lines.append(_checked_line(name, value, pseudo=not self._trailer and not after_regular))
+
+    def done(self) -> Fields:
+        """The lines so far."""
+        return tuple(self._lines)
+
+
+def parse_known_section(section: bytes, limits: Limits, *, trailer: bool = False) -> Fields:
+    """The lines of a section of declared length. Raises BhttpError."""
+    lines = FieldSection(limits, trailer=trailer)
+    at = 0
+    while at < len(section):
+        name, at = _string(section, at, lines)
+        value, at = _string(section, at, lines)
+        lines.add(name, value)
+    return lines.done()
+
+
+def encode_lines(fields: Iterable[tuple[bytes, bytes]], *, trailer: bool = False) -> bytes:
+    """The lines one after another, without length or terminator. Raises BhttpError (``field``)."""
+    out = bytearray()
+    pseudo = not trailer
+    for given_name, given_value in fields:
+        name, value = _checked_line(given_name, given_value, pseudo=pseudo)
+        pseudo = pseudo and name.startswith(b":")
+        out += varint.encode(len(name)) + name + varint.encode(len(value)) + value
+    return bytes(out)
+
+
+def _string(section: bytes, at: int, lines: FieldSection) -> tuple[bytes, int]:
+    found = varint.decode(section, at)
+    if found is None or found[0] > len(section) - found[1]:
+        raise BhttpError("field", "a field line runs over the end of its section")
+    length, start = found
+    end = start + lines.claim(length)
+    return section[start:end], end
+
+
+def _checked_line(name: bytes, value: bytes, *, pseudo: bool) -> tuple[bytes, bytes]:
+    is_pseudo = name[:1] == b":"
+    if is_pseudo and (not pseudo or name.lower() in _CONTROL_DATA_NAMES):
+        raise BhttpError("field", "a pseudo-field may not stand here")
+    if not _TOKEN.fullmatch(name[1:] if is_pseudo else name):
+        raise BhttpError("field", "a field name is not a token")
+    if _FORBIDDEN_IN_VALUE.search(value) or value[:1] in (b" ", b"\t") or value[-1:] in (b" ", b"\t"):
+        raise BhttpError("field", "a field value holds a forbidden byte")
+    return name.lower(), value
