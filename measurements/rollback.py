@@ -1,0 +1,210 @@
+"""What a client has seen of a log, so that nobody can show it an older world later."""
+
+import fcntl
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from . import strict_base64
+from .errors import Code, TransparencyError
+
+_MAX_FILE: Final = 4 * 1024 * 1024
+_STAGE: Final = "log.rollback"
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """One verified view of a log and a channel.
+
+    ``status`` is the status's leaf hash, ``checkpoint`` the note.
+    """
+
+    log: str
+    channel: str
+    status_sequence: int
+    status: bytes
+    min_release_sequence: int
+    size: int
+    root: bytes
+    checkpoint: bytes
+
+
+class RollbackMemory(Protocol):
+    """Remembers the newest sighting per log and channel."""
+
+    def check(self, sighting: Sighting) -> None:
+        """Raise TransparencyError (ROLLBACK, SPLIT_VIEW) where ``sighting`` contradicts what is
+        remembered.
+        """
+        ...
+
+    def advance(self, sighting: Sighting) -> None:
+        """``check`` and remember, as one step. Raises TransparencyError."""
+        ...
+
+
+def merge(old: Sighting | None, new: Sighting) -> Sighting:
+    """The newest of both.
+
+    Raises TransparencyError: ROLLBACK for less than was seen, SPLIT_VIEW for a fork.
+    """
+    if old is None:
+        return new
+    for what, before, now in (
+        ("status sequence", old.status_sequence, new.status_sequence),
+        ("minimum release sequence", old.min_release_sequence, new.min_release_sequence),
+    ):
+        if now < before:
+            raise TransparencyError(Code.ROLLBACK, what, stage=_STAGE, expected=f"≥ {before}", found=now)
+    if old.status_sequence == new.status_sequence and old.status != new.status:
+        raise TransparencyError(
+            Code.SPLIT_VIEW,
+            f"two statuses with sequence {new.status_sequence}",
+            stage=_STAGE,
+            expected=old.status.hex(),
+            found=new.status.hex(),
+            evidence=(old.checkpoint, new.checkpoint),
+        )
+    if old.size == new.size and old.root != new.root:
+        raise TransparencyError(
+            Code.SPLIT_VIEW,
+            f"two roots of {new.log} at size {new.size}",
+            stage=_STAGE,
+            expected=old.root.hex(),
+            found=new.root.hex(),
+            evidence=(old.checkpoint, new.checkpoint),
+        )
+    # An older but witnessed and fresh checkpoint is a slow node, not a fork: the larger one stays remembered.
+    newest = new if new.size >= old.size else old
+    return Sighting(
+        new.log,
+        new.channel,
+        new.status_sequence,
+        new.status,
+        new.min_release_sequence,
+        newest.size,
+        newest.root,
+        newest.checkpoint,
+    )
+
+
+class VolatileMemory:
+    """Remembers for as long as the process lives."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, str], Sighting] = {}
+
+    def check(self, sighting: Sighting) -> None:
+        """See RollbackMemory."""
+        merge(self._seen.get((sighting.log, sighting.channel)), sighting)
+
+    def advance(self, sighting: Sighting) -> None:
+        """See RollbackMemory."""
+        key = (sighting.log, sighting.channel)
+        self._seen[key] = merge(self._seen.get(key), sighting)
+
+
+class FileMemory:
+    """Remembers in a JSON file, replaced atomically under a lock beside it.
+
+    A file that cannot be read is an error (MEMORY_UNREADABLE), never an empty memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def check(self, sighting: Sighting) -> None:
+        """See RollbackMemory."""
+        merge(self._load().get((sighting.log, sighting.channel)), sighting)
+
+    def advance(self, sighting: Sighting) -> None:
+        """See RollbackMemory."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(
+                self._path.with_name(self._path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+        except OSError as error:
+            raise self._unreadable(error.strerror) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            seen = self._load()
+            key = (sighting.log, sighting.channel)
+            merged = merge(seen.get(key), sighting)
+            if merged != seen.get(key):
+                self._store({**seen, key: merged})
+        finally:
+            os.close(lock)
+
+    def _load(self) -> dict[tuple[str, str], Sighting]:
+        try:
+            with self._path.open("rb") as file:
+                data = file.read(_MAX_FILE + 1)
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise self._unreadable(error.strerror) from error
+        try:
+            if len(data) > _MAX_FILE:
+                raise ValueError("too large")
+            document = json.loads(data)
+            if set(document) != {"v", "seen"} or document["v"] != 1:
+                raise ValueError("unknown version")
+            sightings = [_from_json(item) for item in document["seen"]]
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise self._unreadable("not a memory file") from error
+        return {(sighting.log, sighting.channel): sighting for sighting in sightings}
+
+    def _store(self, seen: dict[tuple[str, str], Sighting]) -> None:
+        document = {"v": 1, "seen": [_to_json(seen[key]) for key in sorted(seen)]}
+        temporary = self._path.with_name(self._path.name + ".new")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(document, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+            directory = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
+            with suppress(OSError):
+                os.fsync(directory)
+            os.close(directory)
+        except OSError as error:
+            raise self._unreadable(error.strerror) from error
+
+    def _unreadable(self, why: str | None) -> TransparencyError:
+        return TransparencyError(Code.MEMORY_UNREADABLE, f"{self._path}: {why}", stage=_STAGE)
+
+
+def _to_json(sighting: Sighting) -> dict[str, object]:
+    return {
+        "log": sighting.log,
+        "channel": sighting.channel,
+        "status_sequence": sighting.status_sequence,
+        "status": sighting.status.hex(),
+        "min_release_sequence": sighting.min_release_sequence,
+        "size": sighting.size,
+        "root": sighting.root.hex(),
+        "checkpoint": strict_base64.encode(sighting.checkpoint),
+    }
+
+
+def _from_json(item: Any) -> Sighting:
+    numbers = (item["status_sequence"], item["min_release_sequence"], item["size"])
+    if not all(type(number) is int for number in numbers) or not isinstance(item["log"], str):
+        raise ValueError("not a sighting")
+    if len(bytes.fromhex(item["root"])) != 32 or not isinstance(item["channel"], str):
+        raise ValueError("not a sighting")
+    return Sighting(
+        log=item["log"],
+        channel=item["channel"],
+        status_sequence=item["status_sequence"],
+        status=bytes.fromhex(item["status"]),
+        min_release_sequence=item["min_release_sequence"],
+        size=item["size"],
+        root=bytes.fromhex(item["root"]),
+        checkpoint=strict_base64.decode(item["checkpoint"]),
+    )

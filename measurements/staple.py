@@ -1,0 +1,266 @@
+"""What a node staples about its release, and how a client checks it: offline, in one order, failing closed.
+
+The client asks no log about the node that it is about to use; everything is in the staple. ``check_staple``
+reports every row it can still evaluate, and its first failure is the verdict.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Final
+
+from . import strict_base64
+from .checkpoint import SignedCheckpoint
+from .cosignature import Cosignature
+from .decision import judge_active, judge_release, judge_status
+from .errors import Code, TransparencyError
+from .merkle import leaf_hash
+from .policy import TransparencyPolicy
+from .release import Release, Status, open_leaf
+from .results import NOT_EVALUATED, Appraisal, Outcome, Row
+from .rollback import RollbackMemory, Sighting
+from .statement import canonical, instant_text, malformed, parse_canonical, record
+from .tlog_policy import NONE
+from .tlog_proof import TlogProof
+from .verified_release import VerifiedRelease, verified
+
+__all__ = ["MAX_STAPLE", "Staple", "VerifiedRelease", "check_staple"]
+
+MAX_STAPLE: Final = 256 * 1024
+"""Bytes of a staple as proofs, leaves and checkpoint together."""
+_MAX_FILE: Final = 400 * 1024
+_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Staple:
+    """The file a node reads at boot.
+
+    Proofs are tlog-proof texts, leaves log entries, ``checkpoint`` a signed note.
+    """
+
+    release_proof: bytes
+    release_leaf: bytes
+    status_proof: bytes
+    status_leaf: bytes
+    checkpoint: bytes
+
+    def encode(self) -> bytes:
+        """Canonical JSON with a version and base64 members."""
+        members = {field.name: strict_base64.encode(getattr(self, field.name)) for field in fields(self)}
+        return canonical({"v": _VERSION, **members})
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Staple":
+        """Read the file's bytes. Raises TransparencyError (STATEMENT_MALFORMED, LIMIT_EXCEEDED)."""
+        value = record(parse_canonical(data, limit=_MAX_FILE), "staple")
+        names = [field.name for field in fields(cls)]
+        if set(value) != {"v", *names} or value["v"] != _VERSION:
+            raise malformed("not a staple of a known version")
+        try:
+            members = {name: strict_base64.decode(value[name]) for name in names}
+        except (ValueError, AttributeError) as error:
+            raise malformed("a member of a staple is not base64") from error
+        if sum(map(len, members.values())) > MAX_STAPLE:
+            raise TransparencyError(
+                Code.LIMIT_EXCEEDED, "staple", stage="staple", expected=f"≤ {MAX_STAPLE} B"
+            )
+        return cls(**members)
+
+
+def check_staple(
+    *,
+    release_proof: bytes,
+    release_leaf: bytes,
+    status_proof: bytes,
+    status_leaf: bytes,
+    checkpoint: bytes,
+    policy: TransparencyPolicy,
+    at: datetime,
+    memory: RollbackMemory,
+) -> Appraisal[VerifiedRelease]:
+    """Check a staple against ``policy`` at the time ``at`` (aware, UTC). Never raises for what a node sent.
+
+    Rows: log.signature log.witness log.status log.release log.active log.rollback. ``memory`` is written only
+    where every row passed. The measured registers are the caller's next step, with ``VerifiedRelease``.
+    """
+    staple = Staple(release_proof, release_leaf, status_proof, status_leaf, checkpoint)
+    return _Check(staple, policy, at, memory).run()
+
+
+class _Check:
+    """One pass over a staple: rows in order, the first error kept."""
+
+    def __init__(
+        self, staple: Staple, policy: TransparencyPolicy, at: datetime, memory: RollbackMemory
+    ) -> None:
+        self.staple = staple
+        self.policy = policy
+        self.at = at
+        self.memory = memory
+        self.rows: list[Row] = []
+        self.error: TransparencyError | None = None
+        self.proofs: dict[str, TlogProof] = {}
+        self.trees: dict[str, SignedCheckpoint] = {}
+        self.status: Status | None = None
+        self.release: Release | None = None
+        self.value: VerifiedRelease | None = None
+
+    def run(self) -> Appraisal[VerifiedRelease]:
+        signed = self.step("log.signature", self.signature)
+        self.step("log.witness", self.witness, needs=signed)
+        self.step("log.status", self.check_status, needs=signed)
+        self.step("log.release", self.check_release, needs=signed)
+        listed = self.status is not None and self.release is not None
+        self.step("log.active", self.active, needs=listed)
+        self.step("log.rollback", self.rollback, needs=signed and listed)
+        return Appraisal(tuple(self.rows), self.error, self.value if self.error is None else None)
+
+    def step(self, row: str, check: Callable[[], tuple[Outcome, str]], *, needs: bool = True) -> bool:
+        """Record one row; False where it failed. A row that lacks its inputs fails as not evaluated."""
+        if not needs:
+            self.rows.append(Row(row, Outcome.FAIL, "an earlier check failed", NOT_EVALUATED))
+            return False
+        try:
+            outcome, detail = check()
+        except TransparencyError as error:
+            self.rows.append(Row(row, Outcome.FAIL, str(error), error.code))
+            self.error = self.error or error
+            return False
+        self.rows.append(Row(row, outcome, detail))
+        return True
+
+    def signature(self) -> tuple[Outcome, str]:
+        staple, policy = self.staple, self.policy
+        if policy.not_after is not None and self.at >= policy.not_after:
+            raise TransparencyError(
+                Code.TRUST_ROOT_VALIDITY,
+                "the policy's trust has ended",
+                stage="log.signature",
+                expected=f"before {instant_text(policy.not_after)}",
+                found=instant_text(self.at),
+            )
+        if policy.profile != "tlog":
+            raise TransparencyError(
+                Code.NOT_AVAILABLE,
+                f"profile {policy.profile}: Sigstore bundles cannot be verified yet",
+                stage="log.signature",
+            )
+        if sum(len(getattr(staple, field.name)) for field in fields(staple)) > MAX_STAPLE:
+            raise TransparencyError(
+                Code.LIMIT_EXCEEDED, "staple", stage="log.signature", expected=f"≤ {MAX_STAPLE} B"
+            )
+        if not staple.status_proof or not staple.status_leaf:
+            raise TransparencyError(Code.STATUS_MISSING, "no status is stapled", stage="log.signature")
+        if not staple.checkpoint:
+            raise TransparencyError(Code.PROOF_MISSING, "no checkpoint is stapled", stage="log.signature")
+        self.proofs = {
+            "status": TlogProof.parse(staple.status_proof),
+            "release": TlogProof.parse(staple.release_proof),
+        }
+        notes = {
+            "newest": staple.checkpoint,
+            **{name: proof.checkpoint for name, proof in self.proofs.items()},
+        }
+        opened: dict[bytes, SignedCheckpoint] = {}
+        for name, note in notes.items():
+            if note not in opened:
+                opened[note] = policy.trust.open(note)
+            self.trees[name] = opened[note]
+        self.no_fork(tuple(opened.items()))
+        tree = self.trees["newest"].checkpoint
+        return Outcome.PASS, f"{tree.origin} at size {tree.size:,}"
+
+    def no_fork(self, views: tuple[tuple[bytes, SignedCheckpoint], ...]) -> None:
+        """Two signed roots at one size prove by themselves that the log misbehaved."""
+        seen: dict[int, tuple[bytes, bytes]] = {}
+        for note, signed in views:
+            size, root = signed.checkpoint.size, signed.checkpoint.root
+            before, root_before = seen.setdefault(size, (note, root))
+            if root_before != root:
+                raise TransparencyError(
+                    Code.SPLIT_VIEW,
+                    f"two roots of {signed.checkpoint.origin} at size {size}",
+                    stage="log.signature",
+                    expected=root_before.hex(),
+                    found=root.hex(),
+                    evidence=(before, note),
+                )
+
+    def witness(self) -> tuple[Outcome, str]:
+        policy = self.policy
+        counted: tuple[Cosignature, ...] = ()
+        # The release may rest on an old tree; the status, and what the node calls newest, may not.
+        for name, age in (
+            ("status", policy.max_checkpoint_age_s),
+            ("newest", policy.max_checkpoint_age_s),
+            ("release", None),
+        ):
+            counted = policy.trust.check_witnesses(
+                self.trees[name], at=self.at, max_age_s=age, max_future_s=policy.max_future_s
+            )
+        if policy.trust.quorum == NONE:
+            return Outcome.NOT_REQUIRED, "the policy asks for no witness"
+        names = sorted({cosignature.key.name for cosignature in counted})
+        return Outcome.PASS, f"cosigned by {', '.join(names)}"
+
+    def check_status(self) -> tuple[Outcome, str]:
+        self.prove("status", self.staple.status_leaf)
+        statement = open_leaf(self.staple.status_leaf, self.policy.signers, self.policy.threshold)
+        status = Status.parse(statement)
+        judge_status(status, self.policy, self.at)
+        self.status = status
+        return (
+            Outcome.PASS,
+            f"status {status.sequence} of {status.channel}, until {instant_text(status.expires_at)}, "
+            f"{len(status.active)} active",
+        )
+
+    def check_release(self) -> tuple[Outcome, str]:
+        self.prove("release", self.staple.release_leaf)
+        statement = open_leaf(self.staple.release_leaf, self.policy.signers, self.policy.threshold)
+        release = Release.parse(statement)
+        judge_release(release, self.policy, self.at)
+        self.release = release
+        return Outcome.PASS, f"{release.name} {release.version}, entry {self.proofs['release'].index}"
+
+    def prove(self, name: str, leaf: bytes) -> None:
+        if not leaf:
+            raise TransparencyError(Code.PROOF_MISSING, f"no {name} leaf", stage=f"log.{name}")
+        self.proofs[name].verify_leaf(leaf_hash(leaf), self.trees[name].checkpoint)
+
+    def active(self) -> tuple[Outcome, str]:
+        assert self.status is not None
+        assert self.release is not None
+        judge_active(self.release, leaf_hash(self.staple.release_leaf), self.status)
+        return Outcome.PASS, f"listed in status {self.status.sequence}, not revoked"
+
+    def rollback(self) -> tuple[Outcome, str]:
+        assert self.status is not None
+        assert self.release is not None
+        status, tree = self.status, self.trees["newest"].checkpoint
+        sighting = Sighting(
+            log=tree.origin,
+            channel=self.policy.channel,
+            status_sequence=status.sequence,
+            status=leaf_hash(self.staple.status_leaf),
+            min_release_sequence=status.min_release_sequence,
+            size=tree.size,
+            root=tree.root,
+            checkpoint=self.staple.checkpoint,
+        )
+        if self.error is not None:
+            self.memory.check(sighting)
+            return Outcome.PASS, "not older than what was seen; nothing is remembered of a refused node"
+        self.memory.advance(sighting)
+        self.value = verified(
+            self.release,
+            leaf_hash=leaf_hash(self.staple.release_leaf),
+            index=self.proofs["release"].index,
+            log=tree.origin,
+            tree_size=tree.size,
+            status_sequence=status.sequence,
+            status_issued_at=status.issued_at,
+            status_expires_at=status.expires_at,
+        )
+        return Outcome.PASS, f"not older than what was seen: status {status.sequence}, size {tree.size:,}"
