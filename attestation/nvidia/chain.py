@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -97,13 +98,13 @@ def verify_chain(chain: DeviceChain, *, roots: Collection[str], at: datetime) ->
     if at.tzinfo is None:
         raise _error("chain_malformed", "the time of appraisal carries no time zone")
     certificates = chain.certificates
-    for position, (subject, issuer) in enumerate(zip(certificates, certificates[1:], strict=False)):
+    for position, (subject, issuer) in enumerate(pairwise(certificates)):
         if subject.issuer != issuer.subject:
             raise _error("chain_order", f"certificate {position} was not issued by its successor")
     root_sha256 = hashlib.sha256(certificates[-1].public_bytes(Encoding.DER)).hexdigest()
     if root_sha256 not in roots:
         raise _error("chain_untrusted", "root is not pinned", sorted(roots), root_sha256)
-    for position, (subject, issuer) in enumerate(zip(certificates, certificates[1:], strict=False)):
+    for position, (subject, issuer) in enumerate(pairwise(certificates)):
         _check_issued(subject, issuer, position)
     for position, certificate in enumerate(certificates):
         _check_validity(certificate, position, at)

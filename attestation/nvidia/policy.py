@@ -58,7 +58,7 @@ class GpuPolicy:
 
     @classmethod
     def production(cls) -> "GpuPolicy":
-        """The strict default: real GPUs only, at least one, reference measurements and revocation required."""
+        """The strict default: one real GPU or more, reference measurements and revocation required."""
         return cls()
 
     @classmethod
