@@ -16,10 +16,10 @@ from attestation.nvidia.errors import (
     DeviceChainError,
     FieldError,
     FirmwareError,
+    GpuCheckNotAvailable,
     GpuRefused,
     ModeError,
     NonceError,
-    NotAvailable,
     ReportError,
     ReportSignatureError,
 )
@@ -189,33 +189,21 @@ def check_configuration(
 def check_measurements(policy: GpuPolicy) -> None:
     """Measurements equal NVIDIA's reference values, where the policy requires it.
 
-    Raises `NotAvailable`: reference manifests (RIM) and the remote service (NRAS) are not read yet.
+    Raises `GpuCheckNotAvailable`: reference manifests (RIM) and tokens (NRAS) are not read yet.
     """
     if policy.rim == "required":
-        raise NotAvailable(
-            code="not_available",
-            stage="gpu.measurements",
-            detail="reference measurements (RIM) are required and cannot be checked yet",
-        )
+        raise GpuCheckNotAvailable("reference measurements (RIM)", stage="gpu.measurements")
     if policy.nras == "required":
-        raise NotAvailable(
-            code="not_available",
-            stage="gpu.measurements",
-            detail="NVIDIA's remote attestation service (NRAS) is required and cannot be asked yet",
-        )
+        raise GpuCheckNotAvailable("tokens of NVIDIA's attestation service (NRAS)", stage="gpu.measurements")
 
 
 def check_revocation(policy: GpuPolicy) -> None:
     """No certificate of the chain is revoked, where the policy requires it.
 
-    Raises `NotAvailable`: OCSP responses are not read yet.
+    Raises `GpuCheckNotAvailable`: OCSP responses are not read yet.
     """
     if policy.revocation == "required":
-        raise NotAvailable(
-            code="not_available",
-            stage="gpu.revocation",
-            detail="revocation status (OCSP) is required and cannot be checked yet",
-        )
+        raise GpuCheckNotAvailable("revocation status (OCSP)", stage="gpu.revocation")
 
 
 def verify_switch(

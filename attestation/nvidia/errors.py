@@ -1,45 +1,39 @@
-"""Errors of NVIDIA device evidence: one family, each with a stable ``code``."""
+"""Errors of NVIDIA device evidence: part of the one family, each also of the general kind it is."""
 
-from attestation.errors import AttestationError
+from attestation.errors import (
+    AttestationError,
+    ChainUntrusted,
+    EvidenceMalformed,
+    NotAvailable,
+    PolicyMalformed,
+    PolicyRejected,
+    SignatureInvalid,
+)
 
 
 class GpuAttestationError(AttestationError):
-    """A GPU (or the set of GPUs) failed a check.
+    """A GPU (or the set of GPUs) failed a check; ``stage`` is the id of that check's row.
 
     ``gpu`` is the device's place in the evidence list, counted from zero, or None where the failure is
     of the list as a whole or the place is not known.
     """
 
-    def __init__(
-        self,
-        *,
-        code: str,
-        stage: str,
-        expected: object = None,
-        found: object = None,
-        detail: str = "",
-        retryable: bool = False,
-        gpu: int | None = None,
-    ) -> None:
-        super().__init__(
-            code=code, stage=stage, expected=expected, found=found, detail=detail, retryable=retryable
-        )
-        self.gpu = gpu
+    gpu: int | None = None
 
 
-class EvidenceFormatError(GpuAttestationError):
+class EvidenceListError(GpuAttestationError, EvidenceMalformed):
     """The JSON list of evidence is not NVIDIA's wire form."""
 
 
-class ReportError(GpuAttestationError):
+class ReportError(GpuAttestationError, EvidenceMalformed):
     """The SPDM request and response are malformed, or not what a verifier asks for."""
 
 
-class DeviceChainError(GpuAttestationError):
+class DeviceChainError(GpuAttestationError, ChainUntrusted):
     """The device's certificate chain is malformed, untrusted or out of its time."""
 
 
-class ReportSignatureError(GpuAttestationError):
+class ReportSignatureError(GpuAttestationError, SignatureInvalid):
     """The report was not signed by the attestation key of the chain."""
 
 
@@ -51,7 +45,7 @@ class FirmwareError(GpuAttestationError):
     """The firmware id (FWID) is missing, malformed, or differs between report and certificate."""
 
 
-class FieldError(GpuAttestationError):
+class FieldError(GpuAttestationError, EvidenceMalformed):
     """A field of the report's opaque data is missing or has a value that no device gives."""
 
 
@@ -59,7 +53,7 @@ class ModeError(GpuAttestationError):
     """The confidential-computing mode is unknown, mixed, or not one the policy allows."""
 
 
-class GpuRefused(GpuAttestationError):
+class GpuRefused(GpuAttestationError, PolicyRejected):
     """The evidence is genuine, and the policy does not want this device (or this number of devices)."""
 
 
@@ -67,9 +61,13 @@ class DuplicateGpu(GpuAttestationError):
     """Two entries of the evidence list are the same device."""
 
 
-class NotAvailable(GpuAttestationError):
+class GpuCheckNotAvailable(GpuAttestationError, NotAvailable):
     """The policy asks for a check that this version cannot make; what cannot be checked has failed."""
 
+    def __init__(self, what: str, *, stage: str) -> None:
+        NotAvailable.__init__(self, what)
+        self.stage = stage
 
-class GpuPolicyError(GpuAttestationError):
+
+class GpuPolicyError(GpuAttestationError, PolicyMalformed):
     """The ``[gpu]`` table of a policy is not valid."""

@@ -6,16 +6,17 @@ Everything here is transport: what it says counts only where the signed report s
 """
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from attestation.errors import EvidenceMalformed
 from attestation.nvidia.chain import MAX_CHAIN
-from attestation.nvidia.errors import EvidenceFormatError
+from attestation.nvidia.errors import EvidenceListError
 from attestation.nvidia.spdm import MAX_REPORT, NONCE_BYTES
+from attestation.strict_json import base64_bytes
 
 MAX_SECTION = 1024 * 1024
 """The longest GPU section accepted, in bytes (eight GPUs take about 100 kB)."""
@@ -48,7 +49,7 @@ class GpuEvidence:
 def parse_evidence_list(section: bytes) -> tuple[GpuEvidence, ...]:
     """Parse a GPU section; an empty section is a node without GPUs.
 
-    Raises `EvidenceFormatError` (``evidence_format``) for anything but the wire form: unknown or repeated
+    Raises `EvidenceListError` (``evidence_format``) for anything but the wire form: unknown or repeated
     members, bad base64, too many devices, or a section that is too long.
     """
     if not section:
@@ -101,8 +102,8 @@ def _entry(value: object, index: int) -> GpuEvidence:
     return GpuEvidence(
         arch=value["arch"],
         nonce=_nonce(value.get("nonce"), index),
-        evidence=_base64("evidence", value["evidence"], MAX_REPORT, index),
-        certificate=_base64("certificate", value["certificate"], MAX_CHAIN, index),
+        evidence=_bytes("evidence", value["evidence"], MAX_REPORT, index),
+        certificate=_bytes("certificate", value["certificate"], MAX_CHAIN, index),
         driver_version=_version("driver_version", value.get("driver_version"), index),
         vbios_version=_version("vbios_version", value.get("vbios_version"), index),
     )
@@ -122,17 +123,11 @@ def _version(name: str, text: str | None, index: int) -> str | None:
     return text
 
 
-def _base64(name: str, text: str, limit: int, index: int) -> bytes:
-    if len(text) > (limit + 2) // 3 * 4:
-        raise _bad(f"{name} too long", f"at most {limit} bytes", gpu=index)
+def _bytes(name: str, text: str, limit: int, index: int) -> bytes:
     try:
-        data = base64.b64decode(text.encode("ascii"), validate=True)
-    except (UnicodeEncodeError, binascii.Error) as error:
-        raise _bad(f"{name} is not base64", gpu=index) from error
-    # One encoding for one value: padding bits that are ignored would be a second one.
-    if base64.b64encode(data).decode("ascii") != text:
-        raise _bad(f"{name} is not canonical base64", gpu=index)
-    return data
+        return base64_bytes(text, limit=limit, code="evidence_format", where=name)
+    except EvidenceMalformed as error:
+        raise _bad(error.detail, error.expected, gpu=index) from None
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -148,7 +143,9 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _bad(
     detail: str, expected: object = None, found: object = None, gpu: int | None = None
-) -> EvidenceFormatError:
-    return EvidenceFormatError(
-        code="evidence_format", stage="gpu.count", detail=detail, expected=expected, found=found, gpu=gpu
+) -> EvidenceListError:
+    error = EvidenceListError(
+        code="evidence_format", stage="gpu.count", detail=detail, expected=expected, found=found
     )
+    error.gpu = gpu
+    return error

@@ -19,12 +19,18 @@ from attestation.nvidia.device import (
     check_revocation,
     check_signature,
 )
-from attestation.nvidia.errors import DuplicateGpu, GpuAttestationError, GpuRefused, ModeError, NotAvailable
+from attestation.nvidia.errors import (
+    DuplicateGpu,
+    GpuAttestationError,
+    GpuCheckNotAvailable,
+    GpuRefused,
+    ModeError,
+)
 from attestation.nvidia.evidence import GpuEvidence, parse_evidence_list
 from attestation.nvidia.opaque import GpuFields, Mode
 from attestation.nvidia.policy import GpuPolicy
 from attestation.nvidia.spdm import Report
-from attestation.results import Outcome, Row
+from attestation.results import NOT_EVALUATED, Outcome, Row
 
 CHECKS = (
     "gpu.count",
@@ -38,8 +44,6 @@ CHECKS = (
     "gpu.revocation",
 )
 """Ids of the rows, in the order of the protocol."""
-
-NOT_EVALUATED = "not_evaluated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,9 +251,7 @@ class _Ledger:
 
     def fail(self, check: str, error: GpuAttestationError) -> None:
         place = "" if error.gpu is None else f"GPU {error.gpu}: "
-        self._rows[check] = Row(
-            id=check, outcome=Outcome.FAIL, detail=f"{place}{error.detail or error.code}", code=error.code
-        )
+        self._rows[check] = Row(id=check, outcome=Outcome.FAIL, detail=f"{place}{error}", code=error.code)
         self._errors[check] = error
 
     def passed(self, check: str) -> bool:
@@ -331,9 +333,8 @@ def _check_distinct(devices: Sequence[_Device]) -> None:
                 raise DuplicateGpu(
                     code="duplicate_gpu",
                     stage="gpu.distinct",
-                    detail=f"entries {seen[mark]} and {index} are the same device",
+                    detail=f"GPUs {seen[mark]} and {index} are the same device",
                     found=chain.ueid,
-                    gpu=index,
                 )
             seen[mark] = index
     if untrusted:
@@ -357,11 +358,7 @@ def _check_modes_together(devices: Sequence[_Device]) -> None:
             found=sorted(mode.value for mode in modes),
         )
     if Mode.PPCIE in modes:
-        raise NotAvailable(
-            code="not_available",
-            stage="gpu.mode",
-            detail="protected PCIe needs the NVSwitch topology, which cannot be checked yet",
-        )
+        raise GpuCheckNotAvailable("the NVSwitch topology of protected PCIe", stage="gpu.mode")
 
 
 def _parsed_or_none(section: bytes) -> tuple[GpuEvidence, ...]:

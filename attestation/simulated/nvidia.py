@@ -5,10 +5,12 @@ SHA-256. Private keys are OpenSSL objects in memory and PKCS #8 files of mode 06
 whoever runs the simulated platform can read: it stands for the manufacturer and protects nothing.
 """
 
+import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from attestation.errors import AttestationError
+from attestation.errors import PlatformFault
 from attestation.nvidia.evidence import GpuEvidence, encode_evidence_list
 from attestation.nvidia.fwid import COMPOSITE_DEVICE_ID
 from attestation.simulated.nvidia_report import GpuSettings, sign_report
@@ -114,7 +116,7 @@ class SimulatedDevicePki:
 
     @classmethod
     def load(cls, folder: Path) -> "SimulatedDevicePki":
-        """Read what `save` wrote. Raises `AttestationError` (``simulated_state``) where it is damaged."""
+        """Read what `save` wrote. Raises `PlatformFault` (``simulated_state``) where it is damaged."""
         return cls(**{name: _load_authority(folder, name) for name in ("root", "family", "provisioner")})
 
 
@@ -139,12 +141,13 @@ class SimulatedGpus:
             raise ValueError(f"0 to {_MAX_GPUS} simulated GPUs")
         folder = state_dir / "nvidia"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if (folder / "root.pem").exists():
-            pki = SimulatedDevicePki.load(folder)
-        else:
-            pki = SimulatedDevicePki.create()
-            pki.save(folder)
-        gpus = tuple(_open_gpu(pki, folder, index) for index in range(count))
+        with _locked(folder):
+            if (folder / "root.pem").exists():
+                pki = SimulatedDevicePki.load(folder)
+            else:
+                pki = SimulatedDevicePki.create()
+                pki.save(folder)
+            gpus = tuple(_open_gpu(pki, folder, index) for index in range(count))
         return cls(gpus, pki.root_sha256, entropy=entropy)
 
     def count(self) -> int:
@@ -172,6 +175,17 @@ def _open_gpu(pki: SimulatedDevicePki, folder: Path, index: int) -> SimulatedGpu
     return SimulatedGpu(_load_key(key_path), chain)
 
 
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    # Two platforms that start at once over one folder must not each make a root.
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _below(issuer: _Authority, name: x509.Name) -> _Authority:
     key = _new_key()
     return _Authority(key, issuer.issue(key.public_key(), name, *_CA))
@@ -181,7 +195,7 @@ def _new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP384R1())
 
 
-def _name(common_name: str, *attributes: x509.NameAttribute) -> x509.Name:
+def _name(common_name: str, *attributes: x509.NameAttribute[str]) -> x509.Name:
     return x509.Name(
         [
             *attributes,
@@ -304,7 +318,5 @@ def _load_authority(folder: Path, name: str) -> _Authority:
     return _Authority(_load_key(folder / f"{name}.key"), certificate)
 
 
-def _damaged(path: Path, detail: str) -> AttestationError:
-    return AttestationError(
-        code="simulated_state", stage="simulated", detail=f"state file {path.name}: {detail}"
-    )
+def _damaged(path: Path, detail: str) -> PlatformFault:
+    return PlatformFault(code="simulated_state", detail=f"state file {path.name}: {detail}")

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
+from attestation.errors import PlatformFault
 from attestation.nvidia.opaque import OpaqueType
 
 FWID = hashlib.sha384(b"cloister/sim-gpu/firmware/v1\0").digest()
@@ -56,7 +57,7 @@ def sign_report(
     ``entropy(n)`` gives the responder's nonce.
     """
     if len(nonce) != 32:
-        raise ValueError("a nonce has 32 bytes")
+        raise PlatformFault(code="nonce_length", expected=32, found=len(nonce))
     request = bytes([0x11, 0xE0, 0x01, 0xFF]) + nonce + bytes([0])
     record = b"".join(_block(index, measurement(index, settings)) for index in range(MEASUREMENTS))
     opaque = _opaque(settings)
