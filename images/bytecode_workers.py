@@ -14,7 +14,8 @@ from images.errors import ImageError
 def compile_tree(tree: Path, paths: Sequence[str], python: str, processes: int = 2) -> Iterator[str]:
     """Compile the modules at ``paths`` (relative to ``tree``) in place; yields each path when it is done.
 
-    The result does not depend on ``processes`` nor on the order. Raises :class:`ImageError` if a process dies.
+    The result depends neither on ``processes`` nor on the order. Raises :class:`ImageError` if a process
+    dies.
     """
     shares = [share for index in range(processes) if (share := paths[index::processes])]
     command = [python, "-I", "-S", "-B", str(Path(bytecode.__file__).resolve()), str(tree)]

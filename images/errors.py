@@ -4,8 +4,8 @@
 class ImageError(Exception):
     """An image could not be built, read or verified.
 
-    ``code`` names the reason and is stable; ``path`` is the file concerned, relative to the image's root where
-    it lies in one; ``expected`` and ``found`` are the two sides of a comparison that failed.
+    ``code`` names the reason and is stable; ``path`` is the file concerned, relative to the image's root
+    where it lies in one; ``expected`` and ``found`` are the two sides of a comparison that failed.
     """
 
     def __init__(

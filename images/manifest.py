@@ -11,6 +11,7 @@
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -84,9 +85,13 @@ class ImageManifest:
     def parse(cls, data: bytes) -> "ImageManifest":
         """Read ``image.json``; raises :class:`ManifestError` for anything but its one canonical form."""
         if len(data) > MAX_MANIFEST:
-            raise ManifestError("manifest_too_large", f"image.json has {len(data)} bytes, limit {MAX_MANIFEST}")
+            raise ManifestError(
+                "manifest_too_large", f"image.json has {len(data)} bytes, limit {MAX_MANIFEST}"
+            )
         try:
-            document = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_float=_no_float)
+            document = json.loads(
+                data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_float=_no_float
+            )
         except (ValueError, RecursionError) as error:
             raise ManifestError("manifest_malformed", "image.json is not strict JSON") from error
         manifest = cls._from_document(document)
@@ -110,7 +115,7 @@ class ImageManifest:
             raise ManifestError("manifest_malformed", "files is not a list of a permitted length")
         files = tuple(_file(entry) for entry in entries)
         keys = [file.path.encode() for file in files]
-        if any(left >= right for left, right in zip(keys, keys[1:], strict=False)):
+        if any(left >= right for left, right in itertools.pairwise(keys)):
             raise ManifestError("manifest_order", "files are not in strictly increasing order")
         return cls(python, tuple(start), files)
 
@@ -170,7 +175,11 @@ def verify(image_dir: Path, progress: Callable[[int], None] | None = None) -> Im
             )
         if want.executable != have.executable:
             raise ImageMismatch(
-                "file_mode", "the execute bit differs", path=path, expected=want.executable, found=have.executable
+                "file_mode",
+                "the execute bit differs",
+                path=path,
+                expected=want.executable,
+                found=have.executable,
             )
     return manifest
 

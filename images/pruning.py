@@ -26,12 +26,12 @@ LEFT_OUT_DISTRIBUTIONS: dict[str, str] = {
 
 _SITE = re.compile(
     r"""
-      (^|/)(tests?|testing_data|examples?|benchmarks?|__pycache__)/ (?<! numpy/_core/tests/ )
+      (^|/)(tests?|testing_data|examples?|benchmarks?|__pycache__)/
     | \.(a|h|hpp|hh|c|cc|cpp|cu|cuh|cmake|pxd|pyx|pyi|lib|md|rst)$
-    | ^torch/(include|share|test|_inductor|testing/_internal)/
+    | ^torch/(include|share|test|_dynamo|_inductor|onnx)/
     | ^torch/bin/(?!torch_shm_manager$)
     | ^torch/lib/(libaoti_custom_ops|libbackend_with_compiler|libjitbackend_test|libtorchbind_test)\.so$
-    | ^(torchgen|functorch)/
+    | ^functorch/
     | ^numpy/(f2py|distutils)/
     | \.dist-info/(RECORD|INSTALLER|REQUESTED|WHEEL|direct_url\.json|top_level\.txt|.*\.pem|sboms/.*)$
     """,
@@ -40,6 +40,7 @@ _SITE = re.compile(
 
 _LIBRARY_FOLDERS = {
     "__pycache__",
+    "distutils",
     "ensurepip",
     "idlelib",
     "lib2to3",
@@ -66,7 +67,7 @@ _LIBRARY = re.compile(
     re.VERBOSE,
 )
 
-_OURS_LEFT_OUT = {"commands.py", "py.typed"}
+_OURS_KINDS = (".py", ".toml", ".json")
 
 
 def keeps_site(path: str) -> bool:
@@ -82,4 +83,5 @@ def keeps_library(path: str) -> bool:
 def keeps_ours(path: str) -> bool:
     """Whether a file of one of our packages belongs in a node: the command line's part does not."""
     parts = path.split("/")
-    return "__pycache__" not in parts and parts[-1] not in _OURS_LEFT_OUT
+    hidden = any(part.startswith((".", "__pycache__")) for part in parts)
+    return not hidden and path.endswith(_OURS_KINDS) and parts[-1] != "commands.py"

@@ -24,7 +24,9 @@ def enter() -> None:
     python = os.path.join(root, "python")
     if sys.prefix != python or sys.exec_prefix != python or not sys.flags.isolated or not sys.flags.no_site:
         refuse("the interpreter")
-    if any(not str(getattr(module, "__file__", None) or root).startswith(root) for module in sys.modules.values()):
+    if any(
+        not str(getattr(module, "__file__", None) or root).startswith(root) for module in sys.modules.values()
+    ):
         refuse("a module")
     with open("/proc/self/maps", "rb") as maps:
         for line in maps:
