@@ -3,12 +3,12 @@
 import fcntl
 import json
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from . import strict_base64
+from .durable import replace_file
 from .errors import Code, TransparencyError
 
 _MAX_FILE: Final = 4 * 1024 * 1024
@@ -160,18 +160,8 @@ class FileMemory:
 
     def _store(self, seen: dict[tuple[str, str], Sighting]) -> None:
         document = {"v": 1, "seen": [_to_json(seen[key]) for key in sorted(seen)]}
-        temporary = self._path.with_name(self._path.name + ".new")
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(document, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
-            directory = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
-            with suppress(OSError):
-                os.fsync(directory)
-            os.close(directory)
+            replace_file(self._path, json.dumps(document, indent=1).encode(), 0o600)
         except OSError as error:
             raise self._unreadable(error.strerror) from error
 

@@ -1,0 +1,243 @@
+"""The writer of a log in files (c2sp.org/tlog-tiles): what it has once published never changes.
+
+    LOG/public/checkpoint          the newest cosigned checkpoint
+    LOG/public/tile/…              tiles and entry bundles; LOG/public can be served by any static host
+    LOG/writer/lock, journal       one writer at a time; a batch is durable here before anything is published
+
+A batch goes: lock, journal (fsync), bundles and tiles (each whole or absent), root read back from the disk,
+consistency proof from the last signed checkpoint, signature, cosignatures, ``checkpoint``. A crash anywhere
+leaves a journal, and the next writer finishes exactly that batch. The log's signature is deterministic, so
+finishing twice signs the same bytes: no crash makes a fork.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+from . import strict_base64
+from .checkpoint import Checkpoint, SignedCheckpoint, open_checkpoint, parse_decimal
+from .cosignature import verify_cosignatures
+from .durable import make_folder, replace_file, sync_folder
+from .errors import Code, LogError, TransparencyError
+from .merkle import EMPTY_ROOT, leaf_hash, prove_consistency, root_hash, verify_consistency
+from .note import MAX_NOTE, Note, NoteSignature, VerifierKey
+from .signing_key import SigningKey
+from .statement import canonical, parse_canonical
+from .tiles import MAX_BUNDLE, WIDTH, TileReader, audit, changed_tiles, encode_bundle, tile_path, tile_width
+from .witness import WitnessResponse, encode_request
+
+MAX_BATCH: Final = 4096
+_MAX_JOURNAL: Final = 512 * 1024 * 1024
+_STAGE: Final = "log"
+
+
+class Cosigner(Protocol):
+    """A witness, in this process or behind a wire."""
+
+    @property
+    def key(self) -> VerifierKey:
+        """The key that its cosignatures verify under."""
+        ...
+
+    def add_checkpoint(self, body: bytes) -> WitnessResponse:
+        """Answer an ``add-checkpoint`` request (c2sp.org/tlog-witness)."""
+        ...
+
+
+class TileLog:
+    """A log in files. Its origin is the name of its key; every witness must cosign what it publishes."""
+
+    def __init__(self, folder: Path, key: SigningKey, witnesses: Sequence[Cosigner]) -> None:
+        self._public = folder / "public"
+        self._writer = folder / "writer"
+        self._key = key
+        self._witnesses = tuple(witnesses)
+
+    @property
+    def key(self) -> VerifierKey:
+        """The log's public key; its name is the origin."""
+        return self._key.public
+
+    @property
+    def witnesses(self) -> tuple[VerifierKey, ...]:
+        """The keys of the witnesses that must cosign."""
+        return tuple(witness.key for witness in self._witnesses)
+
+    def create(self) -> SignedCheckpoint:
+        """Publish the empty tree. Raises LogError (LOG_EXISTS) where a log is there already."""
+        with self.exclusive():
+            if (self._public / "checkpoint").exists():
+                raise LogError(Code.LOG_EXISTS, f"{self._public} is a log already", stage=_STAGE)
+            return self._publish(None, Checkpoint(self.key.name, 0, EMPTY_ROOT))
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the log for writing, and finish what a crash left. Raises LogError (LOG_BUSY, LOG_CORRUPT)."""
+        lock = -1
+        try:
+            make_folder(self._public)
+            make_folder(self._writer, 0o700)
+            lock = os.open(self._writer / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise LogError(Code.LOG_BUSY, "another writer holds the log", stage=_STAGE) from error
+            self._recover()
+            yield
+        except OSError as error:
+            raise LogError(Code.LOG_CORRUPT, f"{error.filename}: {error.strerror}", stage=_STAGE) from error
+        finally:
+            if lock >= 0:
+                os.close(lock)
+
+    def checkpoint(self) -> SignedCheckpoint:
+        """The published checkpoint, its log signature verified. Raises TransparencyError."""
+        try:
+            data = self._read("checkpoint")
+        except FileNotFoundError as error:
+            raise LogError(Code.LOG_CORRUPT, f"{self._public} holds no log", stage=_STAGE) from error
+        return open_checkpoint(data, (self.key,))
+
+    def entries(self) -> tuple[bytes, ...]:
+        """Every entry under the published checkpoint, the whole tree rebuilt and compared.
+
+        Raises LogError.
+        """
+        return audit(self._read, self.checkpoint().checkpoint)
+
+    def reader(self, size: int) -> TileReader:
+        """Hashes of the first ``size`` leaves, to make proofs of."""
+        return TileReader(self._read, size)
+
+    def append(self, entries: Sequence[bytes]) -> tuple[int, SignedCheckpoint]:
+        """Add a batch inside ``exclusive()``: the index of its first entry, and the checkpoint that covers
+        it.
+
+        Raises LogError (LIMIT_EXCEEDED, LOG_CORRUPT) and TransparencyError (WITNESS_QUORUM,
+        CONSISTENCY_INVALID); after a refusal of a witness the batch stays in the journal and is finished by
+        the next writer.
+        """
+        if not 0 < len(entries) <= MAX_BATCH:
+            raise LogError(
+                Code.LIMIT_EXCEEDED, "entries in a batch", stage=_STAGE, expected=f"1 to {MAX_BATCH}"
+            )
+        encode_bundle(entries)
+        old = self.checkpoint()
+        batch = [strict_base64.encode(entry) for entry in entries]
+        record = {"v": 1, "size": old.checkpoint.size, "entries": batch}
+        replace_file(self._writer / "journal", canonical(record), 0o600)
+        return old.checkpoint.size, self._finish(old, entries)
+
+    def recosign(self) -> SignedCheckpoint:
+        """Have the witnesses look again, inside ``exclusive()``: the same tree with fresh cosignatures."""
+        signed = self.checkpoint()
+        return self._publish(signed.checkpoint, signed.checkpoint)
+
+    def _recover(self) -> None:
+        journal = self._writer / "journal"
+        try:
+            with journal.open("rb") as file:
+                data = file.read(_MAX_JOURNAL + 1)
+        except FileNotFoundError:
+            return
+        try:
+            record = parse_canonical(data, limit=_MAX_JOURNAL)
+            entries = [strict_base64.decode(entry) for entry in record["entries"]]
+            size = int(record["size"])
+        except (TransparencyError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise LogError(Code.LOG_CORRUPT, f"{journal} is not a journal", stage=_STAGE) from error
+        old = self.checkpoint()
+        if old.checkpoint.size == size:
+            self._finish(old, entries)
+        elif old.checkpoint.size == size + len(entries):
+            self._forget_journal()
+        else:
+            raise LogError(Code.LOG_CORRUPT, f"{journal} belongs to another size", stage=_STAGE)
+
+    def _finish(self, old: SignedCheckpoint, entries: Sequence[bytes]) -> SignedCheckpoint:
+        size = old.checkpoint.size + len(entries)
+        self._write_tiles(old.checkpoint.size, size, entries)
+        root = root_hash(size, self.reader(size).node)
+        signed = self._publish(old.checkpoint, Checkpoint(self.key.name, size, root))
+        self._forget_journal()
+        return signed
+
+    def _write_tiles(self, old_size: int, size: int, entries: Sequence[bytes]) -> None:
+        before = self.reader(old_size)
+        level: dict[int, list[bytes]] = {}
+        for index in range(old_size // WIDTH, (size - 1) // WIDTH + 1):
+            kept = before.bundle(index) if tile_width(0, index, old_size) else ()
+            first = index * WIDTH + len(kept) - old_size
+            bundle = (*kept, *entries[first : first + WIDTH - len(kept)])
+            level[index] = [leaf_hash(entry) for entry in bundle]
+            self._write_once(tile_path(None, index, len(bundle)), encode_bundle(bundle))
+        for height, index, width in changed_tiles(old_size, size):
+            if height == 0:
+                hashes = level[index]
+            else:
+                # Tiles of a level are written before the level above reads them back.
+                node = self.reader(size).node
+                hashes = [node(8 * height, index * WIDTH + place) for place in range(width)]
+            self._write_once(tile_path(height, index, width), b"".join(hashes))
+
+    def _write_once(self, name: str, data: bytes) -> None:
+        path = self._public / name
+        try:
+            if self._read(name) != data:
+                raise LogError(Code.LOG_CORRUPT, f"{name} is published with other content", stage=_STAGE)
+        except FileNotFoundError:
+            make_folder(path.parent)
+            replace_file(path, data)
+
+    def _publish(self, old: Checkpoint | None, new: Checkpoint) -> SignedCheckpoint:
+        if old is not None and old.size:
+            path = prove_consistency(old.size, new.size, self.reader(new.size).node)
+            verify_consistency(
+                old_size=old.size, new_size=new.size, old_root=old.root, new_root=new.root, path=path
+            )
+        note = Note(new.text, (self._key.sign_note(new.text),))
+        lines = [line for witness in self._witnesses for line in self._cosign(witness, new, note, old)]
+        cosigned = Note(note.text, (*note.signatures, *lines))
+        replace_file(self._public / "checkpoint", cosigned.encode())
+        return SignedCheckpoint(new, cosigned, self.key)
+
+    def _cosign(
+        self, witness: Cosigner, new: Checkpoint, note: Note, old: Checkpoint | None
+    ) -> tuple[NoteSignature, ...]:
+        """Ask a witness, from our last size and, if it holds another, from the size that it names."""
+        size = old.size if old else 0
+        response = WitnessResponse(0, b"")
+        for _ in range(2):
+            path = prove_consistency(size, new.size, self.reader(new.size).node)
+            response = witness.add_checkpoint(encode_request(size, path, note.encode()))
+            if response.status != 409:
+                break
+            size = parse_decimal(response.body[:32].decode("ascii", "replace").removesuffix("\n"), "witness")
+            if size > new.size:
+                break
+        if response.status != 200:
+            raise TransparencyError(
+                Code.WITNESS_QUORUM,
+                f"witness {witness.key.name} refused the checkpoint",
+                stage="witness",
+                expected=200,
+                found=response.status,
+            )
+        answer = Note.parse(note.text.encode() + b"\n" + response.body[:MAX_NOTE])
+        lines = answer.by(witness.key)
+        if not verify_cosignatures(answer, new, (witness.key,)):
+            raise TransparencyError(
+                Code.WITNESS_QUORUM, f"witness {witness.key.name} did not cosign", stage="witness"
+            )
+        return lines
+
+    def _forget_journal(self) -> None:
+        (self._writer / "journal").unlink(missing_ok=True)
+        sync_folder(self._writer)
+
+    def _read(self, name: str) -> bytes:
+        with (self._public / name).open("rb") as file:
+            return file.read(MAX_BUNDLE + 1)

@@ -1,0 +1,320 @@
+"""Publishing: a release and the status that lists it go into the log, staples for nodes come out.
+
+LOG/keys/log.key, LOG/witness/witness.key   secrets, outside of what is served
+LOG/staples/<leaf hash>.json                one staple per active release
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from .checkpoint import SignedCheckpoint
+from .durable import make_folder, replace_file
+from .errors import Code, LogError, TransparencyError
+from .log import TileLog
+from .merkle import leaf_hash, prove_inclusion
+from .note import COSIGNATURE_ED25519, VerifierKey
+from .policy import MAX_RELEASE_VALIDITY, MAX_STATUS_LIFETIME
+from .release import RELEASE_TYPE, STATUS_TYPE, Release, Revocation, Status, open_leaf, sign_leaf
+from .signing_key import SigningKey
+from .staple import Staple
+from .statement import Subject
+from .tlog_proof import TlogProof
+from .witness import FileWitnessStore, Witness
+
+STATUS_LIFETIME: Final = timedelta(hours=48)
+RELEASE_VALIDITY: Final = timedelta(days=90)
+MAX_ACTIVE: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseDraft:
+    """What an operator says about an image; sequence, validity and predecessor come from the log."""
+
+    name: str
+    version: str
+    channel: str
+    subjects: tuple[Subject, ...]
+    measurements: tuple[Mapping[str, Any], ...]
+    materials: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRelease:
+    """A release in the log. ``leaf_hash`` is its identity in statuses."""
+
+    release: Release
+    index: int
+    leaf: bytes
+
+    @property
+    def leaf_hash(self) -> bytes:
+        """The Merkle leaf hash of the entry."""
+        return leaf_hash(self.leaf)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedStatus:
+    """A status in the log."""
+
+    status: Status
+    index: int
+    leaf: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A channel as the log holds it, oldest first; ``ignored`` entries were not signed by the given
+    signers.
+    """
+
+    releases: tuple[ListedRelease, ...]
+    statuses: tuple[ListedStatus, ...]
+    ignored: int
+
+    def find(self, identity: bytes) -> ListedRelease | None:
+        """The release with this leaf hash."""
+        return next((entry for entry in self.releases if entry.leaf_hash == identity), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What ``publish`` did; ``renewed`` says that the release was in the log and only its status is new."""
+
+    release: ListedRelease
+    status: ListedStatus
+    checkpoint: SignedCheckpoint
+    staple: Staple
+    renewed: bool
+
+
+def create_log(folder: Path, *, origin: str, witness: str, now: Callable[[], datetime]) -> "ReleaseLog":
+    """Make the keys of a log and of one witness, and publish the empty tree. Raises LogError."""
+    try:
+        make_folder(folder)
+        make_folder(folder / "keys", 0o700)
+        make_folder(folder / "witness", 0o700)
+    except OSError as error:
+        raise LogError(Code.LOG_CORRUPT, f"{error.filename}: {error.strerror}", stage="log") from error
+    if (folder / "keys" / "log.key").exists():
+        raise LogError(Code.LOG_EXISTS, f"{folder} is a log already", stage="log")
+    SigningKey.generate(witness, COSIGNATURE_ED25519).save(folder / "witness" / "witness.key")
+    SigningKey.generate(origin).save(folder / "keys" / "log.key")
+    log = ReleaseLog.open(folder, now)
+    log.tiles.create()
+    return log
+
+
+class ReleaseLog:
+    """A log of releases with its witness in the same process. ``now`` gives aware UTC times."""
+
+    def __init__(self, folder: Path, tiles: TileLog, now: Callable[[], datetime]) -> None:
+        self.tiles = tiles
+        self._staples = folder / "staples"
+        self._now = now
+
+    @classmethod
+    def open(cls, folder: Path, now: Callable[[], datetime]) -> "ReleaseLog":
+        """Load the keys in ``folder``. Raises LogError (KEY_UNUSABLE)."""
+        key = SigningKey.load(folder / "keys" / "log.key")
+        witness = Witness(
+            SigningKey.load(folder / "witness" / "witness.key"),
+            (key.public,),
+            FileWitnessStore(folder / "witness"),
+            lambda: int(now().timestamp()),
+        )
+        return cls(folder, TileLog(folder, key, (witness,)), now)
+
+    def listing(self, channel: str, signers: Sequence[VerifierKey], threshold: int = 1) -> Listing:
+        """Releases and statuses of a channel, the whole log audited on the way. Raises TransparencyError."""
+        releases: list[ListedRelease] = []
+        statuses: list[ListedStatus] = []
+        ignored = 0
+        for index, leaf in enumerate(self.tiles.entries()):
+            try:
+                statement = open_leaf(leaf, signers, threshold)
+                if statement.predicate_type == RELEASE_TYPE:
+                    release = Release.parse(statement)
+                    if release.channel == channel:
+                        releases.append(ListedRelease(release, index, leaf))
+                elif statement.predicate_type == STATUS_TYPE:
+                    status = Status.parse(statement)
+                    if status.channel == channel:
+                        statuses.append(ListedStatus(status, index, leaf))
+            except TransparencyError:
+                ignored += 1
+        return Listing(tuple(releases), tuple(statuses), ignored)
+
+    def publish(
+        self,
+        draft: ReleaseDraft,
+        signers: Sequence[SigningKey],
+        *,
+        keep: int = 2,
+        validity: timedelta = RELEASE_VALIDITY,
+        lifetime: timedelta = STATUS_LIFETIME,
+    ) -> Published:
+        """Log ``draft`` and a status that lists it beside the newest ``keep`` - 1 releases before it.
+
+        A draft that is active already, with at least half of its validity left, is not logged again; its
+        status is renewed. Raises TransparencyError.
+        """
+        if not 1 <= keep <= MAX_ACTIVE:
+            raise TransparencyError(
+                Code.LIMIT_EXCEEDED, "active releases", stage="publish", expected=f"1 to {MAX_ACTIVE}"
+            )
+        if not timedelta() < validity <= MAX_RELEASE_VALIDITY:
+            raise TransparencyError(Code.TIME_INVALID, "validity", stage="publish", expected="≤ 90 d")
+        with self.tiles.exclusive():
+            before = self._listing(draft.channel, signers)
+            at = self._now().astimezone(UTC).replace(microsecond=0)
+            found = _reusable(before, draft, at)
+            size = self.tiles.checkpoint().checkpoint.size
+            listed = found or _new_release(before, draft, signers, at, validity, size)
+            others = [entry for entry in _active(before, at) if entry.leaf_hash != listed.leaf_hash]
+            active = [*others[max(0, len(others) - (keep - 1)) :], listed]
+            index = size if found else size + 1
+            status = self._new_status(before, draft.channel, active, signers, at, lifetime, index)
+            _, checkpoint = self.tiles.append([status.leaf] if found else [listed.leaf, status.leaf])
+            staples = self._write_staples(active, status, checkpoint)
+        return Published(listed, status, checkpoint, staples[-1], found is not None)
+
+    def revoke(
+        self,
+        identity: bytes,
+        channel: str,
+        reason: str,
+        signers: Sequence[SigningKey],
+        *,
+        lifetime: timedelta = STATUS_LIFETIME,
+    ) -> ListedStatus:
+        """Log a status without the release with leaf hash ``identity``, naming it revoked.
+
+        Clients refuse it at the latest when the last status that listed it has run out. Raises
+        TransparencyError (RELEASE_NOT_ACTIVE where the log holds no such release).
+        """
+        with self.tiles.exclusive():
+            before = self._listing(channel, signers)
+            if before.find(identity) is None:
+                raise TransparencyError(
+                    Code.RELEASE_NOT_ACTIVE,
+                    "no such release in the log",
+                    stage="publish",
+                    found=identity.hex(),
+                )
+            at = self._now().astimezone(UTC).replace(microsecond=0)
+            active = [entry for entry in _active(before, at) if entry.leaf_hash != identity]
+            size = self.tiles.checkpoint().checkpoint.size
+            revocation = Revocation(identity.hex(), reason)
+            status = self._new_status(before, channel, active, signers, at, lifetime, size, revocation)
+            _, checkpoint = self.tiles.append([status.leaf])
+            self._write_staples(active, status, checkpoint)
+            (self._staples / f"{identity.hex()}.json").unlink(missing_ok=True)
+        return status
+
+    def _listing(self, channel: str, signers: Sequence[SigningKey]) -> Listing:
+        return self.listing(channel, [signer.public for signer in signers], len(signers))
+
+    def _new_status(
+        self,
+        before: Listing,
+        channel: str,
+        active: Sequence[ListedRelease],
+        signers: Sequence[SigningKey],
+        at: datetime,
+        lifetime: timedelta,
+        index: int,
+        revocation: Revocation | None = None,
+    ) -> ListedStatus:
+        if not timedelta() < lifetime <= MAX_STATUS_LIFETIME:
+            raise TransparencyError(Code.TIME_INVALID, "status lifetime", stage="publish", expected="≤ 7 d")
+        last = before.statuses[-1].status if before.statuses else None
+        floors = [entry.release.sequence for entry in active]
+        known = last.revoked if last else ()
+        revoked = {entry.release: entry for entry in (*known, *([revocation] if revocation else []))}
+        status = Status(
+            channel=channel,
+            sequence=last.sequence + 1 if last else 1,
+            issued_at=at,
+            expires_at=at + lifetime,
+            min_release_sequence=max(last.min_release_sequence if last else 0, min(floors, default=0)),
+            active=tuple(entry.leaf_hash.hex() for entry in active),
+            revoked=tuple(revoked.values()),
+        )
+        return ListedStatus(status, index, sign_leaf(status.statement(), signers))
+
+    def _write_staples(
+        self, active: Iterable[ListedRelease], status: ListedStatus, checkpoint: SignedCheckpoint
+    ) -> list[Staple]:
+        make_folder(self._staples)
+        staples = []
+        for entry in active:
+            staple = Staple(
+                release_proof=self._proof(entry.index, entry.leaf, checkpoint),
+                release_leaf=entry.leaf,
+                status_proof=self._proof(status.index, status.leaf, checkpoint),
+                status_leaf=status.leaf,
+                checkpoint=checkpoint.raw,
+            )
+            replace_file(self._staples / f"{entry.leaf_hash.hex()}.json", staple.encode())
+            staples.append(staple)
+        return staples
+
+    def _proof(self, index: int, leaf: bytes, signed: SignedCheckpoint) -> bytes:
+        size = signed.checkpoint.size
+        proof = TlogProof(index, prove_inclusion(index, size, self.tiles.reader(size).node), signed.raw)
+        proof.verify_leaf(leaf_hash(leaf), signed.checkpoint)
+        return proof.encode()
+
+
+def _new_release(
+    before: Listing,
+    draft: ReleaseDraft,
+    signers: Sequence[SigningKey],
+    at: datetime,
+    validity: timedelta,
+    index: int,
+) -> ListedRelease:
+    last = before.releases[-1] if before.releases else None
+    release = Release(
+        name=draft.name,
+        channel=draft.channel,
+        version=draft.version,
+        sequence=last.release.sequence + 1 if last else 1,
+        not_before=at,
+        not_after=at + validity,
+        subjects=draft.subjects,
+        measurements=draft.measurements,
+        previous=last.leaf_hash.hex() if last else "",
+        materials=draft.materials,
+    )
+    return ListedRelease(release, index, sign_leaf(release.statement(), signers))
+
+
+def _active(listing: Listing, at: datetime) -> list[ListedRelease]:
+    """What the newest status lists, oldest first, without what has run out."""
+    if not listing.statuses:
+        return []
+    status = listing.statuses[-1].status
+    return [
+        entry
+        for entry in listing.releases
+        if entry.leaf_hash.hex() in status.active and at < entry.release.not_after
+    ]
+
+
+def _reusable(listing: Listing, draft: ReleaseDraft, at: datetime) -> ListedRelease | None:
+    for entry in reversed(_active(listing, at)):
+        release = entry.release
+        same = (release.name, release.version, release.subjects, release.measurements, release.materials) == (
+            draft.name,
+            draft.version,
+            draft.subjects,
+            draft.measurements,
+            draft.materials,
+        )
+        if same and release.not_after - at >= (release.not_after - release.not_before) / 2:
+            return entry
+    return None

@@ -1,0 +1,183 @@
+"""Tiles and entry bundles of a log (c2sp.org/tlog-tiles): their names, their bytes, and proofs read from
+them.
+
+A tile holds up to 256 hashes, an entry bundle up to 256 entries with 16-bit lengths. Nothing read here is
+trusted until a proof made of it leads to a signed root.
+"""
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from .checkpoint import Checkpoint
+from .dsse import MAX_LEAF
+from .errors import Code, LogError
+from .merkle import TreeFold, leaf_hash, range_hash
+
+WIDTH: Final = 256
+HASH: Final = 32
+MAX_BUNDLE: Final = WIDTH * (2 + MAX_LEAF)
+_LEVELS: Final = 8
+
+ReadFile = Callable[[str], bytes]
+"""Gives a resource of the log by its path; raises FileNotFoundError where there is none."""
+
+
+def tile_path(level: int | None, index: int, width: int = WIDTH) -> str:
+    """``tile/<L>/<N>[.p/<W>]``; level None names an entry bundle."""
+    groups = [index % 1000]
+    while index := index // 1000:
+        groups.append(index % 1000)
+    number = "/".join(f"x{group:03d}" if place else f"{group:03d}" for place, group in _places(groups))
+    partial = "" if width == WIDTH else f".p/{width}"
+    return f"tile/{'entries' if level is None else level}/{number}{partial}"
+
+
+def tile_width(level: int, index: int, size: int) -> int:
+    """How many hashes tile ``index`` of ``level`` holds in a tree of ``size`` leaves: 0 to 256."""
+    return max(0, min(WIDTH, (size >> (_LEVELS * level)) - index * WIDTH))
+
+
+def changed_tiles(old_size: int, new_size: int) -> Iterator[tuple[int, int, int]]:
+    """(level, index, width) of every tile that growing from ``old_size`` to ``new_size`` adds, level 0
+    first.
+    """
+    level = 0
+    while new_size >> (_LEVELS * level):
+        before, after = old_size >> (_LEVELS * level), new_size >> (_LEVELS * level)
+        if before != after:
+            for index in range(before // WIDTH, (after - 1) // WIDTH + 1):
+                yield level, index, tile_width(level, index, new_size)
+        level += 1
+
+
+def encode_bundle(entries: Sequence[bytes]) -> bytes:
+    """An entry bundle. Raises LogError (LIMIT_EXCEEDED) for an entry beyond 65,535 bytes."""
+    if any(len(entry) > MAX_LEAF for entry in entries):
+        raise LogError(Code.LIMIT_EXCEEDED, "entry", stage="tiles", expected=f"≤ {MAX_LEAF} B")
+    return b"".join(struct.pack(">H", len(entry)) + entry for entry in entries)
+
+
+def parse_bundle(data: bytes, width: int) -> tuple[bytes, ...]:
+    """The ``width`` entries of a bundle, no more and no less. Raises LogError (LOG_CORRUPT)."""
+    entries: list[bytes] = []
+    at = 0
+    while at < len(data) and len(entries) < width:
+        end = at + 2 + int.from_bytes(data[at : at + 2], "big")
+        if at + 2 > len(data) or end > len(data):
+            raise _corrupt("an entry bundle is cut")
+        entries.append(data[at + 2 : end])
+        at = end
+    if at != len(data) or len(entries) != width:
+        raise _corrupt("an entry bundle has another number of entries")
+    return tuple(entries)
+
+
+class TileReader:
+    """Hashes and entries of a tree of ``size`` leaves, through a function that reads the log's files."""
+
+    def __init__(self, read: ReadFile, size: int) -> None:
+        self._read = read
+        self._size = size
+        self._tiles: dict[tuple[int, int], bytes] = {}
+
+    def node(self, level: int, index: int) -> bytes:
+        """The hash of complete subtree ``index`` of ``level``, as ``merkle`` asks for it. Raises LogError."""
+        tile_level, height = divmod(level, _LEVELS)
+        first = index << height
+        tile, offset = divmod(first, WIDTH)
+        hashes = self.tile(tile_level, tile)
+        count = 1 << height
+        if (offset + count) * HASH > len(hashes):
+            raise _corrupt("a hash lies outside the tree")
+        leaves = [hashes[(offset + i) * HASH : (offset + i + 1) * HASH] for i in range(count)]
+        return _fold(leaves)
+
+    def tile(self, level: int, index: int) -> bytes:
+        """A tile's bytes, of the width that the tree's size demands. Raises LogError."""
+        key = (level, index)
+        if key not in self._tiles:
+            width = tile_width(level, index, self._size)
+            data = self._fetch(level, index, width)
+            if len(data) < width * HASH:
+                raise _corrupt(f"{tile_path(level, index, width)} is short")
+            self._tiles[key] = data[: width * HASH]
+        return self._tiles[key]
+
+    def bundle(self, index: int) -> tuple[bytes, ...]:
+        """The entries of bundle ``index``, each checked against its leaf hash. Raises LogError."""
+        width = tile_width(0, index, self._size)
+        if width == 0:
+            raise _corrupt("an entry bundle outside the tree")
+        try:
+            entries = parse_bundle(self._read(tile_path(None, index, width)), width)
+        except FileNotFoundError:
+            # A partial bundle may be gone once the full one exists.
+            entries = parse_bundle(self._fetch(None, index, WIDTH), WIDTH)[:width]
+        hashes = self.tile(0, index)
+        for place, entry in enumerate(entries):
+            if leaf_hash(entry) != hashes[place * HASH : (place + 1) * HASH]:
+                raise _corrupt(f"entry {index * WIDTH + place} is not what was hashed")
+        return entries
+
+    def entries(self) -> Iterator[bytes]:
+        """Every entry, in order. Raises LogError."""
+        for index in range((self._size + WIDTH - 1) // WIDTH):
+            yield from self.bundle(index)
+
+    def _fetch(self, level: int | None, index: int, width: int) -> bytes:
+        if width == 0:
+            raise _corrupt("a tile outside the tree")
+        names = [tile_path(level, index, width)] + ([tile_path(level, index)] if width != WIDTH else [])
+        for name in names:
+            try:
+                return self._read(name)
+            except FileNotFoundError:
+                continue
+        raise _corrupt(f"{names[0]} is missing")
+
+
+def audit(read: ReadFile, checkpoint: Checkpoint) -> tuple[bytes, ...]:
+    """Read every entry of a log, rebuild every tile and the root, and compare.
+
+    Returns the entries. Raises LogError (LOG_CORRUPT) at the first difference.
+    """
+    reader = TileReader(read, checkpoint.size)
+    entries = tuple(reader.entries())
+    tree = TreeFold()
+    for entry in entries:
+        tree.add(leaf_hash(entry))
+    if tree.root() != checkpoint.root:
+        raise _corrupt("the entries do not lead to the signed root")
+    for level, index, width in changed_tiles(0, checkpoint.size):
+        if level == 0:
+            continue
+        tiles = (reader.tile(level - 1, index * WIDTH + place) for place in range(width))
+        below = [range_hash(0, WIDTH, _within(tile)) for tile in tiles]
+        if reader.tile(level, index) != b"".join(below):
+            raise _corrupt(f"{tile_path(level, index, width)} is not the hash of the tiles below")
+    return entries
+
+
+def _within(tile: bytes) -> Callable[[int, int], bytes]:
+    def node(level: int, index: int) -> bytes:
+        first = index << level
+        return _fold([tile[(first + i) * HASH : (first + i + 1) * HASH] for i in range(1 << level)])
+
+    return node
+
+
+def _fold(hashes: list[bytes]) -> bytes:
+    tree = TreeFold()
+    for value in hashes:
+        tree.add(value)
+    return tree.root()
+
+
+def _places(groups: list[int]) -> Iterator[tuple[int, int]]:
+    for place in range(len(groups) - 1, -1, -1):
+        yield place, groups[place]
+
+
+def _corrupt(why: str) -> LogError:
+    return LogError(Code.LOG_CORRUPT, why, stage="tiles")
