@@ -6,18 +6,15 @@ Two forms: the composite device id of TCG DICE (OID 2.23.133.5.4.1; Hopper and L
 
 from cryptography import x509
 
+from attestation import der
 from attestation.nvidia.errors import FirmwareError
 from attestation.nvidia.opaque import FWID_BYTES
 
 COMPOSITE_DEVICE_ID = x509.ObjectIdentifier("2.23.133.5.4.1")
 DICE_TCB_INFO = x509.ObjectIdentifier("2.23.133.5.4.1.1")
 
-_INTEGER = 0x02
-_OCTET_STRING = 0x04
-_OBJECT_IDENTIFIER = 0x06
-_SEQUENCE = 0x30
-_TCB_INFO_FWIDS = 0xA6
-_SHA384 = bytes.fromhex("608648016503040202")
+_SHA384 = "2.16.840.1.101.3.4.2.2"
+_TCB_INFO_FWIDS = der.context(6)
 
 
 def certificate_fwid(extensions: x509.Extensions) -> bytes | None:
@@ -27,83 +24,53 @@ def certificate_fwid(extensions: x509.Extensions) -> bytes | None:
     """
     found: list[bytes] = []
     for extension in extensions:
-        if extension.oid == COMPOSITE_DEVICE_ID:
-            found.append(_composite_device_id(_value(extension)))
-        elif extension.oid == DICE_TCB_INFO:
-            found.append(_dice_tcb_info(_value(extension)))
+        if extension.oid not in (COMPOSITE_DEVICE_ID, DICE_TCB_INFO):
+            continue
+        if not isinstance(extension.value, x509.UnrecognizedExtension):
+            raise _malformed("not an opaque extension")
+        read = _composite_device_id if extension.oid == COMPOSITE_DEVICE_ID else _dice_tcb_info
+        try:
+            found.append(read(der.Reader(extension.value.value)))
+        except der.DerError as error:
+            raise _malformed(error.detail) from error
     if len(found) > 1:
         raise _malformed("two firmware id extensions")
     return found[0] if found else None
 
 
-def _value(extension: x509.Extension[x509.ExtensionType]) -> bytes:
-    if not isinstance(extension.value, x509.UnrecognizedExtension):
-        raise _malformed("not an opaque extension")
-    return extension.value.value
+def _composite_device_id(data: der.Reader) -> bytes:
+    members = data.inside()
+    data.end()
+    if members.integer() != 1:
+        raise _malformed("version of the composite device id")
+    members.element(der.SEQUENCE)  # the device identity key, which the chain itself vouches for
+    fwid = _fwid(members.inside())
+    members.end()
+    return fwid
 
 
-def _composite_device_id(data: bytes) -> bytes:
-    parts = _elements(_only(data, _SEQUENCE))
-    if [tag for tag, _ in parts] != [_INTEGER, _SEQUENCE, _SEQUENCE] or parts[0][1] != b"\x01":
-        raise _malformed("not version, key and firmware id")
-    return _fwid(parts[2][1])
-
-
-def _dice_tcb_info(data: bytes) -> bytes:
-    parts = _elements(_only(data, _SEQUENCE))
-    numbers = [tag & 0x1F for tag, _ in parts]
+def _dice_tcb_info(data: der.Reader) -> bytes:
+    members = list(data.inside().each())
+    data.end()
+    numbers = [member.tag & 0x1F for member in members]
     # The members are optional and numbered: rising numbers rule out a second list of firmware ids.
-    if any(not tag & 0x80 for tag, _ in parts) or numbers != sorted(set(numbers)):
+    if any(not member.tag & 0x80 for member in members) or numbers != sorted(set(numbers)):
         raise _malformed("members of the TCB information are out of order")
-    lists = [value for tag, value in parts if tag == _TCB_INFO_FWIDS]
+    lists = [member.content for member in members if member.tag == _TCB_INFO_FWIDS]
     if not lists:
         raise _malformed("TCB information without firmware ids")
-    ids = _elements(lists[0])
-    if not ids or any(tag != _SEQUENCE for tag, _ in ids):
-        raise _malformed("list of firmware ids")
-    return _fwid(ids[0][1])
+    # The first is the firmware that holds the key; the second, where there is one, is all zero.
+    return _fwid(der.Reader(lists[0]).inside())
 
 
-def _fwid(data: bytes) -> bytes:
-    parts = _elements(data)
-    if [tag for tag, _ in parts] != [_OBJECT_IDENTIFIER, _OCTET_STRING] or parts[0][1] != _SHA384:
+def _fwid(members: der.Reader) -> bytes:
+    if members.oid() != _SHA384:
         raise _malformed("firmware id is not a SHA-384 digest")
-    digest = parts[1][1]
+    digest = members.octets()
+    members.end()
     if len(digest) != FWID_BYTES:
         raise _malformed(f"firmware id of {len(digest)} bytes")
     return digest
-
-
-def _only(data: bytes, tag: int) -> bytes:
-    elements = _elements(data)
-    if len(elements) != 1 or elements[0][0] != tag:
-        raise _malformed("one sequence expected")
-    return elements[0][1]
-
-
-def _elements(data: bytes) -> list[tuple[int, bytes]]:
-    """The DER elements that fill ``data``: tag byte and content (one-byte tags, lengths below 65536)."""
-    elements: list[tuple[int, bytes]] = []
-    offset = 0
-    while offset < len(data):
-        tag = data[offset]
-        if tag & 0x1F == 0x1F or offset + 2 > len(data):
-            raise _malformed("DER header")
-        length = data[offset + 1]
-        offset += 2
-        if length >= 0x80:
-            octets = length - 0x80
-            if octets not in (1, 2) or offset + octets > len(data):
-                raise _malformed("DER length")
-            length = int.from_bytes(data[offset : offset + octets], "big")
-            if length < (0x80 if octets == 1 else 0x100):
-                raise _malformed("DER length is not minimal")
-            offset += octets
-        if offset + length > len(data):
-            raise _malformed("DER element runs past the end")
-        elements.append((tag, data[offset : offset + length]))
-        offset += length
-    return elements
 
 
 def _malformed(detail: str) -> FirmwareError:

@@ -57,7 +57,9 @@ class SimulatedGpu:
 
 
 @dataclass(frozen=True, slots=True)
-class _Authority:
+class Authority:
+    """A certificate and its key, which issues the certificates below it."""
+
     key: ec.EllipticCurvePrivateKey = field(repr=False)
     certificate: x509.Certificate
 
@@ -67,6 +69,7 @@ class _Authority:
         subject: x509.Name,
         *extensions: tuple[x509.ExtensionType, bool],
     ) -> x509.Certificate:
+        """Issue a certificate for ``public_key``; extensions are given with whether they are critical."""
         return _certificate(public_key, subject, self.certificate.subject, self.key, extensions)
 
 
@@ -74,16 +77,16 @@ class _Authority:
 class SimulatedDevicePki:
     """The authorities above a simulated GPU: root, chip family and provisioner."""
 
-    root: _Authority
-    family: _Authority
-    provisioner: _Authority
+    root: Authority
+    family: Authority
+    provisioner: Authority
 
     @classmethod
     def create(cls) -> "SimulatedDevicePki":
         """Make a root and the two authorities below it, with new keys."""
         root_key = _new_key()
         name = _name("Simulated Device Identity CA")
-        root = _Authority(root_key, _certificate(root_key.public_key(), name, name, root_key, _CA))
+        root = Authority(root_key, _certificate(root_key.public_key(), name, name, root_key, _CA))
         family = _below(root, _name("Simulated GH100 Identity"))
         return cls(root, family, _below(family, _name("Simulated GH100 Provisioner ICA 1")))
 
@@ -92,25 +95,32 @@ class SimulatedDevicePki:
         """SHA-256 of the root certificate's DER, in lower-case hexadecimal: what a policy names."""
         return hashlib.sha256(self.root.certificate.public_bytes(Encoding.DER)).hexdigest()
 
-    def make_gpu(self, settings: GpuSettings | None = None) -> SimulatedGpu:
-        """Make a GPU with its own identity, and an attestation key for the firmware of ``settings``."""
-        identity_key, key = _new_key(), _new_key()
-        identity = self.provisioner.issue(identity_key.public_key(), _device_name("BROM", identity_key), *_CA)
-        fwid = (settings or GpuSettings()).fwid
-        leaf = _Authority(identity_key, identity).issue(
+    def make_identity(self) -> Authority:
+        """Make a device identity: what a GPU's ROM holds for life, whatever firmware it starts."""
+        key = _new_key()
+        return Authority(key, self.provisioner.issue(key.public_key(), _device_name("BROM", key), *_CA))
+
+    def make_gpu(
+        self, settings: GpuSettings | None = None, identity: Authority | None = None
+    ) -> SimulatedGpu:
+        """Start a GPU, new unless ``identity`` is given, with an attestation key for its firmware."""
+        identity = identity or self.make_identity()
+        identity_key, key = identity.key.public_key(), _new_key()
+        leaf = identity.issue(
             key.public_key(),
             _device_name("FMC LF", key),
             (_usage(digital_signature=True), True),
-            (_alternative_name(identity_key.public_key()), False),
-            (_composite_device_id(identity_key.public_key(), fwid), False),
+            (_alternative_name(identity_key), False),
+            (_composite_device_id(identity_key, (settings or GpuSettings()).fwid), False),
         )
-        chain = (leaf, identity, *(a.certificate for a in (self.provisioner, self.family, self.root)))
+        above = (identity, self.provisioner, self.family, self.root)
+        chain = (leaf, *(authority.certificate for authority in above))
         return SimulatedGpu(key, b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain))
 
     def save(self, folder: Path) -> None:
         """Write keys and certificates into ``folder``; the root last, as the mark of a complete set."""
         for name in ("provisioner", "family", "root"):
-            authority: _Authority = getattr(self, name)
+            authority: Authority = getattr(self, name)
             _write(folder / f"{name}.key", _private_pem(authority.key))
             _write(folder / f"{name}.pem", authority.certificate.public_bytes(Encoding.PEM))
 
@@ -186,9 +196,9 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _below(issuer: _Authority, name: x509.Name) -> _Authority:
+def _below(issuer: Authority, name: x509.Name) -> Authority:
     key = _new_key()
-    return _Authority(key, issuer.issue(key.public_key(), name, *_CA))
+    return Authority(key, issuer.issue(key.public_key(), name, *_CA))
 
 
 def _new_key() -> ec.EllipticCurvePrivateKey:
@@ -309,13 +319,13 @@ def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _load_authority(folder: Path, name: str) -> _Authority:
+def _load_authority(folder: Path, name: str) -> Authority:
     path = folder / f"{name}.pem"
     try:
         certificate = x509.load_pem_x509_certificate(_read(path))
     except ValueError as error:
         raise _damaged(path, "holds no certificate") from error
-    return _Authority(_load_key(folder / f"{name}.key"), certificate)
+    return Authority(_load_key(folder / f"{name}.key"), certificate)
 
 
 def _damaged(path: Path, detail: str) -> PlatformFault:
