@@ -1,0 +1,122 @@
+"""The tokenizer that a GGUF file carries in its metadata: byte-level BPE as GPT-2 introduced it.
+
+How text is cut into words before merging has a name in the file (``tokenizer.ggml.pre``); a name that is
+not in `_SPLITTERS` is refused, because a wrong cut gives other tokens than the model was trained on.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer as NativeTokenizer
+
+from enclave_runtime.engine.errors import ModelMalformed, UnsupportedModel
+from enclave_runtime.engine.gguf_file import GgufMetadata
+from enclave_runtime.engine.tokenizer import Tokenizer
+
+# token types of the specification that are more than a part of a word
+_CONTROL, _USER_DEFINED = 3, 4
+
+# Llama 3: contractions, words with one leading symbol, numbers of up to three digits, symbols, line ends,
+# blanks.
+_LLAMA3_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+    r"|[^\r\n\p{L}\p{N}]?\p{L}+"
+    r"|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+"
+    r"|\s+(?!\S)"
+    r"|\s+"
+)
+
+
+def tokenizer_from_gguf(metadata: GgufMetadata) -> Tokenizer:
+    """Build the tokenizer. Raises `ModelMalformed` or `UnsupportedModel`."""
+    family = metadata.text("tokenizer.ggml.model")
+    if family != "gpt2":
+        raise UnsupportedModel("tokenizer model in the GGUF file", expected="gpt2", found=family)
+    splitter = metadata.text("tokenizer.ggml.pre", "(none)")
+    if splitter not in _SPLITTERS:
+        raise UnsupportedModel("pre-tokenizer in the GGUF file", expected=sorted(_SPLITTERS), found=splitter)
+
+    tokens = metadata.texts("tokenizer.ggml.tokens")
+    types = metadata.integers("tokenizer.ggml.token_type")
+    if len(types) != len(tokens):
+        raise ModelMalformed("count of token types", expected=len(tokens), found=len(types))
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    if len(vocabulary) != len(tokens):
+        raise ModelMalformed("token twice in the vocabulary")
+    merges = [_merge(line) for line in metadata.texts("tokenizer.ggml.merges")]
+    try:
+        # Llama 3 takes a word that is a token as it is, even where no chain of merges leads to it.
+        model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=splitter in _WHOLE_WORDS)
+    except Exception:  # the library raises bare Exception; its text would quote the vocabulary
+        raise ModelMalformed("merge of tokens that are not in the vocabulary") from None
+    native = NativeTokenizer(model)
+    native.pre_tokenizer = _SPLITTERS[splitter]()
+    native.decoder = decoders.ByteLevel()
+    kinds = list(zip(tokens, types, strict=True))
+    native.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token, kind in kinds if kind == _CONTROL]
+    )
+    native.add_tokens([AddedToken(token, normalized=False) for token, kind in kinds if kind == _USER_DEFINED])
+
+    bos = _marker(metadata, "bos", tokens)
+    eos = _marker(metadata, "eos", tokens)
+    if metadata.boolean("tokenizer.ggml.add_bos_token", splitter in _WHOLE_WORDS) and bos:
+        native.post_processor = processors.TemplateProcessing(
+            single=[bos, "$A"], special_tokens=[(bos, vocabulary[bos])]
+        )
+    ends = {
+        metadata.integer(f"tokenizer.ggml.{name}_token_id")
+        for name in ("eos", "eot", "eom")
+        if f"tokenizer.ggml.{name}_token_id" in metadata
+    }
+    return Tokenizer(native, end_ids=ends, bos=bos, eos=eos, digest=tokenizer_digest(metadata))
+
+
+def tokenizer_digest(metadata: GgufMetadata) -> bytes:
+    """SHA-256 over the ``tokenizer.*`` entries as JSON with sorted keys, no blanks and ASCII escapes."""
+    entries = metadata.below("tokenizer.")
+    text = json.dumps(entries, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).digest()
+
+
+def _merge(line: str) -> tuple[str, str]:
+    left, blank, right = line.partition(" ")
+    if not (left and blank and right) or " " in right:
+        raise ModelMalformed("merge that does not join two tokens")
+    return left, right
+
+
+def _marker(metadata: GgufMetadata, name: str, tokens: list[str]) -> str:
+    key = f"tokenizer.ggml.{name}_token_id"
+    if key not in metadata:
+        return ""
+    number = metadata.integer(key)
+    if not 0 <= number < len(tokens):
+        raise ModelMalformed(f"{key} outside the vocabulary", found=number)
+    return tokens[number]
+
+
+def _gpt2() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+
+
+def _single_digits() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
+
+
+def _llama3() -> pre_tokenizers.PreTokenizer:
+    words = pre_tokenizers.Split(Regex(_LLAMA3_WORDS), behavior="isolated")
+    return pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+_SPLITTERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
+    "gpt-2": _gpt2,
+    "smollm": _single_digits,
+    "llama-bpe": _llama3,
+    "llama3": _llama3,
+}
+_WHOLE_WORDS = {"llama-bpe", "llama3"}

@@ -1,0 +1,130 @@
+"""Weights out of a GGUF file: every block is expanded to float32.
+
+GGUF stores the rows of query and key so that neighbouring dimensions turn together under RoPE; they are put
+back into checkpoint order (i with i + D/2) before they are expanded, whole rows at a time.
+"""
+
+import re
+
+import numpy as np
+from gguf import GGMLQuantizationType, quants
+from gguf.constants import GGML_QUANT_SIZES
+from torch import Tensor
+
+from enclave_runtime.engine.config import ModelConfig
+from enclave_runtime.engine.errors import ModelMalformed, UnsupportedModel
+from enclave_runtime.engine.gguf_file import GgufFile, GgufTensor
+
+_READABLE = {
+    GGMLQuantizationType.F32,
+    GGMLQuantizationType.F16,
+    GGMLQuantizationType.BF16,
+    GGMLQuantizationType.Q4_0,
+    GGMLQuantizationType.Q4_1,
+    GGMLQuantizationType.Q8_0,
+    GGMLQuantizationType.Q6_K,
+}
+
+_OUTER_NAMES = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+_LAYER_NAMES = {
+    "attn_norm.weight": "input_layernorm.weight",
+    "attn_q.weight": "self_attn.q_proj.weight",
+    "attn_k.weight": "self_attn.k_proj.weight",
+    "attn_v.weight": "self_attn.v_proj.weight",
+    "attn_output.weight": "self_attn.o_proj.weight",
+    "ffn_norm.weight": "post_attention_layernorm.weight",
+    "ffn_gate.weight": "mlp.gate_proj.weight",
+    "ffn_up.weight": "mlp.up_proj.weight",
+    "ffn_down.weight": "mlp.down_proj.weight",
+}
+_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,3})\.(.+)", re.ASCII)
+ROPE_FACTORS = "rope_freqs.weight"
+
+
+class GgufTensors:
+    """A `TensorSource` over the bytes of a GGUF file (which must stay alive and unchanged while it is
+    read)."""
+
+    def __init__(self, file: GgufFile, data: memoryview, config: ModelConfig) -> None:
+        self._data = data
+        self._data_start = file.data_start
+        self._config = config
+        self._tensors: dict[str, GgufTensor] = {}
+        for tensor in file.tensors.values():
+            if tensor.name == ROPE_FACTORS:
+                continue
+            self._tensors[_checkpoint_name(tensor.name)] = tensor
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tensor.shape for name, tensor in self._tensors.items()}
+
+    def read_into(self, name: str, out: Tensor) -> None:
+        rows = stored_rows(self._tensors[name], self._data, self._data_start)
+        kind = GGMLQuantizationType(self._tensors[name].kind)
+        if name.endswith("q_proj.weight"):
+            rows = _half_pairing(rows, self._config.heads)
+        elif name.endswith("k_proj.weight"):
+            rows = _half_pairing(rows, self._config.kv_heads)
+        np.copyto(out.numpy(), expand(rows, kind).reshape(out.shape))
+
+
+def rope_factors(file: GgufFile, data: memoryview) -> tuple[float, ...] | None:
+    """Divisors of the rotary frequencies, if the file carries them."""
+    tensor = file.tensors.get(ROPE_FACTORS)
+    if tensor is None:
+        return None
+    if tensor.kind != GGMLQuantizationType.F32 or len(tensor.shape) != 1:
+        raise ModelMalformed("rope_freqs is no float32 vector", found=tensor.shape)
+    return tuple(stored_rows(tensor, data, file.data_start).view("<f4").reshape(-1).tolist())
+
+
+def stored_rows(tensor: GgufTensor, data: memoryview, data_start: int) -> np.ndarray:
+    """The bytes of ``tensor`` as stored: uint8 [rows, bytes per row], a view of ``data``."""
+    if tensor.kind not in _READABLE:
+        raise UnsupportedModel(f"quantisation of {tensor.name}", found=_kind_name(tensor.kind))
+    block_items, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.kind)]
+    columns = tensor.shape[-1]
+    if columns % block_items:
+        raise ModelMalformed(f"row of {tensor.name} is no whole number of blocks", found=columns)
+    row_bytes = columns // block_items * block_bytes
+    rows = 1
+    for size in tensor.shape[:-1]:
+        rows *= size
+    start = data_start + tensor.offset
+    if start + rows * row_bytes > len(data):
+        raise ModelMalformed(f"{tensor.name} lies beyond the end of the file", found=tensor.offset)
+    return np.frombuffer(data, np.uint8, rows * row_bytes, start).reshape(rows, row_bytes)
+
+
+def expand(rows: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
+    """Stored rows (uint8) to float32 [rows, columns]."""
+    with np.errstate(
+        all="ignore"
+    ):  # scales of a malformed file may overflow; the values are then what they are
+        expanded: np.ndarray = quants.dequantize(rows, kind)
+    return expanded
+
+
+def _half_pairing(rows: np.ndarray, heads: int) -> np.ndarray:
+    pairs = rows.reshape(heads, rows.shape[0] // heads // 2, 2, rows.shape[1])
+    return pairs.swapaxes(1, 2).reshape(rows.shape)
+
+
+def _checkpoint_name(name: str) -> str:
+    if name in _OUTER_NAMES:
+        return _OUTER_NAMES[name]
+    layer = _LAYER.fullmatch(name)
+    if layer and layer[2] in _LAYER_NAMES:
+        return f"model.layers.{layer[1]}.{_LAYER_NAMES[layer[2]]}"
+    return name  # assemble() refuses it by this name
+
+
+def _kind_name(kind: int) -> str:
+    try:
+        return GGMLQuantizationType(kind).name
+    except ValueError:
+        return str(kind)

@@ -1,0 +1,217 @@
+"""From a path to a model that is ready to run."""
+
+import hashlib
+import json
+import mmap
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from enclave_runtime.engine.chat_template import ChatTemplate
+from enclave_runtime.engine.config import ModelConfig, config_from_gguf, config_from_json, with_rope_factors
+from enclave_runtime.engine.decoder import Decoder, TorchDecoder
+from enclave_runtime.engine.errors import ModelMalformed, ModelNotFound
+from enclave_runtime.engine.gguf_file import parse_gguf
+from enclave_runtime.engine.gguf_tokenizer import tokenizer_from_gguf
+from enclave_runtime.engine.gguf_weights import GgufTensors, rope_factors
+from enclave_runtime.engine.safetensors_weights import INDEX_FILE, SafetensorsFolder
+from enclave_runtime.engine.tokenizer import Tokenizer, token_ids, tokenizer_from_json
+from enclave_runtime.engine.weights import assemble
+
+MAX_DOCUMENT_BYTES = 1 << 26
+_DIGEST_LABEL = b"cloister/model/v1\0"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in memory. Both digests are SHA-256 (see `model_digest`); ``name`` is for people."""
+
+    config: ModelConfig
+    decoder: Decoder
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate
+    model_digest: bytes
+    tokenizer_digest: bytes
+    name: str
+
+
+def load_model(path: Path) -> LoadedModel:
+    """Load a ``.gguf`` file, or a folder with config.json, tokenizer.json and safetensors weights.
+
+    Raises a `ModelError`: `ModelNotFound`, `ModelMalformed` or `UnsupportedModel`. Nothing is unpickled, no
+    code of the model is run except its chat template, and nothing is fetched.
+    """
+    try:
+        if path.is_dir():
+            return _load_folder(path)
+        if path.is_file():
+            return _load_gguf(path)
+    except OSError as error:
+        raise ModelNotFound("a model file cannot be read", found=error.strerror) from None
+    raise ModelNotFound("no such model file or folder", found=path.name)
+
+
+def model_digest(files: Mapping[str, bytes]) -> bytes:
+    """SHA-256 over a label and, for every file sorted by name, its name and the SHA-256 of its content.
+
+    ``files`` maps names relative to the model's folder to 32-byte digests. Each name is preceded by its
+    length in bytes as an unsigned 32-bit big-endian number.
+    """
+    whole = hashlib.sha256(_DIGEST_LABEL)
+    for name, digest in sorted((name.encode("utf-8"), digest) for name, digest in files.items()):
+        whole.update(len(name).to_bytes(4, "big") + name + digest)
+    return whole.digest()
+
+
+def _load_gguf(path: Path) -> LoadedModel:
+    with path.open("rb") as handle:
+        try:
+            mapping = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:
+            raise ModelMalformed("empty model file") from None
+    # The mapping is released with its last view; numpy arrays over it are gone once the weights are expanded.
+    data = memoryview(mapping)
+    with ThreadPoolExecutor(1, thread_name_prefix="digest") as pool:
+        content = pool.submit(hashlib.sha256, data)
+        file = parse_gguf(data)
+        embedding = file.tensors.get("token_embd.weight")
+        if embedding is None or len(embedding.shape) != 2:
+            raise ModelMalformed("tensor missing or of another shape", expected="token_embd.weight")
+        config = config_from_gguf(
+            file.metadata, tied_head="output.weight" not in file.tensors, vocab_size=embedding.shape[0]
+        )
+        factors = rope_factors(file, data)
+        if factors is not None:
+            config = with_rope_factors(config, factors)
+        tokenizer = tokenizer_from_gguf(file.metadata)
+        weights = assemble(config, GgufTensors(file, data, config))
+        digest = content.result().digest()
+    source = file.metadata.text("tokenizer.chat_template", "") or None
+    return _loaded(
+        config,
+        TorchDecoder(config, weights),
+        tokenizer,
+        ChatTemplate(source, bos=tokenizer.bos, eos=tokenizer.eos),
+        digest=model_digest({path.name: digest}),
+        name=file.metadata.text("general.basename", "") or path.stem,
+    )
+
+
+def _load_folder(folder: Path) -> LoadedModel:
+    documents = {
+        name: _read(folder / name)
+        for name in (
+            "config.json",
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "chat_template.jinja",
+            INDEX_FILE,
+        )
+        if (folder / name).is_file()
+    }
+    for name in ("config.json", "tokenizer.json"):
+        if name not in documents:
+            raise ModelNotFound("file missing from the model's folder", expected=name)
+    main = _object(documents, "config.json")
+    config = config_from_json(main)
+    settings = _object(documents, "tokenizer_config.json")
+    generation = _object(documents, "generation_config.json")
+    bos, eos = _marker(settings, "bos_token"), _marker(settings, "eos_token")
+    used = {name: documents[name] for name in _TOKENIZER_FILES if name in documents}
+    tokenizer = tokenizer_from_json(
+        documents["tokenizer.json"],
+        end_ids=token_ids(main, "eos_token_id") | token_ids(generation, "eos_token_id"),
+        bos=bos,
+        eos=eos,
+        digest=model_digest({name: hashlib.sha256(content).digest() for name, content in used.items()}),
+    )
+    source = SafetensorsFolder(folder)
+    digests = {name: hashlib.sha256(content).digest() for name, content in documents.items()}
+    with ThreadPoolExecutor(1, thread_name_prefix="digest") as pool:
+        contents = pool.map(_file_digest, source.files)
+        weights = assemble(config, source)
+        digests |= {file.name: digest for file, digest in zip(source.files, contents, strict=True)}
+    return _loaded(
+        config,
+        TorchDecoder(config, weights),
+        tokenizer,
+        ChatTemplate(_template_source(documents, settings), bos=bos, eos=eos),
+        digest=model_digest(digests),
+        name=folder.resolve().name,
+    )
+
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def _loaded(
+    config: ModelConfig,
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    *,
+    digest: bytes,
+    name: str,
+) -> LoadedModel:
+    if tokenizer.size > config.vocab_size:
+        raise ModelMalformed(
+            "tokenizer with more tokens than the model", expected=config.vocab_size, found=tokenizer.size
+        )
+    return LoadedModel(config, decoder, tokenizer, template, digest, tokenizer.digest, name)
+
+
+def _template_source(documents: Mapping[str, bytes], settings: Mapping[str, object]) -> str | None:
+    if "chat_template.jinja" in documents:
+        try:
+            return documents["chat_template.jinja"].decode("utf-8")
+        except UnicodeDecodeError:
+            raise ModelMalformed("chat_template.jinja is no UTF-8") from None
+    source = settings.get("chat_template")
+    if isinstance(source, list):  # several by name; "default" is the one for plain conversations
+        named = [
+            entry.get("template")
+            for entry in source
+            if isinstance(entry, dict) and entry.get("name") == "default"
+        ]
+        source = named[0] if named else None
+    if source is None or isinstance(source, str):
+        return source
+    raise ModelMalformed("chat_template in tokenizer_config.json is no string")
+
+
+def _marker(settings: Mapping[str, object], name: str) -> str:
+    value = settings.get(name)
+    if isinstance(value, dict):
+        value = value.get("content")
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ModelMalformed(f"{name} in tokenizer_config.json is no string")
+    return value
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as handle:
+        content = handle.read(MAX_DOCUMENT_BYTES + 1)
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise ModelMalformed("document of the model too large", found=path.name)
+    return content
+
+
+def _object(documents: Mapping[str, bytes], name: str) -> Mapping[str, object]:
+    if name not in documents:
+        return {}
+    try:
+        document = json.loads(documents[name])
+    except (ValueError, RecursionError):
+        raise ModelMalformed("document of the model is no JSON", found=name) from None
+    if not isinstance(document, dict):
+        raise ModelMalformed("document of the model is no JSON object", found=name)
+    return document
+
+
+def _file_digest(path: Path) -> bytes:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").digest()

@@ -1,0 +1,121 @@
+"""Paged KV memory with an owner on every page.
+
+A page holds the keys and values of ``page_tokens`` positions of one sequence, for all layers. It belongs to
+one owner from `allocate` to `release`; every step checks that before it touches a page, and a page that was
+ever written is overwritten with zeros before anyone else can get it.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from enclave_runtime.engine.errors import PageOwnershipError, PagesExhausted
+
+FREE = 0
+
+
+@dataclass(slots=True)
+class PageTable:
+    """The pages of one sequence in order of position: int64 page numbers. ``owner`` is positive."""
+
+    owner: int
+    pages: np.ndarray
+    first: int = field(init=False)  # first page if they follow one another, else -1
+
+    def __post_init__(self) -> None:
+        consecutive = len(self.pages) > 0 and bool(np.all(np.diff(self.pages) == 1))
+        self.first = int(self.pages[0]) if consecutive else -1
+
+
+class PagePool:
+    """All KV pages of a decoder: one float32 tensor [layers, 2, pages, page_tokens, kv heads, head size].
+
+    Not thread-safe: only the engine's thread touches it.
+    """
+
+    def __init__(self, *, layers: int, kv_heads: int, head_dim: int, pages: int, page_tokens: int) -> None:
+        self.page_tokens = page_tokens
+        self.storage = torch.zeros(layers, 2, pages, page_tokens, kv_heads, head_dim, dtype=torch.float32)
+        self._by_slot = self.storage.view(layers, 2, pages * page_tokens, kv_heads, head_dim)
+        self._owners = np.full(pages, FREE, dtype=np.int64)
+        self._written = np.zeros(pages, dtype=np.bool_)
+
+    @property
+    def total_pages(self) -> int:
+        return len(self._owners)
+
+    @property
+    def free_pages(self) -> int:
+        return int(np.count_nonzero(self._owners == FREE))
+
+    def owner_of(self, page: int) -> int:
+        """Who owns ``page``; `FREE` for nobody."""
+        return int(self._owners[page])
+
+    def pages_for(self, tokens: int) -> int:
+        return -(-tokens // self.page_tokens)
+
+    def allocate(self, owner: int, tokens: int) -> PageTable:
+        """Give ``owner`` room for ``tokens`` positions. Raises `PagesExhausted` and then changes nothing.
+
+        Pages that follow one another are preferred, because attention can then read them in place.
+        """
+        if owner <= FREE:
+            raise PageOwnershipError("owner out of range", expected="a positive number")
+        count = self.pages_for(tokens)
+        free = np.flatnonzero(self._owners == FREE)
+        if count < 1 or len(free) < count:
+            raise PagesExhausted("KV pages", expected=count, found=len(free))
+        runs = np.flatnonzero(free[count - 1 :] - free[: len(free) - count + 1] == count - 1)
+        start = int(runs[0]) if len(runs) else 0
+        chosen = free[start : start + count].astype(np.int64)
+        self._owners[chosen] = owner
+        return PageTable(owner, chosen)
+
+    def release(self, table: PageTable) -> None:
+        """Overwrite what was written and hand the pages back. The table is empty afterwards."""
+        self.check(table)
+        for page in table.pages[self._written[table.pages]]:
+            self.storage[:, :, int(page)].zero_()
+        self._written[table.pages] = False
+        self._owners[table.pages] = FREE
+        table.pages = np.empty(0, dtype=np.int64)
+        table.first = -1
+
+    def check(self, table: PageTable) -> None:
+        """Raise `PageOwnershipError` unless every page of ``table`` belongs to its owner."""
+        if len(table.pages) == 0 or not np.all(self._owners[table.pages] == table.owner):
+            raise PageOwnershipError("KV page of another owner")
+
+    def slots(self, table: PageTable, start: int, count: int) -> np.ndarray:
+        """Where positions ``start`` .. ``start + count - 1`` are stored: int64 [count], checked for
+        ownership.
+
+        The pages count as written from here on.
+        """
+        self.check(table)
+        positions = np.arange(start, start + count, dtype=np.int64)
+        if start < 0 or count < 1 or start + count > len(table.pages) * self.page_tokens:
+            raise PageOwnershipError("position beyond the pages of a sequence", found=start + count)
+        pages = table.pages[positions // self.page_tokens]
+        self._written[pages] = True
+        result: np.ndarray = pages * self.page_tokens + positions % self.page_tokens
+        return result
+
+    def store(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Write rows of keys and values [rows, kv heads, head size] into ``slots`` (from `slots`)."""
+        self._by_slot[layer, 0].index_copy_(0, slots, keys)
+        self._by_slot[layer, 1].index_copy_(0, slots, values)
+
+    def read(self, layer: int, table: PageTable, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of positions 0 .. ``length - 1``: two float32 [kv heads, length, head size]."""
+        if table.first >= 0:
+            start = table.first * self.page_tokens
+            both = self._by_slot[layer, :, start : start + length]
+        else:
+            used = torch.from_numpy(table.pages[: self.pages_for(length)])
+            both = self.storage[layer].index_select(1, used).flatten(1, 2)[:, :length]
+        keys, values = both.transpose(1, 2).unbind(0)
+        return keys, values

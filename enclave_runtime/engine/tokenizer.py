@@ -1,0 +1,182 @@
+"""Text to token ids, and token ids to text one piece at a time.
+
+The work is done by the ``tokenizers`` library. Its cache of words already split is switched off: it would
+keep parts of prompts after their request has ended, and answer faster for words that someone else has used
+before.
+"""
+
+import codecs
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tokenizers import Tokenizer as NativeTokenizer
+
+from enclave_runtime.engine.errors import InvalidRequest, ModelMalformed, UnsupportedModel
+
+
+class Tokenizer:
+    """A vocabulary with its rules.
+
+    ``end_ids`` end an answer; ``bos`` and ``eos`` are the texts of the two markers ("" where there is none);
+    ``digest`` is the SHA-256 of what the tokenizer was made from.
+    """
+
+    def __init__(
+        self, native: NativeTokenizer, *, end_ids: Iterable[int], bos: str, eos: str, digest: bytes
+    ) -> None:
+        native.no_padding()
+        native.no_truncation()
+        resize = getattr(native.model, "_resize_cache", None)
+        if resize is not None:
+            resize(0)
+            native.model._clear_cache()
+        self._native = native
+        self.bos = bos
+        self.eos = eos
+        self.digest = digest
+        self._text_bytes, self._drop_first_space = _text_bytes(native)
+        self.end_ids = frozenset(end_ids)
+        if any(not 0 <= token < self.size for token in self.end_ids):
+            raise ModelMalformed("end token outside the vocabulary", found=sorted(self.end_ids))
+
+    @property
+    def size(self) -> int:
+        """One more than the highest token id."""
+        return len(self._text_bytes)
+
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Token ids of ``text``. Markers spelled out in it (as chat templates do) become their tokens.
+
+        ``add_special_tokens`` adds what the model wants around plain text, such as a beginning marker.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise InvalidRequest("text with a lone surrogate") from None
+        ids: list[int] = self._native.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of a whole sequence; markers have none."""
+        stream = self.stream()
+        return "".join([stream.push(token) for token in tokens]) + stream.finish()
+
+    def stream(self) -> "TextStream":
+        """A decoder for one answer."""
+        return TextStream(self._text_bytes, self._drop_first_space)
+
+
+class TextStream:
+    """Turns tokens into text as they come, holding back bytes until they are whole characters.
+
+    What can never become valid UTF-8 is given out as U+FFFD. Python cannot overwrite the strings and the few
+    held bytes of this object; they live until the interpreter reuses their memory.
+    """
+
+    def __init__(self, text_bytes: Sequence[bytes], drop_first_space: bool) -> None:
+        self._text_bytes = text_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._drop_space = drop_first_space
+
+    def push(self, token: int) -> str:
+        """The text that ``token`` completes; a token id outside the vocabulary has none."""
+        part = self._text_bytes[token] if 0 <= token < len(self._text_bytes) else b""
+        if self._drop_space and part:
+            self._drop_space = False
+            part = part.removeprefix(b" ")
+        return self._decoder.decode(part)
+
+    def finish(self) -> str:
+        """U+FFFD if bytes of an unfinished character are left, else nothing."""
+        text = self._decoder.decode(b"", True)
+        self._decoder.reset()
+        return text
+
+
+def tokenizer_from_json(
+    document: bytes, *, end_ids: Iterable[int], bos: str, eos: str, digest: bytes | None = None
+) -> Tokenizer:
+    """Build from the bytes of a ``tokenizer.json``. Raises `ModelMalformed` or `UnsupportedModel`."""
+    try:
+        native = NativeTokenizer.from_str(document.decode("utf-8"))
+    except Exception:  # the library raises bare Exception
+        raise ModelMalformed("tokenizer.json cannot be read") from None
+    return Tokenizer(
+        native, end_ids=end_ids, bos=bos, eos=eos, digest=digest or hashlib.sha256(document).digest()
+    )
+
+
+def token_ids(document: Mapping[str, object], name: str) -> set[int]:
+    """An id or a list of ids under ``name`` of a configuration document; empty when absent."""
+    value = document.get(name)
+    if value is None:
+        return set()
+    values = value if isinstance(value, list) else [value]
+    if not all(type(item) is int for item in values):
+        raise ModelMalformed(f"{name} is no token id and no list of them")
+    return set(values)
+
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def _text_bytes(native: NativeTokenizer) -> tuple[list[bytes], bool]:
+    """Bytes of text for every token id, and whether an answer's first space is dropped."""
+    try:
+        decoder = json.loads(native.to_str()).get("decoder")
+    except ValueError:
+        raise ModelMalformed("tokenizer cannot be written as JSON") from None
+    steps = decoder["decoders"] if decoder and decoder["type"] == "Sequence" else [decoder] if decoder else []
+    kinds = [step["type"] for step in steps]
+    vocabulary: dict[str, int] = native.get_vocab(with_added_tokens=True)
+    added = native.get_added_tokens_decoder()
+    size = max(vocabulary.values(), default=-1) + 1
+    table = [b""] * size
+    drop_first_space = False
+    if kinds == ["ByteLevel"]:
+        for token, number in vocabulary.items():
+            table[number] = _from_byte_alphabet(token)
+    elif kinds == ["Replace", "ByteFallback", "Fuse", "Strip"] or kinds == [
+        "Replace",
+        "ByteFallback",
+        "Fuse",
+    ]:
+        replaced = steps[0]["pattern"].get("String"), steps[0]["content"]
+        strip: dict[str, Any] = steps[3] if len(steps) == 4 else {"content": " ", "start": 0, "stop": 0}
+        if replaced != ("▁", " ") or (strip["content"], strip["stop"]) != (" ", 0) or strip["start"] > 1:
+            raise UnsupportedModel("settings of the tokenizer's decoder", found=kinds)
+        drop_first_space = strip["start"] == 1
+        for token, number in vocabulary.items():
+            byte = _BYTE_TOKEN.fullmatch(token)
+            table[number] = bytes([int(byte[1], 16)]) if byte else token.replace("▁", " ").encode("utf-8")
+    else:
+        raise UnsupportedModel("decoder of the tokenizer", expected="ByteLevel or byte fallback", found=kinds)
+    for number, marker in added.items():
+        table[number] = b"" if marker.special else marker.content.encode("utf-8")
+    return table, drop_first_space
+
+
+def _byte_alphabet() -> dict[str, int]:
+    # GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes follow from U+0100 on.
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    alphabet = {chr(byte): byte for byte in plain}
+    alphabet |= {chr(0x100 + index): byte for index, byte in enumerate(others)}
+    return alphabet
+
+
+BYTE_ALPHABET = _byte_alphabet()
+
+
+def _from_byte_alphabet(token: str) -> bytes:
+    try:
+        if token.isascii() and token.isprintable() and " " not in token:
+            return token.encode("ascii")
+        return bytes([BYTE_ALPHABET[symbol] for symbol in token])
+    except KeyError:
+        return token.encode(
+            "utf-8"
+        )  # only added tokens, which stand for themselves, lie outside the alphabet
