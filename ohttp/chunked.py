@@ -61,7 +61,7 @@ class ChunkedClient:
         self._header, self._context = start_request(config, suite, REQUEST_LABEL, ephemeral)
         self._nonce_size = response_nonce_size(self._context.suite)
         self._start = bytearray()
-        self._reader: _ChunkReader | None = None
+        self._reader: ChunkReader | None = None
         self._budget = _Budget(max_response)
         self._progress = _Progress()
         self._sealed = False
@@ -99,7 +99,7 @@ class ChunkedClient:
                 data = bytes(self._start[self._nonce_size :])
                 self._start.clear()
                 aead = response_aead(self._context, self._context.enc, nonce, RESPONSE_LABEL)
-                self._reader = _ChunkReader(aead.open)
+                self._reader = ChunkReader(aead.open)
             return self._reader.feed(data)
 
     def finish(self) -> list[bytes]:
@@ -140,7 +140,7 @@ class ChunkedGateway:
         self._selected: tuple[GatewayKey, hpke.Suite] | None = None
         self._enc = b""
         self._context: hpke.RecipientContext | None = None
-        self._reader: _ChunkReader | None = None
+        self._reader: ChunkReader | None = None
         self._answered = False
 
     @property
@@ -194,7 +194,7 @@ class ChunkedGateway:
         nonce = self._random(response_nonce_size(self._context.suite))
         return ResponseSealer(nonce, response_aead(self._context, self._enc, nonce, RESPONSE_LABEL))
 
-    def _open(self) -> "_ChunkReader | None":
+    def _open(self) -> "ChunkReader | None":
         """Take header and encapsulated key off the start, as far as it has arrived."""
         if self._header is None:
             if len(self._start) < HEADER_SIZE:
@@ -211,7 +211,7 @@ class ChunkedGateway:
         self._enc = bytes(self._start[HEADER_SIZE:end])
         del self._start[:end]
         self._context = open_request(key, suite, self._header, self._enc, REQUEST_LABEL)
-        return _ChunkReader(self._context.open)
+        return ChunkReader(self._context.open)
 
 
 class ResponseSealer:
@@ -256,7 +256,7 @@ class ResponseSealer:
             raise ChunkError("chunk_too_large", "a chunk holds at most 16,384 bytes")
 
 
-class _ChunkReader:
+class ChunkReader:
     """Cuts a stream into chunks and opens them; holds one chunk, and refuses a larger one by its length."""
 
     __slots__ = ("_buffer", "_final", "_open")

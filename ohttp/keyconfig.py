@@ -3,6 +3,7 @@
 The client's side reads ``application/ohttp-keys``; the gateway's keeps private keys and writes that list.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -127,6 +128,16 @@ def parse_key_configs(data: bytes) -> tuple[KeyConfig, ...]:
         at = end
     _refuse_duplicates(configs)
     return tuple(configs)
+
+
+def parse_pinned_key_configs(data: bytes, digest: bytes) -> tuple[KeyConfig, ...]:
+    """``parse_key_configs`` for a list that something trustworthy vouched for by its SHA-256 ``digest``.
+
+    Another list is no refresh but a substitution: raises KeyConfigError ``key_mismatch`` before it is read.
+    """
+    if hashlib.sha256(data).digest() != digest:
+        raise KeyConfigError("key_mismatch", "the list of key configurations is not the one vouched for")
+    return parse_key_configs(data)
 
 
 def preferred(configs: Sequence[KeyConfig]) -> KeyConfig:
