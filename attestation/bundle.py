@@ -107,7 +107,7 @@ class EvidenceBundle:
 
     @classmethod
     def parse(cls, data: bytes) -> "EvidenceBundle":
-        """Read a bundle as served. Raises EvidenceMalformed for all that is unknown, double, missing or too big."""
+        """Read a bundle as served. Raises EvidenceMalformed: nothing unknown, double, missing or too big."""
         document = load_object(data, limit=MAX_BUNDLE, code=_MALFORMED)
         version = document.get("v")
         if type(version) is not int or version != _VERSION:

@@ -78,7 +78,7 @@ class Claims:
     ) -> "Claims":
         """Write the claims of a node over the bytes of the other sections, exactly as those will be served.
 
-        Times are aware and lose their fractions of a second. Raises EvidenceMalformed for what would not parse.
+        Times are aware and lose fractions of a second. Raises EvidenceMalformed for what would not parse.
         """
         members = {
             "v": _VERSION,

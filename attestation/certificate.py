@@ -1,0 +1,308 @@
+"""X.509 certificates and revocation lists (RFC 5280) as AMD issues them, read strictly.
+
+The reader is our own because a VCEK has serial number 0, which RFC 5280 forbids and general readers are about
+to refuse. Signatures and keys are ``cryptography``'s.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from . import der
+from .errors import CertificateMalformed, ChainUntrusted
+
+MAX_CERTIFICATE: Final = 16 * 1024
+"""Bytes of a certificate at most; AMD's have less than 2 KiB."""
+
+MAX_REVOCATION_LIST: Final = 256 * 1024
+
+OID_BASIC_CONSTRAINTS: Final = "2.5.29.19"
+OID_KEY_USAGE: Final = "2.5.29.15"
+_OID_COMMON_NAME: Final = "2.5.4.3"
+_OID_RSASSA_PSS: Final = "1.2.840.113549.1.1.10"
+_OID_MGF1: Final = "1.2.840.113549.1.1.8"
+_OID_SHA384: Final = "2.16.840.1.101.3.4.2.2"
+_SALT_LENGTH: Final = 48
+_MAX_EXTENSIONS: Final = 64
+_MAX_REVOKED: Final = 4096
+
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """One extension: dotted OID, criticality, and the content of its OCTET STRING."""
+
+    oid: str
+    critical: bool
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A parsed certificate. ``issuer`` and ``subject`` are names in DER; ``common_name`` is the subject's."""
+
+    raw: bytes
+    signed: bytes
+    serial: int
+    algorithm: bytes
+    issuer: bytes
+    subject: bytes
+    common_name: str
+    not_before: datetime
+    not_after: datetime
+    public_key: PublicKey | None
+    extensions: tuple[Extension, ...]
+    signature: bytes
+
+    @property
+    def sha256(self) -> bytes:
+        """SHA-256 of the whole certificate, by which roots are pinned."""
+        return hashlib.sha256(self.raw).digest()
+
+    @property
+    def is_ca(self) -> bool:
+        """Whether basicConstraints says that this certificate may issue others."""
+        for extension in self.extensions:
+            if extension.oid == OID_BASIC_CONSTRAINTS:
+                fields = der.Reader(extension.value).inside()
+                return fields.next_is(der.BOOLEAN) and fields.boolean()
+        return False
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Certificate":
+        """Read one DER certificate. Raises CertificateMalformed (``cert_malformed``)."""
+        if len(data) > MAX_CERTIFICATE:
+            raise der.DerError("certificate is too large")
+        outer = der.Reader(data)
+        body = outer.inside()
+        outer.end()
+        signed = body.element(der.SEQUENCE)
+        algorithm = body.element(der.SEQUENCE).raw
+        signature = body.bits()
+        body.end()
+        fields = der.Reader(signed.content)
+        version = fields.inside(der.context(0))
+        if version.integer() != 2:
+            raise der.DerError("not an X.509 version 3 certificate")
+        version.end()
+        serial = fields.integer()
+        if fields.element(der.SEQUENCE).raw != algorithm:
+            raise der.DerError("the two signature algorithms differ")
+        issuer = fields.element(der.SEQUENCE).raw
+        validity = fields.inside()
+        not_before, not_after = validity.time(), validity.time()
+        validity.end()
+        subject = fields.element(der.SEQUENCE).raw
+        key = fields.element(der.SEQUENCE).raw
+        extensions = _extensions(fields.inside(der.context(3))) if fields.more else ()
+        fields.end()
+        certificate = cls(
+            raw=bytes(data),
+            signed=signed.raw,
+            serial=serial,
+            algorithm=algorithm,
+            issuer=issuer,
+            subject=subject,
+            common_name=_common_name(subject),
+            not_before=not_before,
+            not_after=not_after,
+            public_key=_public_key(key),
+            extensions=extensions,
+            signature=signature,
+        )
+        _ = certificate.is_ca  # reads basicConstraints, so that what is malformed there shows here
+        return certificate
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationList:
+    """A parsed certificate revocation list: the serial numbers that ``issuer`` revoked."""
+
+    signed: bytes
+    algorithm: bytes
+    issuer: bytes
+    this_update: datetime
+    next_update: datetime
+    revoked: frozenset[int]
+    signature: bytes
+
+    @classmethod
+    def parse(cls, data: bytes) -> "RevocationList":
+        """Read one DER revocation list. Raises CertificateMalformed (``crl_malformed``)."""
+        try:
+            return cls._parse(data)
+        except der.DerError as error:
+            raise CertificateMalformed(code="crl_malformed", detail=error.detail) from None
+
+    @classmethod
+    def _parse(cls, data: bytes) -> "RevocationList":
+        if len(data) > MAX_REVOCATION_LIST:
+            raise der.DerError("revocation list is too large")
+        outer = der.Reader(data)
+        body = outer.inside()
+        outer.end()
+        signed = body.element(der.SEQUENCE)
+        algorithm = body.element(der.SEQUENCE).raw
+        signature = body.bits()
+        body.end()
+        fields = der.Reader(signed.content)
+        if fields.next_is(der.INTEGER) and fields.integer() != 1:
+            raise der.DerError("not a version 2 revocation list")
+        if fields.element(der.SEQUENCE).raw != algorithm:
+            raise der.DerError("the two signature algorithms differ")
+        issuer = fields.element(der.SEQUENCE).raw
+        # nextUpdate is optional in X.509, yet a list without one would be in force forever.
+        this_update, next_update = fields.time(), fields.time()
+        revoked = _revoked(fields.inside()) if fields.next_is(der.SEQUENCE) else frozenset()
+        if fields.more:
+            for extension in _extensions(fields.inside(der.context(0))):
+                if extension.critical:
+                    raise der.DerError(f"critical extension {extension.oid} is not understood")
+        fields.end()
+        return cls(signed.raw, algorithm, issuer, this_update, next_update, revoked, signature)
+
+
+def verify_pss_sha384(key: PublicKey | None, algorithm: bytes, signature: bytes, signed: bytes) -> None:
+    """Check a signature by RSASSA-PSS with SHA-384, MGF1 with SHA-384 and 48 bytes of salt (RFC 4055 §3.1).
+
+    Raises ChainUntrusted: ``cert_signature_algorithm`` for any other algorithm or parameter,
+    ``cert_key_type`` for a key that is not RSA of 4096 bits, ``chain_untrusted`` for a wrong signature.
+    """
+    require_pss_sha384(algorithm)
+    if not isinstance(key, rsa.RSAPublicKey) or key.key_size != 4096:
+        raise ChainUntrusted(code="cert_key_type", expected="RSA-4096", found=key_name(key))
+    mask = padding.MGF1(hashes.SHA384())
+    try:
+        key.verify(signature, signed, padding.PSS(mask, _SALT_LENGTH), hashes.SHA384())
+    except InvalidSignature:
+        raise ChainUntrusted(code="chain_untrusted", detail="a certificate's signature is wrong") from None
+
+
+def require_pss_sha384(algorithm: bytes) -> None:
+    """Raises ChainUntrusted (``cert_signature_algorithm``) unless the algorithm is PSS with SHA-384."""
+    try:
+        _read_pss_sha384(algorithm)
+    except der.DerError as error:
+        raise _algorithm_refused(f"other parameters ({error.detail})") from None
+
+
+def key_name(key: PublicKey | None) -> str:
+    """What kind of key this is, in words."""
+    if isinstance(key, rsa.RSAPublicKey):
+        return f"RSA-{key.key_size}"
+    return key.curve.name if isinstance(key, ec.EllipticCurvePublicKey) else "unknown"
+
+
+def _read_pss_sha384(algorithm: bytes) -> None:
+    fields = der.Reader(algorithm).inside()
+    name = fields.oid()
+    if name != _OID_RSASSA_PSS or not fields.more:
+        raise _algorithm_refused(name)
+    parameters = fields.inside()
+    fields.end()
+    if not _is_sha384(parameters.inside(der.context(0))):
+        raise _algorithm_refused("PSS with another hash")
+    mask = parameters.inside(der.context(1)).inside()
+    if mask.oid() != _OID_MGF1 or not _is_sha384(mask):
+        raise _algorithm_refused("PSS with another mask")
+    if parameters.inside(der.context(2)).integer() != _SALT_LENGTH:
+        raise _algorithm_refused("PSS with another salt length")
+    # AMD writes the trailer field's default value 1 out, which DER would leave out.
+    if parameters.more and parameters.inside(der.context(3)).integer() != 1:
+        raise _algorithm_refused("PSS with another trailer")
+    parameters.end()
+
+
+def _is_sha384(reader: der.Reader) -> bool:
+    fields = reader.inside()
+    reader.end()
+    name = fields.oid()
+    if fields.more and fields.element(der.NULL).content:
+        raise der.DerError("NULL has content")
+    fields.end()
+    return name == _OID_SHA384
+
+
+def _algorithm_refused(found: str) -> ChainUntrusted:
+    return ChainUntrusted(code="cert_signature_algorithm", expected="RSASSA-PSS with SHA-384", found=found)
+
+
+def _extensions(wrapper: der.Reader) -> tuple[Extension, ...]:
+    sequence = wrapper.inside()
+    wrapper.end()
+    found: dict[str, Extension] = {}
+    while sequence.more:
+        fields = sequence.inside()
+        oid = fields.oid()
+        critical = fields.boolean() if fields.next_is(der.BOOLEAN) else False
+        value = fields.octets()
+        fields.end()
+        if oid in found:
+            raise der.DerError(f"extension {oid} occurs twice")
+        if len(found) == _MAX_EXTENSIONS:
+            raise der.DerError("too many extensions")
+        found[oid] = Extension(oid, critical, value)
+    return tuple(found.values())
+
+
+def _revoked(entries: der.Reader) -> frozenset[int]:
+    serials: set[int] = set()
+    while entries.more:
+        fields = entries.inside()
+        serials.add(fields.integer())
+        fields.time()
+        if fields.more:
+            for extension in _extensions_of_entry(fields.inside()):
+                if extension.critical:
+                    raise der.DerError(f"critical extension {extension.oid} is not understood")
+        fields.end()
+        if len(serials) > _MAX_REVOKED:
+            raise der.DerError("too many revoked certificates")
+    return frozenset(serials)
+
+
+def _extensions_of_entry(sequence: der.Reader) -> tuple[Extension, ...]:
+    extensions = []
+    while sequence.more:
+        fields = sequence.inside()
+        oid = fields.oid()
+        critical = fields.boolean() if fields.next_is(der.BOOLEAN) else False
+        extensions.append(Extension(oid, critical, fields.octets()))
+        fields.end()
+    return tuple(extensions)
+
+
+def _common_name(name: bytes) -> str:
+    found = []
+    relative_names = der.Reader(name).inside()
+    while relative_names.more:
+        attributes = relative_names.inside(der.SET)
+        while attributes.more:
+            attribute = attributes.inside()
+            oid, value = attribute.oid(), attribute.element()
+            attribute.end()
+            if oid == _OID_COMMON_NAME:
+                if value.tag not in (der.UTF8_STRING, der.PRINTABLE_STRING, der.IA5_STRING):
+                    raise der.DerError("common name is not text")
+                found.append(value.content)
+    if len(found) != 1:
+        raise der.DerError("not exactly one common name")
+    try:
+        return found[0].decode("ascii")
+    except UnicodeDecodeError:
+        raise der.DerError("common name is not ASCII") from None
+
+
+def _public_key(data: bytes) -> PublicKey | None:
+    try:
+        key = load_der_public_key(data)
+    except (ValueError, UnsupportedAlgorithm):
+        raise der.DerError("public key cannot be read") from None
+    return key if isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey) else None
