@@ -19,7 +19,7 @@ from typing import Any
 import httpx2
 
 from attestation.bundle import MAX_BUNDLE
-from measurements.rollback import RollbackMemory
+from measurements.rollback import FileMemory, VolatileMemory
 
 from .answer import AsyncInnerAnswer, InnerAnswer, check_outer, unreachable
 from .errors import ExchangeFailed, NodeRefused, RelayUnreachable
@@ -54,7 +54,7 @@ class PrivateClient:
     ) -> None:
         self._url = relay_url.rstrip("/")
         self._policy = policy
-        self._memory = RollbackMemory.open(memory) if memory else RollbackMemory()
+        self._memory = FileMemory(memory) if memory else VolatileMemory()
         self._now = now
         self._random = random
         self._timeout = timeout

@@ -28,8 +28,17 @@ class Policy:
 
     name: str
     attestation: AttestationPolicy
-    transparency: TransparencyPolicy
+    transparency: TransparencyPolicy | None
     digest: bytes
+
+    @classmethod
+    def production(cls) -> "Policy":
+        """Strict production: vendor roots alone, current TCB floors, debug off, GPUs with reference measurements.
+
+        It names no log, since nobody's log can be trusted by default; until a policy file names one, every node is
+        refused at ``log.signature``.
+        """
+        return cls("production", AttestationPolicy.production(), None, hashlib.sha256(b"").digest())
 
     @classmethod
     def load(cls, path: Path) -> "Policy":

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from attestation.appraisal import VerifiedCpu, VerifiedGpus, appraise_bindings, appraise_cpu, appraise_gpus
 from attestation.bundle import EvidenceBundle, bundle_digest
 from attestation.errors import AttestationError
-from measurements.errors import TransparencyError
+from measurements.errors import Code, TransparencyError
 from measurements.rollback import RollbackMemory
 from measurements.staple import VerifiedRelease, check_staple
 from ohttp.errors import OhttpError
@@ -214,6 +214,34 @@ def _verify_parsed(
         )
     gpus = appraise_gpus(bundle, claims, policy.attestation, at)
     recorder.add(gpus.rows, gpus.error)
+    release = _check_release(recorder, bundle, policy, at, memory)
+    _match_measurements(recorder, cpu.value, gpus.value, release)
+    bindings = appraise_bindings(bundle, claims, at)
+    recorder.add(bindings.rows, bindings.error)
+    config = _key_config(recorder, bundle.ohttp_keys)
+
+    simulated = cpu.simulated or gpus.simulated
+    if recorder.error or not (cpu.value and gpus.value and release and config):
+        return None, simulated
+    verified = _Verified(
+        bundle_digest=digest,
+        cpu=cpu.value,
+        gpus=gpus.value,
+        release=release,
+        simulated=simulated,
+        at=at,
+        valid_until=min(at + MAX_NODE_LIFETIME, cpu.value.claims.not_after, release.status_expires_at),
+    )
+    return VerifiedNode(_WITNESS, config, verified), simulated
+
+
+def _check_release(
+    recorder: "_Recorder", bundle: EvidenceBundle, policy: Policy, at: datetime, memory: RollbackMemory
+) -> VerifiedRelease | None:
+    if policy.transparency is None:
+        why = "the policy names no transparency log: add a [transparency] table"
+        recorder.failed("log.signature", TransparencyError(Code.LOG_UNKNOWN, why, stage="log.signature"))
+        return None
     section = bundle.transparency
     staple = check_staple(
         release_proof=section.release_proof,
@@ -226,24 +254,7 @@ def _verify_parsed(
         memory=memory,
     )
     recorder.add(staple.rows, staple.error)
-    _match_measurements(recorder, cpu.value, gpus.value, staple.value)
-    bindings = appraise_bindings(bundle, claims, at)
-    recorder.add(bindings.rows, bindings.error)
-    config = _key_config(recorder, bundle.ohttp_keys)
-
-    simulated = cpu.simulated or gpus.simulated
-    if recorder.error or not (cpu.value and gpus.value and staple.value and config):
-        return None, simulated
-    verified = _Verified(
-        bundle_digest=digest,
-        cpu=cpu.value,
-        gpus=gpus.value,
-        release=staple.value,
-        simulated=simulated,
-        at=at,
-        valid_until=min(at + MAX_NODE_LIFETIME, cpu.value.claims.not_after, staple.value.status_expires_at),
-    )
-    return VerifiedNode(_WITNESS, config, verified), simulated
+    return staple.value
 
 
 def _match_measurements(

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from measurements.rollback import RollbackMemory
+from attestation.bundle import MAX_BUNDLE
+from measurements.rollback import FileMemory, VolatileMemory
 
 from .client import PrivateClient
 from .errors import ClientError
@@ -89,9 +90,7 @@ def parse_time(text: str | None) -> datetime:
 
 
 def _verify_file(path: Path, policy: Policy, at: datetime, memory: Path | None) -> Verification:
-    from attestation.bundle import MAX_BUNDLE
-
     with path.open("rb") as file:
         data = file.read(MAX_BUNDLE + 1)
-    remembered = RollbackMemory.open(memory) if memory else RollbackMemory()
+    remembered = FileMemory(memory) if memory else VolatileMemory()
     return verify_bundle(data, policy, at=at, memory=remembered, challenge=None)

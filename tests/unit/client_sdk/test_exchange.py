@@ -1,0 +1,115 @@
+"""The client's half of an exchange, against the gateway's own sessions."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client_sdk.answer import InnerAnswer, SseLines
+from client_sdk.errors import ExchangeFailed, NodeRefused
+from client_sdk.exchange import Exchange, InnerRequest
+from ohttp.bhttp import ResponseEncoder, decode_request
+from ohttp.chunked import ChunkedGateway
+from ohttp.keyconfig import GatewayKey, KeyRing, preferred
+
+AT = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+DIGEST = bytes(range(32))
+KEYS = KeyRing([GatewayKey.generate(1, 0x647A), GatewayKey.generate(2, 0x0020)])
+
+
+def begin(body: bytes = b"{}", headers: tuple[tuple[bytes, bytes], ...] = ()) -> tuple[Exchange, ChunkedGateway]:
+    request = InnerRequest("POST", "/v1/chat/completions", headers, body)
+    exchange = Exchange(preferred(KEYS.configs), DIGEST, request, date=AT, request_id=b"\x07" * 16)
+    return exchange, ChunkedGateway(KEYS)
+
+
+def answered(status: int, parts: list[bytes], *, content_type: bytes = b"text/event-stream") -> tuple[Exchange, bytes]:
+    """An exchange and the whole outer body of an answer to it."""
+    exchange, gateway = begin()
+    gateway.receive(exchange.body)
+    gateway.end()
+    sealer, encoder = gateway.response(), ResponseEncoder()
+    wire = sealer.prologue() + sealer.seal(encoder.informational(102))
+    wire += sealer.seal(encoder.head(status, [(b"content-type", content_type)]))
+    for part in parts:
+        wire += sealer.seal(encoder.content(part))
+    return exchange, wire + sealer.seal_final(encoder.end() + bytes(40))
+
+
+def test_the_node_reads_what_the_application_asked_and_nothing_that_tells_users_apart() -> None:
+    telling = (
+        (b"Authorization", b"Bearer sk-alice"),
+        (b"User-Agent", b"OpenAI/Python 3.1"),
+        (b"X-Stainless-OS", b"Linux"),
+        (b"Cookie", b"session=1"),
+        (b"Content-Type", b"application/json"),
+    )
+    exchange, gateway = begin(b'{"a":1}', telling)
+    inner = decode_request(b"".join(gateway.receive(exchange.body)) + gateway.end())
+    assert (inner.method, inner.path, inner.body) == (b"POST", b"/v1/chat/completions", b'{"a":1}')
+    assert dict(inner.headers) == {
+        b"content-type": b"application/json",
+        b"date": b"Sat, 21 Nov 2026 12:00:00 GMT",
+        b"request-id": b"07" * 16,
+        b"attestation-digest": b"sha-256=:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=:",
+    }
+
+
+@pytest.mark.parametrize(("short", "long"), [(0, 1500), (2100, 2150)])
+def test_prompts_of_about_the_same_length_look_the_same(short: int, long: int) -> None:
+    assert len(begin(b"x" * short)[0].body) == len(begin(b"x" * long)[0].body)
+
+
+def test_an_answer_arrives_whole_whatever_the_network_makes_of_its_pieces() -> None:
+    expected = b"data: one\n\n: filler\n\ndata: [DONE]\n\n"
+    for size in (1, 7, 64, 10_000):
+        exchange, wire = answered(200, [expected[:9], expected[9:]])
+        answer = InnerAnswer(exchange, (wire[i : i + size] for i in range(0, len(wire), size)))
+        assert answer.head.status == 200
+        assert b"".join(answer.content()) == expected
+
+
+@given(cut=st.integers(min_value=0, max_value=10_000))
+def test_an_answer_that_is_cut_anywhere_is_an_error_and_never_an_end(cut: int) -> None:
+    exchange, wire = answered(200, [b"data: hello\n\n"])
+    with pytest.raises(ExchangeFailed):
+        b"".join(InnerAnswer(exchange, iter([wire[: cut % len(wire)]])).content())
+
+
+@given(place=st.integers(min_value=0), bit=st.integers(min_value=0, max_value=7))
+def test_an_answer_with_one_bit_changed_is_an_error(place: int, bit: int) -> None:
+    exchange, wire = answered(200, [b"data: hello\n\n"])
+    changed = bytearray(wire)
+    changed[place % len(wire)] ^= 1 << bit
+    with pytest.raises(ExchangeFailed):
+        b"".join(InnerAnswer(exchange, iter([bytes(changed)])).content())
+
+
+def test_the_nodes_own_error_keeps_its_code() -> None:
+    body = json.dumps({"error": {"code": "context_length_exceeded", "message": "too long"}}).encode()
+    exchange, wire = answered(400, [body], content_type=b"application/json")
+    answer = InnerAnswer(exchange, iter([wire]))
+    assert answer.date_correction() is None
+    with pytest.raises(NodeRefused) as caught:
+        answer.raise_for_status()
+    assert (caught.value.code, caught.value.status) == ("context_length_exceeded", 400)
+    assert b"".join(answer.content()) == body
+
+
+def test_an_event_stream_without_its_done_is_incomplete() -> None:
+    exchange, wire = answered(200, [b'data: {"choices":[]}\n\n'])
+    with pytest.raises(ExchangeFailed, match="answer_incomplete"):
+        list(InnerAnswer(exchange, iter([wire])).events())
+
+
+@given(st.lists(st.binary(max_size=40), max_size=8))
+def test_event_lines_do_not_depend_on_how_they_were_split(parts: list[bytes]) -> None:
+    whole, split = SseLines(), SseLines()
+    assert list(whole.feed(b"".join(parts))) == [value for part in parts for value in split.feed(part)]
+
+
+def test_a_line_without_end_is_refused() -> None:
+    with pytest.raises(ExchangeFailed, match="event_too_large"):
+        list(SseLines().feed(b"data: " + bytes(SseLines.MAX_LINE)))
