@@ -35,6 +35,13 @@ class PolicyTable:
         """The table under ``key``; an empty one where it is absent."""
         return PolicyTable(self._left.pop(key, {}), self._name(key))
 
+    def mapping(self, key: str) -> Mapping[str, object]:
+        """The table under ``key`` for another reader; an empty one where it is absent."""
+        value = self._left.pop(key, {})
+        if not isinstance(value, Mapping):
+            raise _invalid(self._name(key), "a table", value)
+        return value
+
     def names_left(self) -> tuple[str, ...]:
         """Keys not read so far."""
         return tuple(self._left)

@@ -1,0 +1,66 @@
+"""What a relying party accepts as evidence: the ``[cpu]``, ``[gpu]`` and ``[simulated]`` tables of a policy.
+
+Whatever a table leaves out has its strict production value; an unknown key is an error. Only a policy that names
+a simulated platform's roots in ``[simulated]`` trusts them, and every result that rests on one says so.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from .errors import PolicyMalformed
+from .nvidia.policy import GpuPolicy
+from .policy_table import PolicyTable
+from .sev_snp_certificates import AMD_ROOTS_SHA256
+from .sev_snp_policy import SnpPolicy
+
+SEV_SNP: Final = "sev-snp"
+TEES: Final = frozenset({SEV_SNP, "tdx", "tpm"})
+"""Kinds of CPU evidence that a policy may accept; of these ``appraise_cpu`` can check ``sev-snp``."""
+
+_SHA256: Final = r"[0-9a-f]{64}"
+
+
+@dataclass(frozen=True, slots=True)
+class AttestationPolicy:
+    """Demands on a node's evidence. ``tees``: kinds of CPU evidence accepted, any one of them."""
+
+    tees: frozenset[str] = frozenset({SEV_SNP})
+    snp: SnpPolicy = field(default_factory=SnpPolicy)
+    gpu: GpuPolicy = field(default_factory=GpuPolicy.production)
+
+    @property
+    def names_simulated_root(self) -> bool:
+        """Whether any simulated root is trusted."""
+        return self.snp.simulated_root is not None or self.gpu.simulated_root is not None
+
+    @classmethod
+    def production(cls) -> "AttestationPolicy":
+        """The strict default: genuine hardware only, with nothing waived."""
+        return cls()
+
+    @classmethod
+    def from_table(cls, document: Mapping[str, object]) -> "AttestationPolicy":
+        """Read the tables ``cpu``, ``gpu`` and ``simulated``, each of which may be absent.
+
+        Raises PolicyMalformed (``policy_invalid``) for an unknown key or a value of the wrong kind.
+        """
+        top = PolicyTable(document, "")
+        simulated = top.table("simulated")
+        amd_root = simulated.text("amd_root_sha256", _SHA256, "64 lower-case hexadecimal digits")
+        nvidia_root = simulated.text("nvidia_root_sha256", _SHA256, "64 lower-case hexadecimal digits")
+        simulated.end()
+        if amd_root in AMD_ROOTS_SHA256.values():
+            raise PolicyMalformed(
+                code="policy_invalid",
+                detail="simulated.amd_root_sha256",
+                expected="a root other than AMD's",
+                found=amd_root,
+            )
+        cpu = top.table("cpu")
+        tees = cpu.names("accept", (SEV_SNP,), allowed=TEES)
+        snp = SnpPolicy.from_table(cpu.table("snp"), simulated_root=amd_root)
+        cpu.end()
+        gpu = GpuPolicy.from_table(top.mapping("gpu"), simulated_root=nvidia_root)
+        top.end()
+        return cls(tees=tees, snp=snp, gpu=gpu)
