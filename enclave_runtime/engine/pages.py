@@ -84,6 +84,12 @@ class PagePool:
         table.pages = np.empty(0, dtype=np.int64)
         table.first = -1
 
+    def clear(self) -> None:
+        """Overwrite everything and forget all owners: for an engine that ends in disorder."""
+        self.storage.zero_()
+        self._written[:] = False
+        self._owners[:] = FREE
+
     def check(self, table: PageTable) -> None:
         """Raise `PageOwnershipError` unless every page of ``table`` belongs to its owner."""
         if len(table.pages) == 0 or not np.all(self._owners[table.pages] == table.owner):

@@ -1,0 +1,338 @@
+"""The engine: one thread, one loop, a batch that requests join and leave between steps.
+
+After `Engine.warm_up` no thread is started and no module imported any more, so the process can be sealed.
+
+What is overwritten when an answer ends: its KV pages (before anyone else can own them), its token ids, and
+after each step the logits and the step's token ids. What Python and torch do not let us overwrite: strings of
+decoded text, and activations in memory that the allocator has taken back but not yet reused.
+"""
+
+import atexit
+import secrets
+import threading
+from collections.abc import Sequence as Ordered
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from enclave_runtime.engine.decoder import ATTENTION_TILE, Span
+from enclave_runtime.engine.errors import (
+    EngineError,
+    EngineFault,
+    EngineStopped,
+    InvalidRequest,
+    PageOwnershipError,
+    PromptTooLong,
+)
+from enclave_runtime.engine.generation import Generation, Mailbox
+from enclave_runtime.engine.model import LoadedModel
+from enclave_runtime.engine.sampling import Sampler
+from enclave_runtime.engine.scheduler import Scheduler, Sequence
+from enclave_runtime.engine.stop_strings import StopFilter
+
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Sizes of the engine; part of the runtime manifest.
+
+    ``max_batch`` requests run at once, ``max_queue`` more may wait; a prompt and its answer hold at most
+    ``max_context`` tokens (less if the model's own context is shorter); KV pages hold ``page_tokens`` tokens;
+    a step computes at most ``step_budget`` tokens on ``threads`` CPU threads.
+    """
+
+    max_batch: int = 8
+    max_queue: int = 64
+    max_context: int = 2048
+    page_tokens: int = 16
+    step_budget: int = 256
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        for name, most in (
+            ("max_batch", 1024),
+            ("max_queue", 1 << 20),
+            ("max_context", 1 << 24),
+            ("page_tokens", 1 << 12),
+            ("step_budget", 1 << 20),
+            ("threads", 1024),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise InvalidRequest(f"{name} of the engine", expected=f"1 to {most}", found=value)
+        if self.step_budget < self.max_batch + ATTENTION_TILE:
+            raise InvalidRequest(
+                "step_budget leaves prompts no room beside a full batch",
+                expected=f"at least {self.max_batch + ATTENTION_TILE}",
+                found=self.step_budget,
+            )
+
+    def manifest(self) -> dict[str, int]:
+        """The values by name, for the runtime manifest."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """What to answer, and how.
+
+    ``max_tokens`` None means as many as the context holds. ``temperature`` 0 takes the likeliest token each
+    time. ``stop`` strings end the answer and are left out of it. Without a ``seed`` a random one is drawn.
+    """
+
+    prompt_tokens: Ordered[int] = field(repr=False)
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = field(default=(), repr=False)
+    seed: int | None = None
+
+    def check(self, vocab_size: int) -> None:
+        """Raise `InvalidRequest` for a setting out of range."""
+        if self.max_tokens is not None and (type(self.max_tokens) is not int or self.max_tokens < 1):
+            raise InvalidRequest("max_tokens", expected="an integer of at least 1")
+        if not 0.0 <= self.temperature <= 100.0:
+            raise InvalidRequest("temperature", expected="0 to 100")
+        if not 0.0 < self.top_p <= 1.0:
+            raise InvalidRequest("top_p", expected="above 0, at most 1")
+        if self.seed is not None and not -(1 << 63) <= self.seed < 1 << 64:
+            raise InvalidRequest("seed", expected="a 64-bit integer")
+        if len(self.stop) > MAX_STOPS or not all(1 <= len(stop) <= MAX_STOP_CHARACTERS for stop in self.stop):
+            raise InvalidRequest(
+                "stop", expected=f"at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters"
+            )
+        if len(self.prompt_tokens) < 1:
+            raise InvalidRequest("prompt without tokens")
+        if min(self.prompt_tokens) < 0 or max(self.prompt_tokens) >= vocab_size:
+            raise InvalidRequest("token id outside the vocabulary", expected=f"below {vocab_size}")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counts: the first four as they stand, the others since the start."""
+
+    waiting: int
+    running: int
+    free_pages: int
+    total_pages: int
+    finished: int
+    cancelled: int
+    refused: int
+    faults: int
+    prompt_tokens: int
+    generated_tokens: int
+
+
+class Engine:
+    """Runs a model for many requests at once. `start`, then `warm_up`, then `submit` from any thread."""
+
+    def __init__(self, model: LoadedModel, config: EngineConfig) -> None:
+        self.model = model
+        self.config = config
+        self.max_context = min(config.max_context, model.config.context_length)
+        pages = config.max_batch * -(-self.max_context // config.page_tokens)
+        self.pool = model.decoder.new_pool(pages, config.page_tokens)
+        model.decoder.reserve(self.max_context)
+        self._scheduler = Scheduler(
+            self.pool,
+            max_batch=config.max_batch,
+            max_queue=config.max_queue,
+            step_budget=config.step_budget,
+        )
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._next_owner = 1
+        self._counts = dict.fromkeys(
+            ("finished", "cancelled", "refused", "faults", "prompt_tokens", "generated_tokens"), 0
+        )
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        if self._thread is not None:
+            raise EngineError("started twice", code="already_started")
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+        atexit.register(self.stop)  # a thread inside torch when the interpreter goes away aborts the process
+
+    def stop(self) -> None:
+        """End every request with `EngineStopped`, clear their memory and wait for the thread to end."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+        atexit.unregister(self.stop)
+
+    def submit(self, request: GenerationRequest) -> Generation:
+        """Put a request in line. Never waits.
+
+        Raises `InvalidRequest`, `PromptTooLong`, `QueueFull` or `EngineStopped`. The engine works on its own
+        copy of the prompt and overwrites that; the caller's list is the caller's.
+        """
+        try:
+            request.check(self.model.config.vocab_size)
+            count = len(request.prompt_tokens)
+            if count >= self.max_context:
+                raise PromptTooLong("tokens in the prompt", expected=self.max_context - 1, found=count)
+            room = self.max_context - count
+            max_tokens = room if request.max_tokens is None else min(request.max_tokens, room)
+            mailbox = Mailbox()
+            sequence = Sequence(
+                0,
+                np.array(request.prompt_tokens, dtype=np.int64),
+                max_tokens,
+                sampler=Sampler(
+                    temperature=request.temperature,
+                    top_p=request.top_p,
+                    seed=secrets.randbits(128) if request.seed is None else request.seed,
+                ),
+                stops=StopFilter(request.stop),
+                stream=self.model.tokenizer.stream(),
+                mailbox=mailbox,
+            )
+            with self._changed:
+                if self._thread is None or self._stopping:
+                    raise EngineStopped("the engine is not running")
+                sequence.owner = self._next_owner
+                self._next_owner += 1
+                self._scheduler.add(sequence)
+                self._counts["prompt_tokens"] += count
+                self._changed.notify()
+        except EngineError:
+            with self._changed:
+                self._counts["refused"] += 1
+            raise
+
+        def cancel() -> None:
+            # A plain flag: the finaliser that calls this may run while this very thread holds the lock. An
+            # engine with a request to cancel is not asleep, and looks at the flag between any two steps.
+            sequence.cancelled = True
+
+        return Generation(mailbox, cancel, prompt_tokens=count, max_tokens=max_tokens)
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests are being served."""
+        return self._thread is not None and self._thread.is_alive() and not self._stopping
+
+    def warm_up(self) -> None:
+        """Take every path a request can take once, so that nothing is started or imported at a later time.
+
+        The counts of `stats` begin anew afterwards.
+        """
+        self.model.chat_template.warm_up()
+        words = self.model.tokenizer.encode("Grüße, 12 世界 🦀!\n", add_special_tokens=True) or [0]
+        prompt = (words * (self.max_context // len(words) + 1))[: self.max_context - 1]
+        long, short = prompt[: self.config.step_budget + 1], prompt[: len(words)]
+        requests = [
+            GenerationRequest(long, 2, temperature=0.0),
+            GenerationRequest(short, 3, temperature=0.7, top_p=0.5, seed=1, stop=("\u0000",)),
+            GenerationRequest(short, 3, temperature=100.0, top_p=0.999999, seed=2),
+        ]
+        requests += [GenerationRequest(short, 3)] * (self.config.max_batch - len(requests))
+        generations = [self.submit(request) for request in requests[: self.config.max_queue]]
+        generations[0].cancel()
+        for generation in generations:
+            generation.collect()
+        self.submit(requests[0]).collect()
+        with suppress(InvalidRequest):
+            self.submit(GenerationRequest(short, 0))
+        with self._changed:
+            self._counts = dict.fromkeys(self._counts, 0)
+
+    def stats(self) -> EngineStats:
+        """How much is going on. Counts only."""
+        return EngineStats(
+            waiting=len(self._scheduler.waiting),
+            running=len(self._scheduler.running),
+            free_pages=self.pool.free_pages,
+            total_pages=self.pool.total_pages,
+            **self._counts,
+        )
+
+    def _run(self) -> None:
+        torch.set_num_threads(self.config.threads)  # the setting belongs to the thread that computes
+        try:
+            with torch.inference_mode():
+                while self._ready():
+                    self._step()
+        except Exception:  # the rules of page ownership were broken: nothing in memory can be trusted
+            self._abandon()
+            return
+        for sequence in self._scheduler.leave_where(lambda _: True):
+            sequence.mailbox.fail(EngineStopped("the engine was stopped"))
+
+    def _ready(self) -> bool:
+        """Sleep until there is work, settle who takes part in the next step; False when asked to stop."""
+        with self._changed:
+            while not (self._stopping or self._scheduler.waiting or self._scheduler.running):
+                self._changed.wait()
+            if self._stopping:
+                return False
+            for sequence in self._scheduler.leave_where(lambda sequence: sequence.cancelled):
+                self._counts["cancelled"] += 1
+                sequence.mailbox.put("", 0, "cancelled")
+            self._scheduler.admit()
+        return True
+
+    def _step(self) -> None:
+        planned = self._scheduler.plan()
+        if not planned:
+            return
+        try:
+            logits = self.model.decoder.step([span for _, span in planned], self.pool)
+            if not bool(torch.isfinite(logits).all()):
+                raise EngineFault("logits are not finite")
+            self._advance(planned, logits)
+            logits.zero_()
+        except PageOwnershipError:
+            raise
+        except Exception:  # whatever failed (memory, most likely) ends these requests, not the engine
+            self._counts["faults"] += 1
+            for sequence, _ in planned:
+                if sequence.table is not None:
+                    self._scheduler.leave(sequence)
+                sequence.mailbox.fail(EngineFault("a step of the engine failed"))
+
+    def _advance(self, planned: list[tuple[Sequence, Span]], logits: Tensor) -> None:
+        row = 0
+        for sequence, span in planned:
+            sequence.computed = span.start + len(span.tokens)
+            if span.wants_logits:
+                self._extend(sequence, sequence.sampler.pick(logits[row]))
+                row += 1
+
+    def _extend(self, sequence: Sequence, token: int) -> None:
+        """Add one generated token. If it is the last, the memory is cleared before the reader is told."""
+        self._counts["generated_tokens"] += 1
+        reason = None
+        if token in self.model.tokenizer.end_ids:
+            text, reason = sequence.text_end(), "stop"
+        else:
+            text, stopped = sequence.append(token)
+            if stopped:
+                reason = "stop"
+            elif sequence.full:
+                text, reason = text + sequence.text_end(), "length"
+        if reason is not None:
+            self._counts["finished"] += 1
+            self._scheduler.leave(sequence)
+        sequence.mailbox.put(text, 1, reason)
+
+    def _abandon(self) -> None:
+        with self._changed:
+            self._stopping = True
+            lost = [*self._scheduler.running, *self._scheduler.waiting]
+            self._scheduler.running.clear()
+            self._scheduler.waiting.clear()
+        self._counts["faults"] += 1
+        self.pool.clear()
+        for sequence in lost:
+            sequence.wipe()
+            sequence.mailbox.fail(EngineFault("the engine ended itself"))

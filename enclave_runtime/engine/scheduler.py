@@ -1,0 +1,161 @@
+"""Who computes what in the next step.
+
+First come, first served: requests are admitted in order of arrival as soon as a place in the batch and all
+the KV pages they can ever need are free, so an admitted request always runs to its end. In a step every
+answering request gets its one token; what is left of the token budget goes to prompts, oldest first. A
+prompt is cut only at multiples of `ATTENTION_TILE`, so the cuts do not depend on who else is there.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from enclave_runtime.engine.decoder import ATTENTION_TILE, Span
+from enclave_runtime.engine.errors import QueueFull
+from enclave_runtime.engine.generation import Mailbox
+from enclave_runtime.engine.pages import PagePool, PageTable
+from enclave_runtime.engine.sampling import Sampler
+from enclave_runtime.engine.stop_strings import StopFilter
+from enclave_runtime.engine.tokenizer import TextStream
+
+
+class Sequence:
+    """One request inside the engine: its tokens, how far it has come, and what makes its text.
+
+    ``tokens`` is one buffer for prompt and answer, overwritten at the end. Strings that Python made on the
+    way (pieces of text, a few held-back characters) cannot be overwritten from here.
+    """
+
+    __slots__ = (
+        "cancelled",
+        "computed",
+        "length",
+        "mailbox",
+        "owner",
+        "prompt_length",
+        "sampler",
+        "stops",
+        "stream",
+        "table",
+        "tokens",
+    )
+
+    def __init__(
+        self,
+        owner: int,
+        prompt: np.ndarray,
+        max_tokens: int,
+        *,
+        sampler: Sampler,
+        stops: StopFilter,
+        stream: TextStream,
+        mailbox: Mailbox,
+    ) -> None:
+        self.owner = owner
+        self.prompt_length = self.length = len(prompt)
+        self.tokens = np.zeros(len(prompt) + max_tokens, dtype=np.int64)
+        self.tokens[: self.length] = prompt
+        self.computed = 0  # positions whose keys and values are stored
+        self.table: PageTable | None = None
+        self.sampler = sampler
+        self.stops = stops
+        self.stream = stream
+        self.mailbox = mailbox
+        self.cancelled = False
+
+    @property
+    def full(self) -> bool:
+        """Whether as many tokens were generated as may be."""
+        return self.length == len(self.tokens)
+
+    def append(self, token: int) -> tuple[str, bool]:
+        """Add a generated token. Returns the text to give out, and whether it ends at a stop string."""
+        self.tokens[self.length] = token
+        self.length += 1
+        return self.stops.push(self.stream.push(token))
+
+    def text_end(self) -> str:
+        """What is still held back when no token follows."""
+        text, stopped = self.stops.push(self.stream.finish())
+        return text if stopped else text + self.stops.finish()
+
+    def wipe(self) -> None:
+        """Overwrite every token id."""
+        self.tokens.fill(0)
+
+
+class Scheduler:
+    """The waiting line and the running batch. The engine's lock guards `add`; the rest is its thread's."""
+
+    def __init__(self, pool: PagePool, *, max_batch: int, max_queue: int, step_budget: int) -> None:
+        self._pool = pool
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._step_budget = step_budget
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+
+    def add(self, sequence: Sequence) -> None:
+        """Join the end of the line. Raises `QueueFull`."""
+        if len(self.waiting) >= self._max_queue:
+            raise QueueFull("requests waiting", expected=self._max_queue, found=len(self.waiting))
+        self.waiting.append(sequence)
+
+    def admit(self) -> None:
+        """Move requests from the line into the batch while there is room for them."""
+        while self.waiting and len(self.running) < self._max_batch:
+            sequence = self.waiting[0]
+            if self._pool.pages_for(len(sequence.tokens)) > self._pool.free_pages:
+                return
+            sequence.table = self._pool.allocate(sequence.owner, len(sequence.tokens))
+            self.running.append(self.waiting.popleft())
+
+    def plan(self) -> list[tuple[Sequence, Span]]:
+        """The spans of the next step, one at most for each running request."""
+        planned = []
+        budget = self._step_budget
+        for sequence in self.running:
+            if sequence.computed >= sequence.prompt_length:
+                planned.append((sequence, _span(sequence, sequence.length)))
+                budget -= 1
+        for sequence in self.running:
+            if sequence.computed < sequence.prompt_length:
+                end = sequence.computed + budget
+                if end >= sequence.prompt_length:
+                    end = sequence.prompt_length
+                else:
+                    end -= end % ATTENTION_TILE
+                if end <= sequence.computed:
+                    break
+                planned.append((sequence, _span(sequence, end)))
+                budget -= end - sequence.computed
+        return planned
+
+    def leave(self, sequence: Sequence) -> None:
+        """Take a request out, wherever it is, and clear everything it left."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+        table, sequence.table = sequence.table, None
+        sequence.wipe()
+        if table is not None:
+            self._pool.release(table)
+
+    def leave_where(self, condition: Callable[[Sequence], bool]) -> list[Sequence]:
+        """`leave` for every request that meets ``condition``; returns them."""
+        leaving = [sequence for sequence in [*self.running, *self.waiting] if condition(sequence)]
+        for sequence in leaving:
+            self.leave(sequence)
+        return leaving
+
+
+def _span(sequence: Sequence, end: int) -> Span:
+    assert sequence.table is not None, "a running request has its pages"
+    return Span(
+        tokens=sequence.tokens[sequence.computed : end],
+        start=sequence.computed,
+        table=sequence.table,
+        wants_logits=end == sequence.length,
+    )
