@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
 
+from attestation import der
+from attestation.certificate import OID_BASIC_CONSTRAINTS, OID_KEY_USAGE, Certificate
+from attestation.errors import CertificateMalformed
 from attestation.nvidia.errors import DeviceChainError
 from attestation.nvidia.fwid import certificate_fwid
 
@@ -34,19 +36,21 @@ CHAIN_LENGTH = 5
 _PEM = re.compile(
     rb"-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END CERTIFICATE-----(?:\r?\n)*"
 )
-_UNDERSTOOD = frozenset({ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE})
+_UNDERSTOOD = frozenset({OID_BASIC_CONSTRAINTS, OID_KEY_USAGE})
+_ECDSA_WITH_SHA384 = bytes.fromhex("300a06082a8648ce3d040303")
+_DIGITAL_SIGNATURE, _KEY_CERT_SIGN = 0x80, 0x04  # bits 0 and 5 of the first byte of keyUsage
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceChain:
     """A parsed chain, leaf first. Nothing in it is trusted before `verify_chain`."""
 
-    certificates: tuple[x509.Certificate, ...]
+    certificates: tuple[Certificate, ...]
 
     @property
     def ueid(self) -> str:
         """The device's unique id as NVIDIA gives it: the leaf's serial number in decimal."""
-        return str(self.certificates[0].serial_number)
+        return str(self.certificates[0].serial)
 
     @property
     def identity_sha256(self) -> bytes:
@@ -54,7 +58,7 @@ class DeviceChain:
 
         Stays the same when a device gets other firmware, and so another attestation key and UEID.
         """
-        key = self.certificates[1].public_key()
+        key = _p384(self.certificates[1], 1)
         return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
@@ -85,7 +89,7 @@ def parse_chain(pem: bytes) -> DeviceChain:
     encodings = _pem_blocks(pem)
     if len(encodings) != CHAIN_LENGTH:
         raise _error("chain_length", "number of certificates", CHAIN_LENGTH, len(encodings))
-    certificates = tuple(_certificate(der, position) for position, der in enumerate(encodings))
+    certificates = tuple(_certificate(encoding, position) for position, encoding in enumerate(encodings))
     return DeviceChain(certificates)
 
 
@@ -93,15 +97,16 @@ def verify_chain(chain: DeviceChain, *, roots: Collection[str], at: datetime) ->
     """Verify a chain to one of ``roots`` (SHA-256 of a DER certificate, lower-case hexadecimal).
 
     Raises `DeviceChainError`: ``chain_order``, ``chain_untrusted``, ``chain_expired``, ``chain_not_ca``,
-    ``chain_algorithm``, ``chain_malformed``; `FirmwareError` for a malformed firmware id.
+    ``chain_algorithm``, ``chain_malformed``, ``time_invalid`` (no time zone); `FirmwareError` for a malformed
+    firmware id.
     """
     if at.tzinfo is None:
-        raise _error("chain_malformed", "the time of appraisal carries no time zone")
+        raise _error("time_invalid", "the time of appraisal carries no time zone")
     certificates = chain.certificates
     for position, (subject, issuer) in enumerate(pairwise(certificates)):
         if subject.issuer != issuer.subject:
             raise _error("chain_order", f"certificate {position} was not issued by its successor")
-    root_sha256 = hashlib.sha256(certificates[-1].public_bytes(Encoding.DER)).hexdigest()
+    root_sha256 = certificates[-1].sha256.hex()
     if root_sha256 not in roots:
         raise _error("chain_untrusted", "root is not pinned", sorted(roots), root_sha256)
     for position, (subject, issuer) in enumerate(pairwise(certificates)):
@@ -115,7 +120,7 @@ def verify_chain(chain: DeviceChain, *, roots: Collection[str], at: datetime) ->
         root_sha256=root_sha256,
         ueid=chain.ueid,
         identity_sha256=chain.identity_sha256,
-        hardware_model=_common_name(certificates[1]),
+        hardware_model=certificates[1].common_name,
         fwid=certificate_fwid(certificates[0].extensions),
     )
 
@@ -129,61 +134,48 @@ def _pem_blocks(pem: bytes) -> list[bytes]:
             raise _error("chain_malformed", "not a sequence of PEM certificates")
         body = b"".join(block[1].split())
         try:
-            der = base64.b64decode(body, validate=True)
+            encoding = base64.b64decode(body, validate=True)
         except binascii.Error as error:
             raise _error("chain_malformed", "PEM body is not base64") from error
-        if base64.b64encode(der) != body:
+        if base64.b64encode(encoding) != body:
             raise _error("chain_malformed", "PEM body is not canonical base64")
-        encodings.append(der)
+        encodings.append(encoding)
         offset = block.end()
     return encodings
 
 
-def _certificate(der: bytes, position: int) -> x509.Certificate:
+def _certificate(encoding: bytes, position: int) -> Certificate:
     try:
-        certificate = x509.load_der_x509_certificate(der)
-        # Parts are decoded when first read; reading them here keeps every failure in this place.
-        certificate.extensions  # noqa: B018
-        certificate.subject  # noqa: B018
-        certificate.issuer  # noqa: B018
-        certificate.not_valid_before_utc  # noqa: B018
-        certificate.not_valid_after_utc  # noqa: B018
-        if certificate.serial_number <= 0 or certificate.version is not x509.Version.v3:
-            raise ValueError("serial number or version")
-    except Exception as error:  # what the decoder may raise for hostile input is an open set
-        raise _error("chain_malformed", f"certificate {position} cannot be decoded") from error
+        certificate = Certificate.parse(encoding)
+    except CertificateMalformed as error:
+        raise _error("chain_malformed", f"certificate {position}: {error.detail}") from error
+    if certificate.serial <= 0:
+        raise _error("chain_malformed", f"serial number of certificate {position}", "above zero")
     _p384(certificate, position)
-    if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
-        raise _error(
-            "chain_algorithm",
-            f"signature of certificate {position}",
-            SignatureAlgorithmOID.ECDSA_WITH_SHA384.dotted_string,
-            certificate.signature_algorithm_oid.dotted_string,
-        )
+    if certificate.algorithm != _ECDSA_WITH_SHA384:
+        raise _error("chain_algorithm", f"signature of certificate {position}", "ECDSA with SHA-384")
     return certificate
 
 
-def _p384(certificate: x509.Certificate, position: int) -> ec.EllipticCurvePublicKey:
-    try:
-        key = certificate.public_key()
-    except Exception as error:  # as above: an open set
-        raise _error("chain_algorithm", f"key of certificate {position} cannot be decoded") from error
+def _p384(certificate: Certificate, position: int) -> ec.EllipticCurvePublicKey:
+    key = certificate.public_key
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise _error("chain_algorithm", f"key of certificate {position}", "P-384")
     return key
 
 
-def _check_issued(subject: x509.Certificate, issuer: x509.Certificate, position: int) -> None:
+def _check_issued(subject: Certificate, issuer: Certificate, position: int) -> None:
+    key = _p384(issuer, position + 1)
     try:
-        subject.verify_directly_issued_by(issuer)
-    except (InvalidSignature, ValueError, TypeError) as error:
+        key.verify(subject.signature, subject.signed, ec.ECDSA(hashes.SHA384()))
+    except InvalidSignature as error:
         raise _error(
             "chain_untrusted", f"certificate {position} does not carry its successor's signature"
         ) from error
 
 
-def _check_validity(certificate: x509.Certificate, position: int, at: datetime) -> None:
-    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+def _check_validity(certificate: Certificate, position: int, at: datetime) -> None:
+    begin, end = certificate.not_before, certificate.not_after
     if not begin <= at <= end:
         raise _error(
             "chain_expired",
@@ -193,40 +185,52 @@ def _check_validity(certificate: x509.Certificate, position: int, at: datetime) 
         )
 
 
-def _check_extensions(certificate: x509.Certificate, position: int) -> None:
-    issues = position > 0
-    basic: x509.BasicConstraints | None = None
-    usage: x509.KeyUsage | None = None
+def _check_extensions(certificate: Certificate, position: int) -> None:
     for extension in certificate.extensions:
         if extension.critical and extension.oid not in _UNDERSTOOD:
             raise _error(
                 "chain_malformed",
                 f"certificate {position} has a critical extension that is not understood",
-                found=extension.oid.dotted_string,
+                found=extension.oid,
             )
-        if isinstance(extension.value, x509.BasicConstraints):
-            basic = extension.value
-        elif isinstance(extension.value, x509.KeyUsage):
-            usage = extension.value
-    if usage is None:
-        raise _error("chain_not_ca", f"certificate {position} names no key usage")
-    if not issues:
-        if (basic is not None and basic.ca) or usage.key_cert_sign or not usage.digital_signature:
+    values = {extension.oid: extension.value for extension in certificate.extensions}
+    try:
+        usage = _key_usage(values.get(OID_KEY_USAGE))
+        ca, path_length = _basic_constraints(values.get(OID_BASIC_CONSTRAINTS))
+    except der.DerError as error:
+        raise _error("chain_malformed", f"certificate {position}: {error.detail}") from error
+    if position == 0:
+        if ca or usage & _KEY_CERT_SIGN or not usage & _DIGITAL_SIGNATURE:
             raise _error("chain_not_ca", "the attestation certificate must sign reports and nothing else")
-        return
-    if basic is None or not basic.ca or not usage.key_cert_sign:
+    elif not (ca and usage & _KEY_CERT_SIGN):
         raise _error("chain_not_ca", f"certificate {position} may not issue certificates")
-    if basic.path_length is not None and basic.path_length < position - 1:
-        raise _error(
-            "chain_not_ca", f"path length of certificate {position}", position - 1, basic.path_length
-        )
+    elif path_length is not None and path_length < position - 1:
+        raise _error("chain_not_ca", f"path length of certificate {position}", position - 1, path_length)
 
 
-def _common_name(certificate: x509.Certificate) -> str:
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    if len(names) != 1 or not isinstance(names[0].value, str):
-        raise _error("chain_malformed", "the device identity has no single common name")
-    return names[0].value
+def _key_usage(value: bytes | None) -> int:
+    """The first byte of keyUsage (RFC 5280 section 4.2.1.3); 0 where there is none, which allows nothing."""
+    if value is None:
+        return 0
+    reader = der.Reader(value)
+    bits = reader.element(der.BIT_STRING).content
+    reader.end()
+    if not bits or bits[0] > 7:
+        raise der.DerError("keyUsage")
+    return bits[1] if len(bits) > 1 else 0
+
+
+def _basic_constraints(value: bytes | None) -> tuple[bool, int | None]:
+    """Whether the subject is a CA, and its path length (RFC 5280 section 4.2.1.9)."""
+    if value is None:
+        return False, None
+    reader = der.Reader(value)
+    fields = reader.inside()
+    reader.end()
+    ca = fields.next_is(der.BOOLEAN) and fields.boolean()
+    path_length = fields.integer() if fields.next_is(der.INTEGER) else None
+    fields.end()
+    return ca, path_length
 
 
 def _error(code: str, detail: str, expected: object = None, found: object = None) -> DeviceChainError:

@@ -4,20 +4,21 @@ Two forms: the composite device id of TCG DICE (OID 2.23.133.5.4.1; Hopper and L
 (OID 2.23.133.5.4.1.1; Blackwell). Both carry ``FWID ::= SEQUENCE { hashAlg, digest }`` with SHA-384.
 """
 
-from cryptography import x509
+from collections.abc import Iterable
 
 from attestation import der
+from attestation.certificate import Extension
 from attestation.nvidia.errors import FirmwareError
 from attestation.nvidia.opaque import FWID_BYTES
 
-COMPOSITE_DEVICE_ID = x509.ObjectIdentifier("2.23.133.5.4.1")
-DICE_TCB_INFO = x509.ObjectIdentifier("2.23.133.5.4.1.1")
+COMPOSITE_DEVICE_ID = "2.23.133.5.4.1"
+DICE_TCB_INFO = "2.23.133.5.4.1.1"
 
 _SHA384 = "2.16.840.1.101.3.4.2.2"
 _TCB_INFO_FWIDS = der.context(6)
 
 
-def certificate_fwid(extensions: x509.Extensions) -> bytes | None:
+def certificate_fwid(extensions: Iterable[Extension]) -> bytes | None:
     """The firmware id (48 bytes) of an attestation certificate, or None where it names none.
 
     Raises `FirmwareError` (``fwid_malformed``) for any other content, or for both forms at once.
@@ -26,11 +27,9 @@ def certificate_fwid(extensions: x509.Extensions) -> bytes | None:
     for extension in extensions:
         if extension.oid not in (COMPOSITE_DEVICE_ID, DICE_TCB_INFO):
             continue
-        if not isinstance(extension.value, x509.UnrecognizedExtension):
-            raise _malformed("not an opaque extension")
         read = _composite_device_id if extension.oid == COMPOSITE_DEVICE_ID else _dice_tcb_info
         try:
-            found.append(read(der.Reader(extension.value.value)))
+            found.append(read(der.Reader(extension.value)))
         except der.DerError as error:
             raise _malformed(error.detail) from error
     if len(found) > 1:

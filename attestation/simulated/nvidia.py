@@ -274,7 +274,7 @@ def _composite_device_id(identity_key: ec.EllipticCurvePublicKey, fwid: bytes) -
     spki = identity_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     sha384 = bytes.fromhex("0609608648016503040202")
     content = _der(0x02, b"\x01") + spki + _der(0x30, sha384 + _der(0x04, fwid))
-    return x509.UnrecognizedExtension(COMPOSITE_DEVICE_ID, _der(0x30, content))
+    return x509.UnrecognizedExtension(x509.ObjectIdentifier(COMPOSITE_DEVICE_ID), _der(0x30, content))
 
 
 def _der(tag: int, content: bytes) -> bytes:
