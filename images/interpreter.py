@@ -116,7 +116,7 @@ def start_command(files: Iterable[SourceFile], script: str) -> tuple[str, ...]:
     The loader ignores the host's library cache, and the interpreter the host's settings: isolated, without
     ``site``, writing no bytecode, UTF-8 whatever the locale says.
     """
-    name = next(f.target for f in files if f.target.startswith(f"{LIBRARIES}/ld"))
+    name = next(file.target for file in files if is_loader(file.target))
     return (
         f"{{root}}/{name}",
         "--inhibit-cache",
@@ -126,6 +126,11 @@ def start_command(files: Iterable[SourceFile], script: str) -> tuple[str, ...]:
         *("-I", "-S", "-B", "-X", "utf8"),
         f"{{root}}/{script}",
     )
+
+
+def is_loader(target: str) -> bool:
+    """Whether the file at ``target`` in an image is its dynamic loader."""
+    return target.startswith((f"{LIBRARIES}/ld-linux", f"{LIBRARIES}/ld64"))
 
 
 def _is_elf(path: Path) -> bool:

@@ -189,7 +189,10 @@ def _lay_out(tree: Path, files: Sequence[SourceFile], report: Progress) -> None:
             else:
                 return
         shutil.copyfile(file.source, target)
-        target.chmod(0o755 if status.st_mode & stat.S_IXUSR else 0o644)
+        large = status.st_size >= LINK_FROM
+        runs = file.target == interpreter.PROGRAM or interpreter.is_loader(file.target)
+        # As it would be with a link, so that the same inputs give one image on every file system.
+        target.chmod(0o755 if runs or (large and status.st_mode & stat.S_IXUSR) else 0o644)
 
     report("files", 0, len(files))
     with ThreadPoolExecutor(2) as pool:
