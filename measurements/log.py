@@ -88,7 +88,9 @@ class TileLog:
             self._recover()
             yield
         except OSError as error:
-            raise LogError(Code.LOG_CORRUPT, f"{error.filename}: {error.strerror}", stage=_STAGE) from error
+            raise LogError(
+                Code.LOG_UNREADABLE, f"{error.filename}: {error.strerror}", stage=_STAGE
+            ) from error
         finally:
             if lock >= 0:
                 os.close(lock)
@@ -98,7 +100,7 @@ class TileLog:
         try:
             data = self._read("checkpoint")
         except FileNotFoundError as error:
-            raise LogError(Code.LOG_CORRUPT, f"{self._public} holds no log", stage=_STAGE) from error
+            raise LogError(Code.LOG_UNREADABLE, f"{self._public} holds no log", stage=_STAGE) from error
         return open_checkpoint(data, (self.key,))
 
     def entries(self) -> tuple[bytes, ...]:

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -46,11 +47,25 @@ class RollbackMemory(Protocol):
         ...
 
 
-def merge(old: Sighting | None, new: Sighting) -> Sighting:
-    """The newest of both.
+def judge(seen: Mapping[tuple[str, str], Sighting], new: Sighting) -> Sighting:
+    """What to remember for the sighting's log and channel.
 
     Raises TransparencyError: ROLLBACK for less than was seen, SPLIT_VIEW for a fork.
     """
+    for old in seen.values():
+        if (old.log, old.size) == (new.log, new.size) and old.root != new.root:
+            raise TransparencyError(
+                Code.SPLIT_VIEW,
+                f"two roots of {new.log} at size {new.size}",
+                stage=_STAGE,
+                expected=old.root.hex(),
+                found=new.root.hex(),
+                evidence=(old.checkpoint, new.checkpoint),
+            )
+    return _newest(seen.get((new.log, new.channel)), new)
+
+
+def _newest(old: Sighting | None, new: Sighting) -> Sighting:
     if old is None:
         return new
     for what, before, now in (
@@ -66,15 +81,6 @@ def merge(old: Sighting | None, new: Sighting) -> Sighting:
             stage=_STAGE,
             expected=old.status.hex(),
             found=new.status.hex(),
-            evidence=(old.checkpoint, new.checkpoint),
-        )
-    if old.size == new.size and old.root != new.root:
-        raise TransparencyError(
-            Code.SPLIT_VIEW,
-            f"two roots of {new.log} at size {new.size}",
-            stage=_STAGE,
-            expected=old.root.hex(),
-            found=new.root.hex(),
             evidence=(old.checkpoint, new.checkpoint),
         )
     # An older but witnessed and fresh checkpoint is a slow node, not a fork: the larger one stays remembered.
@@ -99,12 +105,12 @@ class VolatileMemory:
 
     def check(self, sighting: Sighting) -> None:
         """See RollbackMemory."""
-        merge(self._seen.get((sighting.log, sighting.channel)), sighting)
+        judge(self._seen, sighting)
 
     def advance(self, sighting: Sighting) -> None:
         """See RollbackMemory."""
         key = (sighting.log, sighting.channel)
-        self._seen[key] = merge(self._seen.get(key), sighting)
+        self._seen[key] = judge(self._seen, sighting)
 
 
 class FileMemory:
@@ -118,7 +124,7 @@ class FileMemory:
 
     def check(self, sighting: Sighting) -> None:
         """See RollbackMemory."""
-        merge(self._load().get((sighting.log, sighting.channel)), sighting)
+        judge(self._load(), sighting)
 
     def advance(self, sighting: Sighting) -> None:
         """See RollbackMemory."""
@@ -133,7 +139,7 @@ class FileMemory:
             fcntl.flock(lock, fcntl.LOCK_EX)
             seen = self._load()
             key = (sighting.log, sighting.channel)
-            merged = merge(seen.get(key), sighting)
+            merged = judge(seen, sighting)
             if merged != seen.get(key):
                 self._store({**seen, key: merged})
         finally:

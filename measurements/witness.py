@@ -217,7 +217,7 @@ class FileWitnessStore:
             raise self._broken(error) from error
 
     def _broken(self, error: OSError) -> LogError:
-        return LogError(Code.LOG_CORRUPT, f"witness state {self._folder}: {error.strerror}", stage=_STAGE)
+        return LogError(Code.LOG_UNREADABLE, f"witness state {self._folder}: {error.strerror}", stage=_STAGE)
 
 
 def _name(origin: str) -> str:

@@ -1,0 +1,365 @@
+"""``cloister release``, ``cloister log`` and ``cloister measure``."""
+
+import json
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from .durable import make_folder, replace_file
+from .errors import Code, TransparencyError
+from .image_release import GpuFacts, draft_release, measure_image
+from .note import VerifierKey
+from .policy import policy_table
+from .publish import ListedRelease, ReleaseLog, create_log
+from .signing_key import SigningKey
+from .statement import instant_text
+
+OK, USAGE_OR_IO, NOT_AVAILABLE, REFUSED = range(4)
+
+_REFUSALS: Final = frozenset(
+    {
+        Code.CHECKPOINT_SIGNATURE,
+        Code.INCLUSION_INVALID,
+        Code.CONSISTENCY_INVALID,
+        Code.SPLIT_VIEW,
+        Code.LOG_CORRUPT,
+        Code.WITNESS_QUORUM,
+    }
+)
+
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+_Log = Annotated[Path, typer.Option("--log", help="The log's folder, made by log init.")]
+_Channel = Annotated[str, typer.Option(help="The channel of releases.")]
+_Signers = Annotated[
+    list[Path], typer.Option("--signer", help="Key file of a release signer; may be repeated.")
+]
+_Model = Annotated[Path | None, typer.Option(help="The model volume: a folder or one file.")]
+_Cmdline = Annotated[str, typer.Option(help="The command line that is measured with the image.")]
+_ImageDir = Annotated[Path, typer.Option("--image", help="The image's folder, holding image.json.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this room's commands to the command line."""
+    release = typer.Typer(name="release", help="Publish, list and revoke releases.", no_args_is_help=True)
+    release.command("publish", help=_PUBLISH)(publish)
+    release.command("list", help="List what a log holds, the whole log audited on the way.")(list_releases)
+    release.command("revoke", help=_REVOKE)(revoke)
+    release.command("keygen", help="Make a key for signing releases; its public half is printed.")(keygen)
+    log = typer.Typer(name="log", help="Make and run transparency logs.", no_args_is_help=True)
+    log.command("init", help=_INIT)(init)
+    log.command("serve", help="Serve a log to the public. Not available yet.")(serve)
+    log.command("witness", help="Run a witness for other logs. Not available yet.")(witness)
+    log.command("monitor", help="Watch a log. Not available yet.")(monitor)
+    app.add_typer(release)
+    app.add_typer(log)
+    app.command("measure", help=_MEASURE)(measure)
+
+
+_INIT = """Make a log in a folder, with a key of its own and one witness with another key.
+
+LOG/public is the log (c2sp.org/tlog-tiles) for any static web server; LOG/keys and LOG/witness hold the
+secret keys, readable by their owner alone. What is printed goes into clients' policies.
+"""
+
+_PUBLISH = """Publish an image: a signed release statement, and a status that lists it as active.
+
+The launch digest is predicted from image.json and the model's files. An image that is active already is not
+logged again; publishing it renews its status, which lives 48 hours. The staple that a node reads at boot is
+written to --staple, and for every active release below LOG/staples.
+"""
+
+_REVOKE = """Publish a status that no longer lists a release, and names it revoked.
+
+A client that has not seen the new status refuses the release at the latest when the old one runs out.
+"""
+
+_MEASURE = """Predict the launch digest of an image: what its evidence must report.
+
+Only image.json and the model's files are read; `cloister image verify` compares an image with its image.json.
+"""
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="The log's new folder.")],
+    origin: Annotated[str, typer.Option(help="The log's name for ever.")] = "log.cloister.example/releases",
+    witness_name: Annotated[str, typer.Option(help="The witness's name.")] = "witness.cloister.example",
+    as_json: _Json = False,
+) -> int:
+    """See ``cloister log init --help``."""
+
+    def work() -> int:
+        log = create_log(folder, origin=origin, witness=witness_name, now=_now)
+        keys = {"log": str(log.tiles.key), "witnesses": [str(key) for key in log.tiles.witnesses]}
+        if as_json:
+            _print_json({**keys, "folder": str(folder)})
+        else:
+            print(f"log      {keys['log']}")
+            for key in log.tiles.witnesses:
+                print(f"witness  {key}")
+        return OK
+
+    return _guarded(work)
+
+
+def keygen(
+    path: Annotated[Path, typer.Argument(help="The new key file.")],
+    name: Annotated[str, typer.Option(help="The signer's name.")] = "releases.cloister.example",
+) -> int:
+    """See ``cloister release keygen --help``."""
+
+    def work() -> int:
+        key = SigningKey.generate(name)
+        key.save(path)
+        print(key.public)
+        return OK
+
+    return _guarded(work)
+
+
+def publish(
+    log: _Log,
+    image: _ImageDir,
+    signer: _Signers,
+    model: _Model = None,
+    cmdline: _Cmdline = "",
+    name: Annotated[str, typer.Option(help="The release's name.")] = "cloister/node",
+    version: Annotated[str, typer.Option(help="The release's version; default: of this program.")] = "",
+    channel: _Channel = "prod",
+    gpu_arch: Annotated[str, typer.Option(help="The GPU architecture, as its evidence names it.")] = "",
+    gpu_driver: Annotated[list[str], typer.Option(help="An allowed driver version; may be repeated.")] = [],  # noqa: B006
+    gpu_vbios: Annotated[list[str], typer.Option(help="An allowed VBIOS version; may be repeated.")] = [],  # noqa: B006
+    keep: Annotated[int, typer.Option(help="How many releases stay active, this one among them.")] = 2,
+    lifetime: Annotated[int, typer.Option(help="Hours that the status lives, at most 168.")] = 48,
+    staple: Annotated[Path | None, typer.Option(help="Where to write this release's staple.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Where to write the [transparency] policy table.")
+    ] = None,
+    as_json: _Json = False,
+) -> int:
+    """See ``cloister release publish --help``."""
+
+    def work() -> int:
+        if bool(gpu_arch) != bool(gpu_driver) or bool(gpu_arch) != bool(gpu_vbios):
+            return _failed("--gpu-arch, --gpu-driver and --gpu-vbios belong together", USAGE_OR_IO)
+        keys = [SigningKey.load(path) for path in signer]
+        measured = measure_image(image, model=model, cmdline=cmdline.encode())
+        draft = draft_release(
+            measured,
+            name=name,
+            version=version or distribution_version("cloister"),
+            channel=channel,
+            model_name=model.name if model else "",
+            gpus=(GpuFacts(gpu_arch, tuple(gpu_driver), tuple(gpu_vbios)),) if gpu_arch else (),
+        )
+        opened = ReleaseLog.open(log, _now)
+        done = opened.publish(draft, keys, keep=keep, lifetime=timedelta(hours=lifetime))
+        if staple is not None:
+            make_folder(staple.parent)
+            replace_file(staple, done.staple.encode())
+        if policy is not None:
+            table = policy_table(
+                log=opened.tiles.key,
+                witnesses=opened.tiles.witnesses,
+                signers=[key.public for key in keys],
+                channel=channel,
+                threshold=len(keys),
+            )
+            make_folder(policy.parent)
+            replace_file(policy, table.encode())
+        result = {
+            **_described(done.release),
+            "renewed": done.renewed,
+            "launch_digest": measured.launch_digest.hex(),
+            "status_sequence": done.status.status.sequence,
+            "status_expires_at": instant_text(done.status.status.expires_at),
+            "tree_size": done.checkpoint.checkpoint.size,
+            "staple": None if staple is None else str(staple),
+        }
+        if as_json:
+            _print_json(result)
+        else:
+            what = "renewed the status of" if done.renewed else "published"
+            print(
+                f"{what} {draft.name} {draft.version} ({channel}, sequence {done.release.release.sequence})"
+            )
+            print(f"leaf     {result['leaf_hash']}  entry {done.release.index}")
+            print(f"launch   {measured.launch_digest.hex()}")
+            print(f"status   {result['status_sequence']}, until {result['status_expires_at']}")
+        return OK
+
+    return _guarded(work)
+
+
+def list_releases(
+    log: _Log,
+    channel: _Channel = "prod",
+    signer: Annotated[
+        list[str], typer.Option(help="A signer's vkey; without one nothing is authenticated.")
+    ] = [],  # noqa: B006
+    as_json: _Json = False,
+) -> int:
+    """See ``cloister release list --help``."""
+
+    def work() -> int:
+        keys = [VerifierKey.parse(vkey) for vkey in signer] or None
+        opened = ReleaseLog.open(log, _now)
+        listing = opened.listing(channel, keys)
+        last = listing.statuses[-1].status if listing.statuses else None
+        now = _now()
+        current = last is not None and last.issued_at <= now < last.expires_at
+        active = last.active if last and current else ()
+        revoked = [entry.release for entry in last.revoked] if last else []
+
+        def state(entry: ListedRelease) -> str:
+            identity = entry.leaf_hash.hex()
+            if identity in revoked:
+                return "revoked"
+            return "active" if identity in active and now < entry.release.not_after else "inactive"
+
+        if as_json:
+            _print_json(
+                {
+                    "channel": channel,
+                    "authenticated": keys is not None,
+                    "tree_size": opened.tiles.checkpoint().checkpoint.size,
+                    "status": None
+                    if last is None
+                    else {
+                        "sequence": last.sequence,
+                        "expires_at": instant_text(last.expires_at),
+                        "current": current,
+                    },
+                    "releases": [{**_described(entry), "state": state(entry)} for entry in listing.releases],
+                    "ignored": listing.ignored,
+                }
+            )
+            return OK
+        for entry in listing.releases:
+            release = entry.release
+            print(f"{state(entry):<9} {release.name} {release.version:<12} {entry.leaf_hash.hex()}")
+        if last is None:
+            print(f"no status in channel {channel}")
+        else:
+            until = "until" if current else "ran out at"
+            print(f"status {last.sequence} {until} {instant_text(last.expires_at)}")
+        if keys is None:
+            print("signatures were not checked: name the signers with --signer")
+        return OK
+
+    return _guarded(work)
+
+
+def revoke(
+    log: _Log,
+    release: Annotated[str, typer.Option(help="The release's leaf hash, as release list prints it.")],
+    reason: Annotated[str, typer.Option(help="Why; it is published.")],
+    signer: _Signers,
+    channel: _Channel = "prod",
+    as_json: _Json = False,
+) -> int:
+    """See ``cloister release revoke --help``."""
+
+    def work() -> int:
+        try:
+            identity = bytes.fromhex(release)
+        except ValueError:
+            return _failed("--release is a leaf hash in hex", USAGE_OR_IO)
+        opened = ReleaseLog.open(log, _now)
+        done = opened.revoke(identity, channel, reason, [SigningKey.load(path) for path in signer])
+        status = done.status
+        if as_json:
+            _print_json(
+                {"revoked": release, "status_sequence": status.sequence, "active": list(status.active)}
+            )
+        else:
+            print(f"revoked {release}: status {status.sequence} lists {len(status.active)} active")
+        return OK
+
+    return _guarded(work)
+
+
+def serve() -> int:
+    """See ``cloister log serve --help``."""
+    return _failed("not available yet: log serve; any static web server can serve LOG/public", NOT_AVAILABLE)
+
+
+def witness() -> int:
+    """See ``cloister log witness --help``."""
+    return _failed("not available yet: log witness", NOT_AVAILABLE)
+
+
+def monitor() -> int:
+    """See ``cloister log monitor --help``."""
+    return _failed("not available yet: log monitor; release list audits a local log", NOT_AVAILABLE)
+
+
+def measure(
+    image: Annotated[Path, typer.Argument(help="The image's folder, holding image.json.")],
+    model: _Model = None,
+    cmdline: _Cmdline = "",
+    as_json: _Json = False,
+) -> int:
+    """See ``cloister measure --help``."""
+
+    def work() -> int:
+        measured = measure_image(image, model=model, cmdline=cmdline.encode())
+        if as_json:
+            model_part = (
+                {"sha256": measured.model.hex(), "files": measured.model_files} if measured.model else None
+            )
+            _print_json(
+                {
+                    "tee": "sev-snp",
+                    "launchDigest": measured.launch_digest.hex(),
+                    "image": {"sha256": measured.image.hex(), "files": measured.image_files},
+                    "model": model_part,
+                    "cmdline": cmdline,
+                }
+            )
+        else:
+            print(measured.launch_digest.hex())
+        return OK
+
+    return _guarded(work)
+
+
+def _described(entry: ListedRelease) -> dict[str, Any]:
+    release = entry.release
+    return {
+        "name": release.name,
+        "version": release.version,
+        "channel": release.channel,
+        "sequence": release.sequence,
+        "leaf_hash": entry.leaf_hash.hex(),
+        "index": entry.index,
+        "not_before": instant_text(release.not_before),
+        "not_after": instant_text(release.not_after),
+    }
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    """Run a command; its failures become one line on standard error and an exit status."""
+    try:
+        return work()
+    except TransparencyError as error:
+        return _failed(f"{error.code}: {error}", REFUSED if error.code in _REFUSALS else USAGE_OR_IO)
+    except OSError as error:
+        return _failed(f"{error.filename}: {error.strerror}", USAGE_OR_IO)
+
+
+def _failed(message: str, status: int) -> int:
+    print(f"error {message}", file=sys.stderr)
+    return status
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

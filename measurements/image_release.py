@@ -1,0 +1,71 @@
+"""From an image and a model on the disk to what a release says about them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .process_image import hash_volume, predict_launch_digest, read_image, volume_digest
+from .publish import ReleaseDraft
+from .release import GPU
+from .statement import Subject
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFacts:
+    """The GPUs that an image may run on, in the words of their verified evidence; all values are exact."""
+
+    arch: str
+    drivers: tuple[str, ...]
+    vbioses: tuple[str, ...]
+    mode: str = "on"
+
+    def element(self) -> dict[str, Any]:
+        """The element of a release's measurements."""
+        return {
+            "tee": GPU,
+            "arch": self.arch,
+            "ccMode": self.mode,
+            "driver": list(self.drivers),
+            "vbios": list(self.vbioses),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredImage:
+    """A predicted launch: the digest, and what went into it (``model`` is None where there is no volume)."""
+
+    launch_digest: bytes
+    image: bytes
+    image_files: int
+    model: bytes | None
+    model_files: int
+
+
+def measure_image(image_dir: Path, *, model: Path | None = None, cmdline: bytes = b"") -> MeasuredImage:
+    """Predict the launch digest of ``IMAGE_DIR/image.json`` with a model volume. Raises ImageError."""
+    described = read_image(image_dir)
+    files = None if model is None else hash_volume(model)
+    return MeasuredImage(
+        predict_launch_digest(described.files, cmdline, files),
+        described.sha256,
+        len(described.files),
+        None if files is None else volume_digest(files),
+        len(files or ()),
+    )
+
+
+def draft_release(
+    measured: MeasuredImage,
+    *,
+    name: str,
+    version: str,
+    channel: str,
+    model_name: str = "model",
+    gpus: tuple[GpuFacts, ...] = (),
+) -> ReleaseDraft:
+    """What to publish about a measured image."""
+    subjects = [Subject("image", measured.image.hex())]
+    if measured.model is not None:
+        subjects.append(Subject(f"weights:{model_name}", measured.model.hex()))
+    cpu = {"tee": "sev-snp", "launchDigest": measured.launch_digest.hex()}
+    return ReleaseDraft(name, version, channel, tuple(subjects), (cpu, *(gpu.element() for gpu in gpus)))
