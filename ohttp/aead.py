@@ -31,14 +31,14 @@ class SequencedAead:
     Use an instance for sealing or for opening, never for both.
     """
 
-    __slots__ = ("_base_nonce", "_cipher", "_sequence")
+    __slots__ = ("_base_nonce", "_decrypt", "_encrypt", "_sequence")
 
     def __init__(self, aead_id: int, key: bytes, base_nonce: bytes) -> None:
         if aead_id not in KEY_SIZE or len(key) != KEY_SIZE[aead_id] or len(base_nonce) != NONCE_SIZE:
             raise HpkeError("unsupported_suite", "no AEAD with this identifier and key size")
-        self._cipher: AESGCM | ChaCha20Poly1305 = (
-            ChaCha20Poly1305(key) if aead_id == CHACHA20_POLY1305 else AESGCM(key)
-        )
+        cipher = ChaCha20Poly1305(key) if aead_id == CHACHA20_POLY1305 else AESGCM(key)
+        self._encrypt = cipher.encrypt
+        self._decrypt = cipher.decrypt
         self._base_nonce = int.from_bytes(base_nonce)
         self._sequence = 0
 
@@ -49,27 +49,30 @@ class SequencedAead:
 
     def seal(self, plaintext: bytes, aad: bytes = b"") -> bytes:
         """Ciphertext with its tag. Raises HpkeError ``sequence_exhausted`` before a nonce could repeat."""
-        nonce = self._nonce()
+        sequence = self._sequence
+        if sequence >= LAST_SEQUENCE:
+            raise _exhausted()
+        nonce = (self._base_nonce ^ sequence).to_bytes(NONCE_SIZE)
         try:
-            ciphertext = self._cipher.encrypt(nonce, plaintext, aad)
+            ciphertext = self._encrypt(nonce, plaintext, aad)
         except OverflowError:
             raise HpkeError("invalid_length", "a message is limited to 2^31 - 1 bytes") from None
-        self._sequence += 1
+        self._sequence = sequence + 1
         return ciphertext
 
     def open(self, ciphertext: bytes, aad: bytes = b"") -> bytes:
         """Plaintext. Raises HpkeError ``decrypt``, and then expects the same number again."""
-        nonce = self._nonce()
+        sequence = self._sequence
+        if sequence >= LAST_SEQUENCE:
+            raise _exhausted()
+        nonce = (self._base_nonce ^ sequence).to_bytes(NONCE_SIZE)
         try:
-            plaintext = self._cipher.decrypt(nonce, ciphertext, aad)
+            plaintext = self._decrypt(nonce, ciphertext, aad)
         except (InvalidTag, OverflowError):
             raise HpkeError("decrypt", "the message does not authenticate") from None
-        self._sequence += 1
+        self._sequence = sequence + 1
         return plaintext
 
-    def _nonce(self) -> bytes:
-        if self._sequence >= LAST_SEQUENCE:
-            raise HpkeError(
-                "sequence_exhausted", "this key has sealed as many messages as its nonce can number"
-            )
-        return (self._base_nonce ^ self._sequence).to_bytes(NONCE_SIZE)
+
+def _exhausted() -> HpkeError:
+    return HpkeError("sequence_exhausted", "this key has sealed as many messages as its nonce can number")

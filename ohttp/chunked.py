@@ -62,8 +62,7 @@ class ChunkedClient:
         self._nonce_size = response_nonce_size(self._context.suite)
         self._start = bytearray()
         self._reader: ChunkReader | None = None
-        self._budget = _Budget(max_response)
-        self._progress = _Progress()
+        self._progress = _Progress(max_response)
         self._sealed = False
 
     def seal_request(self, request: bytes) -> bytes:
@@ -89,18 +88,21 @@ class ChunkedClient:
         """
         if not self._sealed:
             raise SessionReused("out_of_order", "the response follows the request")
-        with self._progress:
-            self._budget.spend(len(data))
+        self._progress.spend(len(data))
+        try:
             if self._reader is None:
                 self._start += data
-                if len(self._start) < self._nonce_size:
+                size = self._nonce_size
+                if len(self._start) < size:
                     return []
-                nonce = bytes(self._start[: self._nonce_size])
-                data = bytes(self._start[self._nonce_size :])
+                nonce, data = bytes(self._start[:size]), bytes(self._start[size:])
                 self._start.clear()
                 aead = response_aead(self._context, self._context.enc, nonce, RESPONSE_LABEL)
                 self._reader = ChunkReader(aead.open)
             return self._reader.feed(data)
+        except OhttpError as error:
+            self._progress.fail(error)
+            raise
 
     def finish(self) -> list[bytes]:
         """The stream has ended: the final chunk's plaintext, or nothing where that is empty.
@@ -110,12 +112,16 @@ class ChunkedClient:
         """
         if not self._sealed:
             raise SessionReused("out_of_order", "the response follows the request")
-        with self._progress:
+        self._progress.spend(0)
+        try:
             if self._reader is None:
                 raise ChunkError("truncated", "the response ended inside its nonce")
             final = self._reader.finish()
-            self._progress.complete()
-            return [final] if final else []
+        except OhttpError as error:
+            self._progress.fail(error)
+            raise
+        self._progress.completed = True
+        return [final] if final else []
 
 
 class ChunkedGateway:
@@ -133,8 +139,7 @@ class ChunkedGateway:
     ) -> None:
         self._keys = keys
         self._random = random
-        self._budget = _Budget(max_request)
-        self._progress = _Progress()
+        self._progress = _Progress(max_request)
         self._start = bytearray()
         self._header: RequestHeader | None = None
         self._selected: tuple[GatewayKey, hpke.Suite] | None = None
@@ -160,8 +165,8 @@ class ChunkedGateway:
         UnknownKey, UnsupportedSuite, EncapsulationError ``decrypt``, ChunkError ``decrypt``, ``empty_chunk``,
         ``chunk_too_large`` or ``message_too_large``, and the same again on every later call.
         """
-        with self._progress:
-            self._budget.spend(len(data))
+        self._progress.spend(len(data))
+        try:
             if self._reader is None:
                 self._start += data
                 self._reader = self._open()
@@ -170,6 +175,9 @@ class ChunkedGateway:
                 data = bytes(self._start)
                 self._start.clear()
             return self._reader.feed(data)
+        except OhttpError as error:
+            self._progress.fail(error)
+            raise
 
     def end(self) -> bytes:
         """The request's body has ended: the final chunk's plaintext, authenticated.
@@ -177,12 +185,16 @@ class ChunkedGateway:
         Raises EncapsulationError ``truncated`` before the first chunk, ChunkError ``truncated`` where no
         final chunk began, ``decrypt`` where it does not authenticate.
         """
-        with self._progress:
+        self._progress.spend(0)
+        try:
             if self._reader is None:
                 raise EncapsulationError("truncated", "the request ended before its first chunk")
             final = self._reader.finish()
-            self._progress.complete()
-            return final
+        except OhttpError as error:
+            self._progress.fail(error)
+            raise
+        self._progress.completed = True
+        return final
 
     def response(self) -> "ResponseSealer":
         """What seals the answer, once; raises SessionReused again, or before ``end`` has authenticated."""
@@ -257,7 +269,10 @@ class ResponseSealer:
 
 
 class ChunkReader:
-    """Cuts a stream into chunks and opens them; holds one chunk, and refuses a larger one by its length."""
+    """Cuts a stream into chunks and opens them; holds one chunk, and refuses a larger one by its length.
+
+    ``open_chunk`` takes a ciphertext and its AAD, and raises HpkeError.
+    """
 
     __slots__ = ("_buffer", "_final", "_open")
 
@@ -267,12 +282,17 @@ class ChunkReader:
         self._final = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        chunks: list[bytes] = []
+        """The plaintexts of the non-final chunks that ``data`` completes; raises ChunkError."""
         buffer = self._buffer
-        buffer += data
+        # Whole chunks, the usual case, are opened where they lie; only a part of one is kept.
+        source: bytes | bytearray = data
+        if buffer:
+            buffer += data
+            source = buffer
+        chunks: list[bytes] = []
         at = 0
         while not self._final:
-            prefix = varint.decode(buffer, at)
+            prefix = varint.decode(source, at)
             if prefix is None:
                 break
             size, start = prefix
@@ -283,19 +303,23 @@ class ChunkReader:
             if size > MAX_CHUNK + TAG_SIZE:
                 raise ChunkError("chunk_too_large", "a chunk is longer than 16,384 bytes")
             end = start + size
-            if end > len(buffer):
+            if end > len(source):
                 break
-            plaintext = self._decrypt(bytes(buffer[start:end]), b"")
+            plaintext = self._decrypt(bytes(source[start:end]), b"")
             if not plaintext:
                 raise ChunkError("empty_chunk", "a non-final chunk is empty")
             chunks.append(plaintext)
             at = end
-        del buffer[:at]
-        if self._final and len(buffer) > MAX_CHUNK + TAG_SIZE:
+        if self._final and len(source) - at > MAX_CHUNK + TAG_SIZE:
             raise ChunkError("chunk_too_large", "the final chunk is longer than 16,384 bytes")
+        if source is buffer:
+            del buffer[:at]
+        elif at < len(source):
+            buffer += source[at:]
         return chunks
 
     def finish(self) -> bytes:
+        """The stream has ended: the final chunk's plaintext. Raises ChunkError ``truncated``, ``decrypt``."""
         if not self._final:
             raise ChunkError("truncated", "the stream ended before its final chunk")
         return self._decrypt(bytes(self._buffer), _FINAL)
@@ -307,43 +331,33 @@ class ChunkReader:
             raise ChunkError("decrypt", "a chunk does not authenticate") from None
 
 
-class _Budget:
-    """How many bytes of a message may still come."""
+class _Progress:
+    """How far a session has read: bytes that may still come, its end, its failure (which it repeats)."""
 
-    __slots__ = ("_left",)
+    __slots__ = ("_failure", "_left", "completed")
 
     def __init__(self, limit: int) -> None:
         self._left = limit
-
-    def spend(self, size: int) -> None:
-        if size > self._left:
-            raise ChunkError("message_too_large", "the message is longer than its limit")
-        self._left -= size
-
-
-class _Progress:
-    """Keeps a reading session from going on after its end or after a failure, which it then repeats."""
-
-    __slots__ = ("_failure", "completed")
-
-    def __init__(self) -> None:
+        self.completed = False
         # Not the exception itself: its traceback would keep the plaintext of a failed message alive.
         self._failure: tuple[type[OhttpError], str, str] | None = None
-        self.completed = False
 
-    def __enter__(self) -> None:
+    def spend(self, size: int) -> None:
+        """Let ``size`` more bytes in, unless the session has ended, failed or reached its limit."""
         if self._failure is not None:
             kind, code, detail = self._failure
             raise kind(code, detail)
         if self.completed:
             raise SessionReused("reused", "this session has read its message")
+        if size > self._left:
+            error = ChunkError("message_too_large", "the message is longer than its limit")
+            self.fail(error)
+            raise error
+        self._left -= size
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OhttpError):
-            self._failure = type(error), error.code, error.detail
-
-    def complete(self) -> None:
-        self.completed = True
+    def fail(self, error: OhttpError) -> None:
+        """Remember what went wrong."""
+        self._failure = type(error), error.code, error.detail
 
 
 def _frame(ciphertext: bytes) -> bytes:

@@ -30,6 +30,8 @@ def decode(data: bytes | bytearray | memoryview, offset: int = 0) -> tuple[int, 
     if offset >= len(data):
         return None
     first = data[offset]
+    if first < 0x40:
+        return first, offset + 1
     end = offset + (1 << (first >> 6))
     if end > len(data):
         return None

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ohttp import encapsulation, hpke, kem, varint
+from ohttp.aead import SequencedAead
 from ohttp.chunked import REQUEST_LABEL, RESPONSE_LABEL, ChunkedClient, ChunkedGateway, ChunkReader
 from ohttp.encapsulation import (
     ClientRequest,
@@ -167,7 +168,7 @@ def check_transcript(vector: Vector) -> None:
         config = preferred(configs)
         assert (config.key_id, config.public_key) == (vector["key_id"], blob(vector, "pkR"))
         size = response_nonce_size(hpke.suite(vector["kem_id"], vector["kdf_id"], vector["aead_id"]))
-        aead = encapsulation.SequencedAead(
+        aead = SequencedAead(
             vector["aead_id"], blob(vector, "response_key"), blob(vector, "response_nonce_base")
         )
         assert aead.open(response[size:]) == blob(vector, "response_plain")

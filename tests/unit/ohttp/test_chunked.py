@@ -160,10 +160,11 @@ def test_an_altered_answer_is_refused_and_stays_refused() -> None:
         altered[position] ^= 1
         with pytest.raises(ChunkError):
             read_answer(client, [bytes(altered)])
-        if client._progress._failure is not None:
-            for again in (lambda c=client: c.receive(b""), lambda c=client: c.finish()):
-                with pytest.raises(ChunkError):
-                    again()
+        for _ in range(2):
+            with pytest.raises(ChunkError):
+                client.receive(b"")
+            with pytest.raises(ChunkError):
+                client.finish()
 
 
 def test_an_empty_chunk_is_an_error_unless_final() -> None:
@@ -205,7 +206,8 @@ def test_chunks_of_the_largest_size_pass_and_larger_ones_do_not() -> None:
         assert caught.value.code == "chunk_too_large"
     _, sealer = answering()
     sealer.prologue()
-    for seal in (sealer.seal, sealer.seal_final):
+    seals: tuple[Callable[[bytes], bytes], ...] = (sealer.seal, sealer.seal_final)
+    for seal in seals:
         with pytest.raises(ChunkError) as caught:
             seal(full + b"x")
         assert caught.value.code == "chunk_too_large"
@@ -233,44 +235,35 @@ def answering() -> tuple[ChunkedClient, ResponseSealer]:
     return client, gateway.response()
 
 
+def refuses(code: str, *attempts: Callable[[], object]) -> None:
+    for attempt in attempts:
+        with pytest.raises(SessionReused) as caught:
+            attempt()
+        assert caught.value.code == code
+
+
 def test_a_session_does_each_thing_once_and_in_order() -> None:
     client = ChunkedClient(CLASSIC.config)
-    for early in (lambda: client.receive(b"x"), client.finish):
-        with pytest.raises(SessionReused) as caught:
-            early()
-        assert caught.value.code == "out_of_order"
+    refuses("out_of_order", lambda: client.receive(b"x"), client.finish)
     wire = client.seal_request(b"question")
-    with pytest.raises(SessionReused):
-        client.seal_request(b"question")
+    refuses("reused", lambda: client.seal_request(b"question"))
 
     gateway = ChunkedGateway(RING)
     gateway.receive(wire)
-    with pytest.raises(SessionReused) as caught:
-        gateway.response()
-    assert caught.value.code == "out_of_order"
+    refuses("out_of_order", gateway.response)
     gateway.end()
-    for late in (lambda: gateway.receive(wire), gateway.end):
-        with pytest.raises(SessionReused):
-            late()
+    refuses("reused", lambda: gateway.receive(wire), gateway.end)
     sealer = gateway.response()
-    with pytest.raises(SessionReused):
-        gateway.response()
+    refuses("reused", gateway.response)
 
-    for early in (lambda: sealer.seal(b"x"), sealer.seal_final):
-        with pytest.raises(SessionReused):
-            early()
+    refuses("out_of_order", lambda: sealer.seal(b"x"), sealer.seal_final)
     answer = sealer.prologue()
-    with pytest.raises(SessionReused):
-        sealer.prologue()
+    refuses("reused", sealer.prologue)
     answer += sealer.seal_final(b"end")
-    for late in (lambda: sealer.seal(b"x"), sealer.seal_final, sealer.prologue):
-        with pytest.raises(SessionReused):
-            late()
+    refuses("reused", lambda: sealer.seal(b"x"), sealer.seal_final, sealer.prologue)
     client.receive(answer)
     assert client.finish() == [b"end"]
-    for late in (lambda: client.receive(b""), client.finish):
-        with pytest.raises(SessionReused):
-            late()
+    refuses("reused", lambda: client.receive(b""), client.finish)
 
 
 def test_unknown_keys_are_refused_with_the_header_alone() -> None:
