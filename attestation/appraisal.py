@@ -115,7 +115,7 @@ def appraise_gpus(
 
 
 def appraise_bindings(bundle: EvidenceBundle, claims: Claims | None, at: datetime) -> Appraisal[Claims]:
-    """Check that the claims name the keys, the runtime and the checkpoint beside them, and hold at ``at``."""
+    """Check that the claims name the keys, runtime and checkpoint beside them, and hold at ``at``."""
     checks = Checklist()
     ids = ("keys.ohttp", "keys.runtime", "keys.checkpoint", "keys.epoch")
     if claims is None:

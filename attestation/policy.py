@@ -1,7 +1,7 @@
 """What a relying party accepts as evidence: the ``[cpu]``, ``[gpu]`` and ``[simulated]`` tables of a policy.
 
-Whatever a table leaves out has its strict production value; an unknown key is an error. Only a policy that names
-a simulated platform's roots in ``[simulated]`` trusts them, and every result that rests on one says so.
+Whatever a table leaves out has its strict production value; an unknown key is an error. Only a policy that
+names a simulated platform's roots in ``[simulated]`` trusts them, and every result that rests on one says so.
 """
 
 from collections.abc import Mapping
