@@ -181,8 +181,8 @@ class TileLog:
                 hashes = level[index]
             else:
                 # Tiles of a level are written before the level above reads them back.
-                node = self.reader(size).node
-                hashes = [node(8 * height, index * WIDTH + place) for place in range(width)]
+                below = self.reader(size)
+                hashes = [below.tile_root(height - 1, index * WIDTH + place) for place in range(width)]
             self._write_once(tile_path(height, index, width), b"".join(hashes))
 
     def _write_once(self, name: str, data: bytes) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 from .checkpoint import Checkpoint
 from .dsse import MAX_LEAF
 from .errors import Code, LogError
-from .merkle import TreeFold, leaf_hash, range_hash
+from .merkle import TreeFold, leaf_hash
 
 WIDTH: Final = 256
 HASH: Final = 32
@@ -93,6 +93,13 @@ class TileReader:
         leaves = [hashes[(offset + i) * HASH : (offset + i + 1) * HASH] for i in range(count)]
         return _fold(leaves)
 
+    def tile_root(self, level: int, index: int) -> bytes:
+        """The hash of a full tile: one hash of the level above. Raises LogError."""
+        hashes = self.tile(level, index)
+        if len(hashes) != WIDTH * HASH:
+            raise _corrupt("a partial tile is not hashed into the level above")
+        return _fold([hashes[at : at + HASH] for at in range(0, len(hashes), HASH)])
+
     def tile(self, level: int, index: int) -> bytes:
         """A tile's bytes, of the width that the tree's size demands. Raises LogError."""
         key = (level, index)
@@ -152,19 +159,10 @@ def audit(read: ReadFile, checkpoint: Checkpoint) -> tuple[bytes, ...]:
     for level, index, width in changed_tiles(0, checkpoint.size):
         if level == 0:
             continue
-        tiles = (reader.tile(level - 1, index * WIDTH + place) for place in range(width))
-        below = [range_hash(0, WIDTH, _within(tile)) for tile in tiles]
+        below = [reader.tile_root(level - 1, index * WIDTH + place) for place in range(width)]
         if reader.tile(level, index) != b"".join(below):
             raise _corrupt(f"{tile_path(level, index, width)} is not the hash of the tiles below")
     return entries
-
-
-def _within(tile: bytes) -> Callable[[int, int], bytes]:
-    def node(level: int, index: int) -> bytes:
-        first = index << level
-        return _fold([tile[(first + i) * HASH : (first + i + 1) * HASH] for i in range(1 << level)])
-
-    return node
 
 
 def _fold(hashes: list[bytes]) -> bytes:
