@@ -16,7 +16,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 INTERVAL_S = 10
 """Seconds between two changes of what is shown."""
@@ -76,7 +76,7 @@ class MetricRefused(Exception):
     """A line or a value that the list does not allow; its text is the metric's name at most."""
 
 
-def manifest() -> list[dict[str, object]]:
+def manifest() -> list[dict[str, Any]]:
     """The list as the runtime manifest carries it."""
     return [
         {
@@ -105,6 +105,13 @@ class Metrics:
         self._lock = threading.Lock()
         self._shown = self._render()
         self._changed_at = clock()
+
+    def restart(self) -> None:
+        """Count from zero again: what ran before a node listens is nobody's request."""
+        with self._lock:
+            self._requests = dict.fromkeys(RequestOutcome, 0)
+            self._tokens = 0
+            self._shown, self._changed_at = self._render(), self._clock()
 
     def request_ended(self, outcome: RequestOutcome) -> None:
         """Count one request."""

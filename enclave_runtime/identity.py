@@ -1,0 +1,164 @@
+"""Who a node is: keys born in its memory, the evidence that binds them, and how long each of them counts.
+
+Keys live in epochs. One hour before an epoch ends the next begins, with keys and evidence of its own; keys
+of the old one are accepted until one hour after its end, then they are gone. A restart means new keys.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from enclave_runtime.errors import NodeError
+from enclave_runtime.evidence import EvidenceMaker
+from enclave_runtime.standing_thread import StandingThread
+from ohttp.keyconfig import GatewayKey, KeyRing
+
+KEM_X_WING = 0x647A
+KEM_X25519 = 0x0020
+
+OVERLAP = timedelta(hours=1)
+"""How long before its predecessor's end an epoch begins, and how long after its end its keys are accepted."""
+
+CLOCK_SKEW = timedelta(minutes=2)
+"""How far before the making of its keys an epoch begins, for clients whose clock is slow."""
+
+FRESH_BURST = 8
+FRESH_PER_SECOND = 1.0
+MAX_LIVE = 4096
+_CHECK_EVERY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Epoch:
+    keys: tuple[GatewayKey, ...]
+    not_before: datetime
+    not_after: datetime
+
+    @property
+    def accepted_until(self) -> datetime:
+        return self.not_after + OVERLAP
+
+
+class Identity:
+    """The node's keys and evidence, now. ``now`` gives POSIX seconds.
+
+    Bundles are made on ``thread``, except the first.
+    """
+
+    def __init__(
+        self, maker: EvidenceMaker, *, epoch: timedelta, now: Callable[[], float], thread: StandingThread
+    ) -> None:
+        if epoch <= 2 * OVERLAP:
+            raise ValueError("an epoch must be longer than two overlaps")
+        self._maker = maker
+        self._length = epoch
+        self._now = now
+        self._thread = thread
+        self._next_key_id = secrets.randbelow(256)
+        self._epochs: tuple[_Epoch, ...] = ()  # newest first
+        self._live: dict[bytes, datetime] = {}
+        self._tokens, self._tokens_at = float(FRESH_BURST), now()
+        epochs = self._epochs_due()
+        self._adopt(epochs, *self._make(epochs))
+
+    def keyring(self) -> KeyRing:
+        """The keys that are accepted now; its encoding is what the current bundle vouches for."""
+        return self._ring
+
+    def current(self) -> bytes:
+        """The current bundle, as served to everybody."""
+        return self._bundle
+
+    def is_live(self, digest: bytes) -> bool:
+        """Whether a bundle with this SHA-256 was served and its keys are still accepted."""
+        until = self._live.get(digest)
+        return until is not None and self._time() < until
+
+    async def fresh(self, nonce: bytes) -> bytes | None:
+        """A bundle for a challenger's 32 bytes; None where too many were asked for of late."""
+        self._forget_dead()
+        if len(self._live) >= MAX_LIVE or not self._take_token():
+            return None
+        epoch, keys = self._epochs[0], self._ring.encoded()
+        bundle = await self._thread.run(lambda: self._evidence(epoch, keys, nonce))
+        self._remember(bundle, epoch)
+        return bundle
+
+    def next_change(self) -> datetime:
+        """When keys are next made or dropped."""
+        newest = self._epochs[0].not_after - OVERLAP
+        return min([newest, *(epoch.accepted_until for epoch in self._epochs)])
+
+    async def renew(self) -> bool:
+        """Begin an epoch or drop one that ended, if it is time. True where it did; raises NodeError."""
+        if self._time() < self.next_change():
+            return False
+        epochs = self._epochs_due()
+        self._adopt(epochs, *await self._thread.run(lambda: self._make(epochs)))
+        return True
+
+    async def keep_renewed(self) -> None:
+        """Renew for ever. A platform that fails is asked again; until then the old keys run out."""
+        while True:
+            await asyncio.sleep(_CHECK_EVERY_S)
+            try:
+                await self.renew()
+            except NodeError:
+                continue
+
+    def _epochs_due(self) -> tuple[_Epoch, ...]:
+        """The epochs that count now, newest first."""
+        now = self._time()
+        kept = tuple(epoch for epoch in self._epochs if now < epoch.accepted_until)
+        if kept and now < kept[0].not_after - OVERLAP:
+            return kept
+        begun = (now - CLOCK_SKEW).replace(microsecond=0)
+        return (_Epoch(self._new_keys(), begun, begun + self._length), *kept)
+
+    def _new_keys(self) -> tuple[GatewayKey, ...]:
+        first = self._next_key_id
+        self._next_key_id = (first + 2) % 256
+        return (
+            GatewayKey.generate(first, KEM_X_WING),
+            GatewayKey.generate((first + 1) % 256, KEM_X25519),
+        )
+
+    def _make(self, epochs: tuple[_Epoch, ...]) -> tuple[KeyRing, bytes]:
+        ring = KeyRing([key for epoch in epochs for key in epoch.keys])
+        return ring, self._evidence(epochs[0], ring.encoded(), b"")
+
+    def _adopt(self, epochs: tuple[_Epoch, ...], ring: KeyRing, bundle: bytes) -> None:
+        self._epochs, self._ring, self._bundle = epochs, ring, bundle
+        self._forget_dead()
+        self._remember(bundle, epochs[0])
+
+    def _evidence(self, epoch: _Epoch, keys: bytes, nonce: bytes) -> bytes:
+        return self._maker.make(
+            ohttp_keys=keys,
+            nonce=nonce,
+            not_before=epoch.not_before,
+            not_after=epoch.not_after,
+            at=self._time(),
+        )
+
+    def _remember(self, bundle: bytes, epoch: _Epoch) -> None:
+        self._live[hashlib.sha256(bundle).digest()] = epoch.accepted_until
+
+    def _forget_dead(self) -> None:
+        now = self._time()
+        self._live = {digest: until for digest, until in self._live.items() if now < until}
+
+    def _take_token(self) -> bool:
+        now = self._now()
+        refill = max(0.0, now - self._tokens_at) * FRESH_PER_SECOND
+        self._tokens, self._tokens_at = min(float(FRESH_BURST), self._tokens + refill), now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    def _time(self) -> datetime:
+        return datetime.fromtimestamp(self._now(), UTC)

@@ -1,0 +1,48 @@
+"""The runtime manifest: what a node runs that its launch measurement alone does not show, vouched for by
+its claims.
+"""
+
+import rfc8785
+
+from enclave_runtime import metrics, openai_requests
+from enclave_runtime.api import API_VERSION
+from enclave_runtime.engine.engine import EngineConfig
+from enclave_runtime.seal import SealReport
+from ohttp.padding import CellProfile
+
+VERSION = 1
+
+
+def runtime_manifest(
+    *,
+    model_name: str,
+    model_digest: bytes,
+    tokenizer_digest: bytes,
+    engine: EngineConfig,
+    padding: CellProfile,
+    confined: SealReport,
+) -> bytes:
+    """The manifest's bytes: canonical JSON (RFC 8785). Digests are 32 bytes and appear as lower-case hex.
+
+    ``confined`` is the first layer of the seal, the pieces that a kernel may lack; it says which are in
+    force.
+    """
+    return rfc8785.dumps(
+        {
+            "v": VERSION,
+            "model": {
+                "name": model_name,
+                "digest": model_digest.hex(),
+                "tokenizer_digest": tokenizer_digest.hex(),
+            },
+            "engine": dict(engine.manifest()),
+            "metrics": metrics.manifest(),
+            "padding": dict(padding.manifest()),
+            "api": {
+                "version": API_VERSION,
+                "max_body": openai_requests.MAX_BODY,
+                "max_messages": openai_requests.MAX_MESSAGES,
+            },
+            "confinement": {row.piece.value: row.state.value for row in confined.rows},
+        }
+    )
