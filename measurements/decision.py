@@ -39,10 +39,10 @@ def judge_status(status: Status, policy: TransparencyPolicy, at: datetime) -> No
         )
 
 
-def judge_release(release: Release, policy: TransparencyPolicy, at: datetime) -> None:
-    """Channel and validity of a release.
+def judge_release(release: Release, policy: TransparencyPolicy) -> None:
+    """Channel and length of validity of a release.
 
-    Raises TransparencyError: IDENTITY_MISMATCH, TIME_INVALID (valid for more than 90 days), RELEASE_EXPIRED.
+    Raises TransparencyError: IDENTITY_MISMATCH, TIME_INVALID (valid for more than 90 days).
     """
     _same_channel(release.channel, policy.channel, "log.release")
     if release.not_after - release.not_before > MAX_RELEASE_VALIDITY:
@@ -53,15 +53,15 @@ def judge_release(release: Release, policy: TransparencyPolicy, at: datetime) ->
             expected=f"≤ {MAX_RELEASE_VALIDITY.days} d",
             found=str(release.not_after - release.not_before),
         )
-    _inside(
-        release.not_before, release.not_after, at, policy.max_future_s, Code.RELEASE_EXPIRED, "log.release"
-    )
 
 
-def judge_active(release: Release, leaf: bytes, status: Status) -> None:
-    """Whether ``status`` lists the release with leaf hash ``leaf``.
+def judge_active(
+    release: Release, leaf: bytes, status: Status, policy: TransparencyPolicy, at: datetime
+) -> None:
+    """Whether ``status`` lists the release with leaf hash ``leaf``, and its own time is now.
 
-    Raises TransparencyError: RELEASE_REVOKED, RELEASE_NOT_ACTIVE (not listed), ROLLBACK (below the minimum).
+    Raises TransparencyError: RELEASE_REVOKED, RELEASE_NOT_ACTIVE (not listed), ROLLBACK (below the minimum),
+    RELEASE_EXPIRED.
     """
     identity = leaf.hex()
     for entry in status.revoked:
@@ -88,6 +88,9 @@ def judge_active(release: Release, leaf: bytes, status: Status) -> None:
             expected=f"≥ {status.min_release_sequence}",
             found=release.sequence,
         )
+    _inside(
+        release.not_before, release.not_after, at, policy.max_future_s, Code.RELEASE_EXPIRED, "log.active"
+    )
 
 
 def _same_channel(found: str, expected: str, stage: str) -> None:

@@ -64,7 +64,7 @@ def verify_consistency(
     RFC 9162 §2.1.4.2. Raises TransparencyError (CONSISTENCY_INVALID, LIMIT_EXCEEDED). That any tree grows
     out of the empty one needs no proof and is for the caller to know.
     """
-    _check_shape(path, (old_root, new_root), Code.CONSISTENCY_INVALID)
+    _check_shape(path, (), Code.CONSISTENCY_INVALID)
     if not 1 <= old_size <= new_size:
         raise _consistency("sizes are not 1 ≤ old ≤ new")
     if old_size == new_size:
@@ -73,6 +73,7 @@ def verify_consistency(
         if old_root != new_root:
             raise _consistency("one size, two roots")
         return
+    _check_shape((), (old_root, new_root), Code.CONSISTENCY_INVALID)
     # A complete old tree is itself a node of the new one, and so is left out of the path.
     hashes = list(path) if old_size & (old_size - 1) else [old_root, *path]
     if not hashes:

@@ -220,7 +220,7 @@ class _Check:
         self.prove("release", self.staple.release_leaf)
         statement = open_leaf(self.staple.release_leaf, self.policy.signers, self.policy.threshold)
         release = Release.parse(statement)
-        judge_release(release, self.policy, self.at)
+        judge_release(release, self.policy)
         self.release = release
         return Outcome.PASS, f"{release.name} {release.version}, entry {self.proofs['release'].index}"
 
@@ -232,8 +232,10 @@ class _Check:
     def active(self) -> tuple[Outcome, str]:
         assert self.status is not None
         assert self.release is not None
-        judge_active(self.release, leaf_hash(self.staple.release_leaf), self.status)
-        return Outcome.PASS, f"listed in status {self.status.sequence}, not revoked"
+        leaf = leaf_hash(self.staple.release_leaf)
+        judge_active(self.release, leaf, self.status, self.policy, self.at)
+        until = instant_text(self.release.not_after)
+        return Outcome.PASS, f"listed in status {self.status.sequence}, not revoked, valid until {until}"
 
     def rollback(self) -> tuple[Outcome, str]:
         assert self.status is not None

@@ -100,8 +100,8 @@ def decide(document: dict[str, Any], query: dict[str, Any], policy: Transparency
     release = Release.parse(statement(document, query["release"], RELEASE_TYPE))
     identity = bytes.fromhex(document["release_ids"][query["release"]])
     judge_status(status, policy, at)
-    judge_release(release, policy, at)
-    judge_active(release, identity, status)
+    judge_release(release, policy)
+    judge_active(release, identity, status, policy, at)
     memory = VolatileMemory()
     remembered = query["client_state"]
     memory.advance(sighting(remembered["statusSequence"], remembered["minReleaseSequence"], b"\0" * 32))
