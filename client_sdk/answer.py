@@ -59,7 +59,9 @@ class InnerAnswer:
             for part in self.content():
                 gathered += part
                 if len(gathered) > MAX_PROBLEM:
-                    raise ExchangeFailed("problem_too_large", f"an error answer has at most {MAX_PROBLEM} bytes")
+                    raise ExchangeFailed(
+                        "problem_too_large", f"an error answer has at most {MAX_PROBLEM} bytes"
+                    )
             self._kept = gathered
         return _json_object(self._kept)
 
@@ -70,8 +72,14 @@ class InnerAnswer:
         problem = self.problem()
         inner = problem.get("error")
         if isinstance(inner, dict):
-            raise NodeRefused(str(inner.get("code") or inner.get("type")), str(inner.get("message")), status=self.head.status)
-        raise NodeRefused("node_error", str(problem.get("title", "the node refused")), status=self.head.status)
+            raise NodeRefused(
+                str(inner.get("code") or inner.get("type")),
+                str(inner.get("message")),
+                status=self.head.status,
+            )
+        raise NodeRefused(
+            "node_error", str(problem.get("title", "the node refused")), status=self.head.status
+        )
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The JSON objects of a ``text/event-stream`` body, up to its ``[DONE]``; then reads the stream to its end."""
@@ -174,7 +182,9 @@ def check_outer(reply: httpx2.Response) -> None:
         return
     if reply.status_code in (502, 503, 504):
         raise RelayUnreachable(
-            "node_unavailable", f"the relay answered {reply.status_code}", "the node is down or full; try again later"
+            "node_unavailable",
+            f"the relay answered {reply.status_code}",
+            "the node is down or full; try again later",
         )
     raise ExchangeFailed(
         "refused_outside",
@@ -209,5 +219,7 @@ def _json_object(data: bytes) -> dict[str, Any]:
 
 def unreachable(error: httpx2.TransportError) -> RelayUnreachable:
     return RelayUnreachable(
-        "relayunreachable", f"{type(error).__name__}: no answer", "check the relay's address, and that it is running"
+        "relayunreachable",
+        f"{type(error).__name__}: no answer",
+        "check the relay's address, and that it is running",
     )

@@ -42,7 +42,9 @@ Without a question, reads one line after another and keeps the conversation (on 
 
 
 def chat(
-    question: Annotated[str | None, typer.Argument(help="What to ask; read from the terminal where absent.")] = None,
+    question: Annotated[
+        str | None, typer.Argument(help="What to ask; read from the terminal where absent.")
+    ] = None,
     relay: RelayOption = None,
     policy: PolicyOption = None,
     memory: MemoryOption = None,

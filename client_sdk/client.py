@@ -72,7 +72,9 @@ class PrivateClient:
         """
         challenge = self._random(32) if fresh else None
         try:
-            with self._http.stream(*self._evidence_request(challenge), **self._evidence_content(challenge)) as reply:
+            with self._http.stream(
+                *self._evidence_request(challenge), **self._evidence_content(challenge)
+            ) as reply:
                 data = _join_bounded(reply.iter_bytes(), reply.status_code)
         except httpx2.TransportError as error:
             raise unreachable(error) from error
@@ -98,7 +100,9 @@ class PrivateClient:
         for attempt in (0, 1):
             exchange = self._begin(request, correction)
             try:
-                with self._http.stream("POST", f"{self._url}/ohttp", content=exchange.body, headers=_OUTER_HEADERS) as r:
+                with self._http.stream(
+                    "POST", f"{self._url}/ohttp", content=exchange.body, headers=_OUTER_HEADERS
+                ) as r:
                     check_outer(r)
                     answer = InnerAnswer(exchange, r.iter_raw())
                     correction = answer.date_correction() if attempt == 0 else None
@@ -116,7 +120,9 @@ class PrivateClient:
     async def astream(self, request: InnerRequest) -> AsyncIterator[AsyncInnerAnswer]:
         """``stream`` for asyncio. Verification itself takes milliseconds and runs in the calling task."""
         if self._async_http is None:
-            self._async_http = httpx2.AsyncClient(timeout=self._timeout, trust_env=False, follow_redirects=False)
+            self._async_http = httpx2.AsyncClient(
+                timeout=self._timeout, trust_env=False, follow_redirects=False
+            )
         correction: datetime | None = None
         for attempt in (0, 1):
             exchange = self._begin(request, correction)
@@ -146,14 +152,23 @@ class PrivateClient:
         ``usage``, where given, is filled with the node's token counts at the end. Raises NodeRefused for an error
         of the node's, and ExchangeFailed where the answer was cut or altered.
         """
-        document = {"messages": messages, "stream": True, "stream_options": {"include_usage": True}, **options}
+        document = {
+            "messages": messages,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **options,
+        }
         body = json.dumps(document).encode()
-        request = InnerRequest("POST", "/v1/chat/completions", ((b"content-type", b"application/json"),), body)
+        request = InnerRequest(
+            "POST", "/v1/chat/completions", ((b"content-type", b"application/json"),), body
+        )
         with self.stream(request) as answer:
             answer.raise_for_status()
             for event in answer.events():
                 if "error" in event:
-                    raise NodeRefused(str(event["error"].get("code")), str(event["error"].get("message")), status=200)
+                    raise NodeRefused(
+                        str(event["error"].get("code")), str(event["error"].get("message")), status=200
+                    )
                 if usage is not None and event.get("usage"):
                     usage.update(event["usage"])
                 for choice in event.get("choices", ()):
@@ -182,7 +197,9 @@ class PrivateClient:
     def __enter__(self) -> "PrivateClient":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _begin(self, request: InnerRequest, date: datetime | None) -> Exchange:
@@ -199,7 +216,9 @@ class PrivateClient:
 
     def _judge(self, data: bytes, challenge: bytes | None) -> Verification:
         self.evidence = data
-        verification = verify_bundle(data, self._policy, at=self._now(), memory=self._memory, challenge=challenge)
+        verification = verify_bundle(
+            data, self._policy, at=self._now(), memory=self._memory, challenge=challenge
+        )
         if verification.node is not None and challenge is None:
             # A bundle made for our own challenge is ours alone: requests that named it could be linked to each other.
             self._node = verification.node
@@ -208,7 +227,9 @@ class PrivateClient:
 
 def _join_bounded(chunks: Iterator[bytes], status: int) -> bytes:
     if status != 200:
-        raise RelayUnreachable("no_evidence", f"no evidence from the node (status {status})", "is the node running?")
+        raise RelayUnreachable(
+            "no_evidence", f"no evidence from the node (status {status})", "is the node running?"
+        )
     data = bytearray()
     for chunk in chunks:
         data += chunk

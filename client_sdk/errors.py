@@ -1,11 +1,11 @@
 """What can go wrong between an application and a node.
 
-    ClientError
-    ├── PolicyError          the policy file cannot be read or names something unknown
-    ├── VerificationRefused  a node did not prove what the policy demands; nothing was sent
-    ├── RelayUnreachable     the relay, or the node behind it, did not answer
-    ├── ExchangeFailed       the encrypted exchange broke: cut, altered, or refused before it was opened
-    └── NodeRefused          the node opened the request and answered with a problem of its own
+ClientError
+├── PolicyError          the policy file cannot be read or names something unknown
+├── VerificationRefused  a node did not prove what the policy demands; nothing was sent
+├── RelayUnreachable     the relay, or the node behind it, did not answer
+├── ExchangeFailed       the encrypted exchange broke: cut, altered, or refused before it was opened
+└── NodeRefused          the node opened the request and answered with a problem of its own
 """
 
 from dataclasses import dataclass, field

@@ -41,7 +41,13 @@ class Exchange:
     """
 
     def __init__(
-        self, config: KeyConfig, bundle_digest: bytes, request: InnerRequest, *, date: datetime, request_id: bytes
+        self,
+        config: KeyConfig,
+        bundle_digest: bytes,
+        request: InnerRequest,
+        *,
+        date: datetime,
+        request_id: bytes,
     ) -> None:
         headers = [(n.lower(), v) for n, v in request.headers if n.lower() in PASSED_HEADERS]
         headers += [
@@ -57,10 +63,13 @@ class Exchange:
             headers=tuple(headers),
             body=request.body,
         )
-        plain = encode_request(inner)
-        self._session = ChunkedClient(config)
         self._decoder = ResponseDecoder()
-        self.body: bytes = self._session.seal_request(encode_request(inner, pad_to=padme(len(plain))))
+        try:
+            self._session = ChunkedClient(config)
+            padded = encode_request(inner, pad_to=padme(len(encode_request(inner))))
+            self.body: bytes = self._session.seal_request(padded)
+        except OhttpError as error:
+            raise ExchangeFailed(error.code, "the node's key or the request cannot be used") from error
 
     def receive(self, data: bytes) -> list[Head | Content]:
         """Feed bytes of the outer response; get the inner head and content that they complete.

@@ -47,7 +47,9 @@ class Policy:
             with path.open("rb") as file:
                 data = file.read(MAX_POLICY + 1)
         except OSError as error:
-            raise PolicyError("policy_unreadable", f"{path}: {error.strerror}", "name it with --policy") from error
+            raise PolicyError(
+                "policy_unreadable", f"{path}: {error.strerror}", "name it with --policy"
+            ) from error
         return cls.parse(data)
 
     @classmethod

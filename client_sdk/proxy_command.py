@@ -44,5 +44,7 @@ def proxy(
     show_verification(notes, verification)
     verification.require()
     notes.print(f"listening on http://127.0.0.1:{port}/v1", highlight=False)
-    uvicorn.run(Proxy(client), host="127.0.0.1", port=port, log_level="error", access_log=False, server_header=False)
+    uvicorn.run(
+        Proxy(client), host="127.0.0.1", port=port, log_level="error", access_log=False, server_header=False
+    )
     return 0

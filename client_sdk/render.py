@@ -21,7 +21,9 @@ def show_verification(console: Console, verification: Verification) -> None:
     table.add_column("outcome", no_wrap=True)
     table.add_column("detail", overflow="fold")
     for row in verification.rows:
-        table.add_row(row.id, Text(_MARK.get(row.outcome, row.outcome), _STYLE.get(row.outcome, "")), _detail(row))
+        table.add_row(
+            row.id, Text(_MARK.get(row.outcome, row.outcome), _STYLE.get(row.outcome, "")), _detail(row)
+        )
     console.print(table)
     if verification.simulated:
         console.print(Text(SIMULATED_NOTICE, "bold black on yellow"))
@@ -35,8 +37,12 @@ def show_verification(console: Console, verification: Verification) -> None:
             )
         )
     else:
-        console.print(Text.assemble(("refused", "bold red"), f"  {error.code} at {error.stage}: nothing was sent"))
+        console.print(
+            Text.assemble(("refused", "bold red"), f"  {error.code} at {error.stage}: nothing was sent")
+        )
 
 
 def _detail(row: Row) -> Text:
-    return Text(f"[{row.code}] {row.detail}" if row.code else row.detail, "" if row.outcome != "fail" else "red")
+    return Text(
+        f"[{row.code}] {row.detail}" if row.code else row.detail, "" if row.outcome != "fail" else "red"
+    )

@@ -63,7 +63,9 @@ class AsyncPrivateTransport(httpx2.AsyncBaseTransport):
 
 def inner_request(request: httpx2.Request, body: bytes) -> InnerRequest:
     """What of an httpx2 request travels: method, path and query, headers (filtered by Exchange), body."""
-    return InnerRequest(request.method, request.url.raw_path.decode("ascii"), tuple(request.headers.raw), body)
+    return InnerRequest(
+        request.method, request.url.raw_path.decode("ascii"), tuple(request.headers.raw), body
+    )
 
 
 class _Body(httpx2.SyncByteStream):

@@ -11,12 +11,13 @@ from typing import Any, Final, Protocol
 
 from attestation.appraisal import VerifiedCpu, VerifiedGpus, appraise_bindings, appraise_cpu, appraise_gpus
 from attestation.bundle import EvidenceBundle, bundle_digest
+from attestation.claims import Claims
 from attestation.errors import AttestationError
 from measurements.errors import Code, TransparencyError
 from measurements.rollback import RollbackMemory
 from measurements.staple import VerifiedRelease, check_staple
 from ohttp.errors import OhttpError
-from ohttp.keyconfig import KeyConfig, parse_key_configs, preferred
+from ohttp.keyconfig import KeyConfig, parse_pinned_key_configs, preferred
 
 from .errors import VerificationRefused
 from .exchange import Exchange, InnerRequest
@@ -57,7 +58,16 @@ class VerifiedNode:
     policy names: such a node proves nothing about hardware.
     """
 
-    __slots__ = ("_config", "bundle_digest", "cpu", "gpus", "release", "simulated", "valid_from", "valid_until")
+    __slots__ = (
+        "_config",
+        "bundle_digest",
+        "cpu",
+        "gpus",
+        "release",
+        "simulated",
+        "valid_from",
+        "valid_until",
+    )
 
     def __init__(self, witness: object, config: KeyConfig, verified: "_Verified") -> None:
         if witness is not _WITNESS:
@@ -206,11 +216,15 @@ def _verify_parsed(
     if claims is None:
         recorder.not_evaluated("claims.nonce", "needs verified CPU evidence")
     elif claims.nonce == challenge:
-        recorder.passed("claims.nonce", "answers our challenge" if challenge else "cached bundle, made for nobody")
+        recorder.passed(
+            "claims.nonce", "answers our challenge" if challenge else "cached bundle, made for nobody"
+        )
     else:
         recorder.failed(
             "claims.nonce",
-            AttestationError(code="nonce_mismatch", stage="binding", expected=challenge.hex(), found=claims.nonce.hex()),
+            AttestationError(
+                code="nonce_mismatch", stage="binding", expected=challenge.hex(), found=claims.nonce.hex()
+            ),
         )
     gpus = appraise_gpus(bundle, claims, policy.attestation, at)
     recorder.add(gpus.rows, gpus.error)
@@ -218,7 +232,7 @@ def _verify_parsed(
     _match_measurements(recorder, cpu.value, gpus.value, release)
     bindings = appraise_bindings(bundle, claims, at)
     recorder.add(bindings.rows, bindings.error)
-    config = _key_config(recorder, bundle.ohttp_keys)
+    config = _key_config(recorder, bundle.ohttp_keys, claims)
 
     simulated = cpu.simulated or gpus.simulated
     if recorder.error or not (cpu.value and gpus.value and release and config):
@@ -271,7 +285,8 @@ def _match_measurements(
             recorder.failed("log.measurement", error)
         else:
             recorder.passed(
-                "log.measurement", f"{measurement[:16]}… is {release.name} {release.version}, leaf {release.index}"
+                "log.measurement",
+                f"{measurement[:16]}… is {release.name} {release.version}, leaf {release.index}",
             )
     if gpus is None or release is None:
         recorder.not_evaluated("log.gpu", "needs verified GPU evidence and a verified release")
@@ -284,14 +299,19 @@ def _match_measurements(
             return
     if gpus.gpus:
         found = gpus.gpus[0]
-        recorder.passed("log.gpu", f"{len(gpus.gpus)} × {found.arch}, driver {found.driver_version}, as released")
+        recorder.passed(
+            "log.gpu", f"{len(gpus.gpus)} × {found.arch}, driver {found.driver_version}, as released"
+        )
     else:
         recorder.add([Row("log.gpu", "not required", "the policy asks for no GPU")], None)
 
 
-def _key_config(recorder: "_Recorder", ohttp_keys: bytes) -> KeyConfig | None:
+def _key_config(recorder: "_Recorder", ohttp_keys: bytes, claims: Claims | None) -> KeyConfig | None:
+    if claims is None:
+        recorder.not_evaluated("keys.config", "needs verified CPU evidence")
+        return None
     try:
-        config = preferred(parse_key_configs(ohttp_keys))
+        config = preferred(parse_pinned_key_configs(ohttp_keys, claims.ohttp_keys))
     except OhttpError as error:
         recorder.failed("keys.config", error)
         return None

