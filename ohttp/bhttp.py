@@ -206,7 +206,8 @@ class _Decoder:
         self._at = 0
         self._last = False
         self._events: list[Event] = []
-        self._failure: BhttpError | None = None
+        # Not the exception itself: its traceback would keep the bytes of a refused message alive.
+        self._failure: tuple[str, str] | None = None
         self._steps = self._message()
 
     def feed(self, data: bytes) -> list[Event]:
@@ -226,11 +227,11 @@ class _Decoder:
 
     def _advance(self) -> list[Event]:
         if self._failure is not None:
-            raise BhttpError(self._failure.code, self._failure.detail)
+            raise BhttpError(*self._failure)
         try:
             next(self._steps, None)
         except BhttpError as error:
-            self._failure = error
+            self._failure = error.code, error.detail
             self._buffer.clear()
             raise
         del self._buffer[: self._at]

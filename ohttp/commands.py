@@ -1,0 +1,132 @@
+"""The command ``cloister relay``."""
+
+import asyncio
+import json
+import resource
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from .errors import RelayError
+from .relay import Relay
+
+if TYPE_CHECKING:
+    import uvicorn
+
+EXIT_USAGE = 1
+EXIT_NOT_AVAILABLE = 2
+
+_OPEN_FILES = 65_536
+
+
+def register(app: typer.Typer) -> None:
+    """Add this package's commands."""
+    app.command("relay")(relay)
+
+
+def relay(
+    target: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=URL", help="A node to pass requests to, under /NAME/; repeatable."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8081,
+    as_json: Annotated[bool, typer.Option("--json", help="Say what happens as one JSON line each.")] = False,
+) -> None:
+    """Run an oblivious relay: it sees who asks, never what; the node sees what, never who.
+
+    Run it where the node's operator has no say. It keeps no log; Ctrl-C ends it and shows its counts.
+    """
+    targets: dict[str, str] = {}
+    for pair in target or []:
+        name, equals, url = pair.partition("=")
+        if not equals or name in targets:
+            _fail("each --target is NAME=URL, with a name of its own")
+        targets[name] = url
+    if not targets:
+        _fail("give at least one --target NAME=URL, for instance --target node=http://127.0.0.1:8080")
+    try:
+        import httpx2
+        import uvicorn
+    except ImportError:
+        _fail("the relay needs a web server: pip install cloister[relay]", EXIT_NOT_AVAILABLE)
+    try:
+        listener = _listener(host, port)
+    except OSError as error:
+        _fail(f"cannot listen on {host} port {port}: {error.strerror or error}")
+    _raise_open_files()
+    with listener:
+        # The read timeout outlasts a node that thinks for long before its first byte.
+        client = httpx2.AsyncClient(
+            timeout=httpx2.Timeout(10.0, read=300.0),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+            trust_env=False,
+        )
+        try:
+            application = Relay(targets, client)
+        except RelayError as error:
+            _fail(f"--target: {error.detail}")
+        config = uvicorn.Config(
+            application,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=5,
+        )
+
+        class Server(uvicorn.Server):
+            @contextmanager
+            def capture_signals(self) -> Iterator[None]:
+                """Leave signals to ``_serve``: raised again as uvicorn does, they would end us early."""
+                yield
+
+        started = _started(as_json, host, listener.getsockname()[1], targets)
+        asyncio.run(_serve(Server(config), listener, started))
+        counts = application.counts()
+        typer.echo(json.dumps({"event": "stopped", "counts": counts}) if as_json else f"stopped; {counts}")
+
+
+async def _serve(server: "uvicorn.Server", listener: socket.socket, started: str) -> None:
+    for signal_ in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signal_, server.handle_exit, signal_, None)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    if server.started:
+        typer.echo(started)
+    await serving
+
+
+def _started(as_json: bool, host: str, port: int, targets: dict[str, str]) -> str:
+    if as_json:
+        return json.dumps({"event": "listening", "port": port})
+    names = ", ".join(f"/{name}/ to {url}" for name, url in targets.items())
+    return f"relay on http://{host}:{port}: {names}"
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=2048)
+
+
+def _raise_open_files() -> None:
+    """Two descriptors a request: the soft limit of 1,024 would end at 500 of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
+    typer.echo(f"cloister relay: {message}", err=True)
+    raise typer.Exit(code)

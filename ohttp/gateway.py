@@ -1,0 +1,272 @@
+"""The encrypted door of a node, as ASGI middleware (draft-ietf-ohai-chunked-ohttp-08, RFC 9458, RFC 9540).
+
+``POST /ohttp`` takes an encapsulated request, opens it, and runs on it the inner application, which nothing
+else can reach; ``GET /.well-known/ohttp-gateway`` gives the keys; every other path belongs to the outer
+application. Nothing runs before the last byte of a request has authenticated, nothing runs twice, and nothing
+is logged.
+"""
+
+import asyncio
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Coroutine
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+from .asgi import (
+    App,
+    Receive,
+    Scope,
+    Send,
+    Started,
+    disconnected,
+    header_values,
+    refuse,
+    respond,
+    serve_lifespan,
+    stop,
+)
+from .bhttp import Request, decode_request
+from .chunked import MAX_REQUEST, REQUEST_MEDIA_TYPE, RESPONSE_MEDIA_TYPE, ChunkedGateway, ResponseSealer
+from .errors import OhttpError, ReplayError, UnknownKey
+from .fields import Fields
+from .http_date import format_http_date, parse_http_date
+from .inner_app import InnerRun, failure_of, inner_scope
+from .keyconfig import KeyRing
+from .pacing import Answer
+from .padding import CellProfile
+from .problems import ATTESTATION, DATE, OHTTP_KEY, REPLAYED, Problem
+from .replay import KEY_BYTES, ReplayWindow
+
+GATEWAY_PATH = "/ohttp"
+KEYS_PATH = "/.well-known/ohttp-gateway"
+KEYS_MEDIA_TYPE = "application/ohttp-keys"
+
+_MALFORMED = Problem(400, "Malformed encapsulated request", "malformed")
+_UNKNOWN_KEY = Problem(400, "Unknown key configuration", "unknown_key", OHTTP_KEY)
+_NOT_FOUND = Problem(404, "Not found", "not_found")
+_METHOD = Problem(405, "Method not allowed", "method_not_allowed")
+_TIMEOUT = Problem(408, "The request took too long to arrive", "timeout")
+_TOO_LARGE = Problem(413, "The request is too large", "too_large")
+_MEDIA_TYPE = Problem(415, "Not a chunked encapsulated request", "unsupported_media_type")
+_BROKEN = Problem(500, "Internal error", "internal_error")
+_BUSY = Problem(503, "Too many requests are open", "overloaded")
+
+_INNER_MALFORMED = Problem(400, "Malformed request", "malformed")
+_INNER_FIELDS = Problem(400, "date, request-id and attestation-digest are required", "missing_fields")
+_INNER_DATE = Problem(400, "The date is outside the window", "date", DATE)
+_INNER_REPLAYED = Problem(400, "This request was seen before", "replayed", REPLAYED)
+_INNER_FULL = Problem(503, "No more requests can be remembered now", "overloaded")
+_INNER_ATTESTATION = Problem(409, "The evidence that was verified is not live", "attestation", ATTESTATION)
+_BY_REPLAY_CODE = {"stale": _INNER_DATE, "replayed": _INNER_REPLAYED, "full": _INNER_FULL}
+
+_REQUEST_ID = re.compile(rb"[0-9A-Za-z_-]{16,64}")
+_DIGEST = re.compile(rb"sha-256=:([A-Za-z0-9+/]{43}=):")
+
+_ANSWER_HEADERS: Fields = (
+    (b"content-type", RESPONSE_MEDIA_TYPE.encode()),
+    (b"cache-control", b"no-store"),
+    (b"incremental", b"?1"),
+)
+
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+
+class ExchangeEnd(StrEnum):
+    """How an exchange ended, for counting."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    OVERLOADED = "overloaded"
+    ABANDONED = "abandoned"
+
+
+class Gateway:
+    """ASGI application: ``app`` behind the encryption, ``outer`` beside it.
+
+    ``keyring``: the keys accepted now. ``is_live``: whether evidence with this SHA-256 still stands. ``now``:
+    POSIX seconds. ``max_request``: bytes of an encapsulated request. ``max_open``: exchanges at a time;
+    beyond them 503, before anything is opened. ``body_timeout_s``: time for a request to arrive. ``stall_s``:
+    how long one write may wait for the reader before the answer is dropped. ``observe`` is told how each
+    exchange ended.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        keyring: Callable[[], KeyRing],
+        is_live: Callable[[bytes], bool],
+        replay: ReplayWindow,
+        profile: CellProfile,
+        now: Callable[[], float],
+        outer: App | None = None,
+        max_request: int = MAX_REQUEST,
+        max_open: int = 256,
+        body_timeout_s: float = 30.0,
+        stall_s: float = 30.0,
+        observe: Callable[[ExchangeEnd], None] | None = None,
+    ) -> None:
+        self._app = app
+        self._outer = outer
+        self._keyring = keyring
+        self._is_live = is_live
+        self._replay = replay
+        self._profile = profile
+        self._now = now
+        self._max_request = max_request
+        self._max_open = max_open
+        self._body_timeout = body_timeout_s
+        self._stall = stall_s
+        self._observe = observe
+        self._open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection event, as ASGI says."""
+        if scope["type"] == "http" and scope["path"] == GATEWAY_PATH:
+            await self._counted(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == KEYS_PATH:
+            await self._keys(scope, send)
+        elif self._outer is not None and scope["type"] in ("http", "lifespan"):
+            await self._outer(scope, receive, send)
+        elif scope["type"] == "http":
+            await refuse(send, _NOT_FOUND)
+        elif scope["type"] == "lifespan":
+            await serve_lifespan(receive, send)
+        else:
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _keys(self, scope: Scope, send: Send) -> None:
+        if scope["method"] not in ("GET", "HEAD"):
+            await refuse(send, _METHOD)
+            return
+        headers = ((b"content-type", KEYS_MEDIA_TYPE.encode()), (b"cache-control", b"no-store"))
+        await respond(send, 200, headers, self._keyring().encoded())
+
+    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        end = ExchangeEnd.ABANDONED
+        if self._open >= self._max_open:
+            await refuse(send, _BUSY)
+            self._count(ExchangeEnd.OVERLOADED)
+            return
+        self._open += 1
+        started = Started(send)
+        try:
+            end = await self._exchange(scope, receive, started)
+        except Exception:
+            # Its traceback may hold plaintext, so it goes no further than this.
+            if not started.started:
+                await refuse(send, _BROKEN)
+        finally:
+            self._open -= 1
+            self._count(end)
+
+    def _count(self, end: ExchangeEnd) -> None:
+        if self._observe is not None:
+            self._observe(end)
+
+    async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> ExchangeEnd:
+        refusal = self._refusal_by_headers(scope)
+        if refusal is not None:
+            await refuse(send, refusal)
+            return ExchangeEnd.REFUSED
+        session = ChunkedGateway(self._keyring(), max_request=self._max_request)
+        opened = await self._read(session, receive)
+        if opened is None:
+            return ExchangeEnd.ABANDONED
+        if isinstance(opened, Problem):
+            await refuse(send, opened)
+            return ExchangeEnd.REFUSED
+        answer = Answer(self._profile, self._stall)
+        work = self._work(opened, session.enc, answer)
+        del opened  # plaintext is held by nobody who does not need it
+        sealer = session.response()
+        await send({"type": "http.response.start", "status": 200, "headers": list(_ANSWER_HEADERS)})
+        return await _converse(answer, work, sealer, receive, send)
+
+    def _refusal_by_headers(self, scope: Scope) -> Problem | None:
+        if scope["method"] != "POST":
+            return _METHOD
+        if header_values(scope, b"content-type") != [REQUEST_MEDIA_TYPE.encode()]:
+            return _MEDIA_TYPE
+        for declared in header_values(scope, b"content-length"):
+            if not declared.isdigit() or len(declared) > 18:
+                return _MALFORMED
+            if int(declared) > self._max_request:
+                return _TOO_LARGE
+        return None
+
+    async def _read(self, session: ChunkedGateway, receive: Receive) -> bytes | Problem | None:
+        """The plaintext once its final chunk has authenticated, a refusal, or None for a sender who left."""
+        plain: list[bytes] = []
+        try:
+            async with asyncio.timeout(self._body_timeout):
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        return None
+                    plain += session.receive(message.get("body", b""))
+                    more = message.get("more_body", False)
+            plain.append(session.end())
+        except TimeoutError:
+            return _TIMEOUT
+        except UnknownKey:
+            return _UNKNOWN_KEY
+        except OhttpError as error:
+            return _TOO_LARGE if error.code == "message_too_large" else _MALFORMED
+        return b"".join(plain)
+
+    def _work(self, plain: bytes, enc: bytes, answer: Answer) -> Work:
+        """What writes the answer: the inner application on the request, or the problem that keeps it out."""
+        admitted = self._admit(plain, enc)
+        if isinstance(admitted, Request):
+            try:
+                scope = inner_scope(admitted, answer.clock)
+            except OhttpError:
+                admitted = _INNER_MALFORMED
+            else:
+                return partial(InnerRun(answer, admitted.body).run, self._app, scope)
+        date = ((b"date", format_http_date(self._now())),)
+        answer.stream.fail(failure_of(admitted, date))
+        return answer.written
+
+    def _admit(self, plain: bytes, enc: bytes) -> Request | Problem:
+        """The inner request, remembered so that it cannot come again; or why it may not run."""
+        try:
+            request = decode_request(plain)
+        except OhttpError:
+            return _INNER_MALFORMED
+        seconds = parse_http_date(_single(request, b"date"))
+        digest = _DIGEST.fullmatch(_single(request, b"attestation-digest"))
+        if seconds is None or digest is None or not _REQUEST_ID.fullmatch(_single(request, b"request-id")):
+            return _INNER_FIELDS
+        try:
+            self._replay.check_and_insert(hashlib.sha256(enc).digest()[:KEY_BYTES], seconds, self._now())
+        except ReplayError as error:
+            return _BY_REPLAY_CODE[error.code]
+        return request if self._is_live(base64.b64decode(digest[1])) else _INNER_ATTESTATION
+
+
+def _single(request: Request, name: bytes) -> bytes:
+    """The value of a field that must stand there once; empty, which no check takes, where it does not."""
+    values = [value for found, value in request.headers if found == name]
+    return values[0] if len(values) == 1 else b""
+
+
+async def _converse(
+    answer: Answer, work: Work, sealer: ResponseSealer, receive: Receive, send: Send
+) -> ExchangeEnd:
+    """Send the answer while it is written, until its end or until the reader is gone."""
+    sender = asyncio.create_task(answer.send_all(sealer, send))
+    watcher = asyncio.create_task(disconnected(receive))
+    tasks = (sender, watcher, asyncio.create_task(work()))
+    try:
+        await asyncio.wait({sender, watcher}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await stop(tasks)
+    complete = sender.done() and not sender.cancelled() and sender.exception() is None and sender.result()
+    return ExchangeEnd.ANSWERED if complete else ExchangeEnd.ABANDONED

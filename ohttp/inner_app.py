@@ -1,0 +1,100 @@
+"""Runs the application behind a gateway on a request that came out of an encapsulation.
+
+All that the application sees comes from inside the encryption: no address, and no header that a relay could
+have added. Whatever it raises ends here, unlogged: an exception can hold a prompt.
+"""
+
+import asyncio
+from urllib.parse import unquote_to_bytes
+
+from .asgi import App, Message, Scope
+from .bhttp import Request
+from .cells import Failure
+from .errors import BhttpError
+from .fields import Fields
+from .pacing import Answer, CellClock
+from .problems import Problem
+
+CELLS_EXTENSION = "cloister.cells"
+INTERNAL_ERROR = Problem(500, "Internal error", "internal_error")
+
+_OF_A_CONNECTION = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
+)
+_FOR_THE_GATEWAY = frozenset((b"date", b"request-id", b"attestation-digest", b"content-length", b"host"))
+
+
+def inner_scope(request: Request, clock: CellClock | None) -> Scope:
+    """The ASGI scope of an inner request. ``clock`` is offered as the extension ``cloister.cells``.
+
+    Raises BhttpError (``control_data``) where the path is not UTF-8 behind its percent-encoding.
+    """
+    raw_path, _, query = request.path.partition(b"?")
+    try:
+        path = unquote_to_bytes(raw_path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise BhttpError("control_data", "the path is not UTF-8") from None
+    dropped = _OF_A_CONNECTION | _FOR_THE_GATEWAY
+    host = request.authority or next((value for name, value in request.headers if name == b"host"), b"")
+    headers = [(b"host", host), (b"content-length", str(len(request.body)).encode())]
+    headers += [(name, value) for name, value in request.headers if name not in dropped and name[:1] != b":"]
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": request.method.decode("ascii"),
+        "scheme": "https",
+        "path": path,
+        "raw_path": raw_path,
+        "query_string": query,
+        "root_path": "",
+        "headers": headers,
+        "client": None,
+        "server": None,
+        "extensions": {} if clock is None else {CELLS_EXTENSION: clock},
+    }
+
+
+def failure_of(problem: Problem, extra: Fields = ()) -> Failure:
+    """The problem as an answer of its own, with ``extra`` headers, and as an event."""
+    return Failure(problem.status, (*problem.headers, *extra), problem.body, problem.event)
+
+
+class InnerRun:
+    """One run of the application: its ``receive`` and ``send``, and what happens when it fails."""
+
+    def __init__(self, answer: Answer, body: bytes) -> None:
+        self._answer = answer
+        self._body: bytes | None = body
+
+    async def run(self, app: App, scope: Scope) -> None:
+        """Returns when the application has. Only cancellation gets out, which is how a disconnect ends it."""
+        try:
+            await app(scope, self._receive, self._send)
+            failed = not self._answer.stream.ended
+        except Exception:
+            failed = True
+        if failed:
+            self._answer.stream.fail(failure_of(INTERNAL_ERROR))
+            await self._answer.written()
+
+    async def _receive(self) -> Message:
+        body, self._body = self._body, None
+        if body is None:
+            await asyncio.Event().wait()  # until cancelled: there is nothing more to tell
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def _send(self, message: Message) -> None:
+        stream = self._answer.stream
+        kind = message["type"]
+        if kind == "http.response.start":
+            headers = tuple((bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ()))
+            dropped = _OF_A_CONNECTION | {b"content-length"}
+            stream.head(message["status"], tuple(header for header in headers if header[0] not in dropped))
+        elif kind == "http.response.body":
+            stream.content(message.get("body", b""))
+            if not message.get("more_body", False):
+                stream.end()
+        else:
+            raise RuntimeError("the application sent what a gateway cannot pass on")
+        await self._answer.written()
