@@ -95,7 +95,7 @@ def appraise_gpus(
 ) -> Appraisal[VerifiedGpus]:
     """Check all GPUs' evidence, that each answers this node's nonce, and that the claims name this evidence.
 
-    ``claims`` come from ``appraise_cpu``; without them nonce and binding are not evaluated, which is a failure.
+    ``claims`` come from ``appraise_cpu``; without them nonce and binding are not evaluated: a failure.
     """
     nonce = None if claims is None else _expected_nonce(bundle, claims)
     section = appraise_gpu_section(bundle.gpus, nonce, policy.gpu, at)

@@ -9,7 +9,7 @@ from typing import Final
 from attestation import der
 
 PSS_SHA384: Final = bytes.fromhex(
-    # RSASSA-PSS with SHA-384, MGF1 with SHA-384, salt 48 and the default trailer written out, as AMD writes it.
+    # RSASSA-PSS with SHA-384, MGF1 with SHA-384, salt 48, and the default trailer that AMD writes out
     "304606092a864886f70d01010a3039"
     "a00f300d06096086480165030402020500"
     "a11c301a06092a864886f70d010108300d06096086480165030402020500"

@@ -1,9 +1,9 @@
 """The simulated platform's device: how a measured process asks for evidence of itself.
 
-On hardware that is ``/dev/sev-guest`` and the GPU driver. Here it is one end of a socket pair that the platform
-gives the process at launch; whoever holds it gets evidence of that one launch and of nothing else. A request is
-u8 operation ‖ u32 length ‖ body, a reply u8 status ‖ u32 length ‖ body; a body of several values is u32 length ‖
-value for each. Lengths are big-endian.
+On hardware that is ``/dev/sev-guest`` and the GPU driver. Here it is one end of a socket pair that the
+platform gives the process at launch; whoever holds it gets evidence of that one launch and of nothing else.
+A request is u8 operation ‖ u32 length ‖ body, a reply u8 status ‖ u32 length ‖ body; a body of several values
+has u32 length ‖ value for each. Lengths are big-endian.
 """
 
 import socket

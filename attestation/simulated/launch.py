@@ -25,14 +25,14 @@ LAUNCH_DIGEST_LENGTH: Final = 48
 _LABEL: Final = b"cloister/sim-launch/v1\0"
 _LENGTH: Final = Struct(">I")
 _THREADS: Final = 4
-_MAX_FILES: Final = 500_000
+_MAX_FILES: Final = 100_000
 
 
 def measure_launch(cmdline: bytes, volumes: Mapping[str, Path]) -> bytes:
     """The launch digest, 48 bytes, of a command line and the files below each volume's folder.
 
-    Raises PlatformFault: ``launch_not_measurable`` for a symbolic link, a special file or a file that cannot be
-    read, so that nothing a volume holds goes unmeasured.
+    Raises PlatformFault (``launch_not_measurable``) for a symbolic link, a special file or a file that cannot
+    be read, so that nothing a volume holds goes unmeasured. "Executable" is the owner's execute bit.
     """
     parts = [("cmdline", b"", False, hashlib.sha256(cmdline).digest())]
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="measure") as threads:
@@ -93,7 +93,7 @@ def _measure_file(path: Path) -> tuple[bool, bytes]:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode):
                 raise _not_measurable(path, "is not a regular file")
-            return bool(mode & 0o111), hashlib.file_digest(file, "sha256").digest()
+            return bool(mode & stat.S_IXUSR), hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
         raise _not_measurable(path, error.strerror or "cannot be read") from None
 

@@ -1,0 +1,135 @@
+"""The simulated platform: it measures what it launches, and gives the launched process evidence of that alone.
+
+It stands where a confidential VM's hardware and hypervisor stand. It proves nothing about hardware, and every
+result that rests on its roots says so; but the verifier that judges its evidence is the one for real evidence.
+
+What a process reads after its launch is not measured again: whoever can write to the volumes of a running
+process is outside of what a simulation on one machine can keep out.
+"""
+
+import logging
+import socket
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from threading import Thread
+from typing import IO
+
+from attestation.errors import AttestationError, PlatformFault
+
+from .amd import ReportSettings, SimulatedAmd
+from .device import (
+    GPU_COUNT,
+    GPU_EVIDENCE,
+    OK,
+    OPERATIONS,
+    PLATFORM_FD,
+    REFUSED,
+    REPORT,
+    join_values,
+    receive_message,
+    send_message,
+)
+from .launch import measure_launch
+from .nvidia import SimulatedGpus
+
+_log = logging.getLogger(__name__)
+
+Stream = IO[bytes] | int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A launched process and the 48-byte launch digest that evidence of it will show."""
+
+    process: subprocess.Popen[bytes]
+    measurement: bytes
+
+
+class Platform:
+    """One simulated machine: a processor of AMD's Genoa line and some GPUs of the Hopper architecture."""
+
+    def __init__(self, amd: SimulatedAmd, gpus: SimulatedGpus) -> None:
+        self._amd = amd
+        self._gpus = gpus
+
+    @classmethod
+    def open(cls, state_dir: Path, now: Callable[[], datetime], gpu_count: int = 1) -> "Platform":
+        """The platform kept in ``state_dir``; roots and devices are made at first start, which takes seconds.
+
+        ``now`` gives aware times. Raises PlatformFault (``simulated_state``) where the folder is damaged.
+        """
+        return cls(SimulatedAmd.open(state_dir, now), SimulatedGpus.open(state_dir, gpu_count))
+
+    @property
+    def roots(self) -> dict[str, str]:
+        """SHA-256 of both root certificates, under the keys of a policy's ``[simulated]`` table."""
+        return {"amd_root_sha256": self._amd.root_sha256, "nvidia_root_sha256": self._gpus.root_sha256}
+
+    def policy_table(self) -> str:
+        """The ``[simulated]`` table, as TOML, of a policy that trusts this platform's roots."""
+        lines = [f'{name} = "{digest}"' for name, digest in self.roots.items()]
+        return "\n".join(("[simulated]", *lines, ""))
+
+    def launch(
+        self,
+        argv: Sequence[str],
+        *,
+        volumes: Mapping[str, Path],
+        cmdline: bytes,
+        env: Mapping[str, str],
+        stdout: Stream = None,
+        stderr: Stream = None,
+        extra_fds: Sequence[int] = (),
+    ) -> Launched:
+        """Measure the volumes and the command line, then start ``argv`` with a device of its own.
+
+        The device's descriptor has the number in the variable CLOISTER_PLATFORM_FD. Raises PlatformFault where
+        something cannot be measured (``launch_not_measurable``) or started (``launch_failed``).
+        """
+        measurement = measure_launch(cmdline, volumes)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            try:
+                process = subprocess.Popen(
+                    list(argv),
+                    env={**env, PLATFORM_FD: str(theirs.fileno())},
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=stderr,
+                    pass_fds=(theirs.fileno(), *extra_fds),
+                )
+            except (OSError, ValueError) as error:
+                ours.close()
+                raise PlatformFault(
+                    code="launch_failed", detail=f"{argv[0] if argv else ''}: {error}"
+                ) from error
+        self.serve(ours, measurement)
+        return Launched(process, measurement)
+
+    def serve(self, sock: socket.socket, measurement: bytes) -> None:
+        """Answer requests on ``sock`` with evidence of one launch digest, until the other end closes."""
+        settings = self._amd.settings(measurement)
+        Thread(target=self._answer_all, args=(sock, settings), name="simulated-platform", daemon=True).start()
+
+    def _answer_all(self, sock: socket.socket, settings: ReportSettings) -> None:
+        with sock:
+            try:
+                while (request := receive_message(sock)) is not None:
+                    self._answer(sock, settings, *request)
+            except (AttestationError, OSError):
+                _log.debug("a simulated device was closed")
+
+    def _answer(self, sock: socket.socket, settings: ReportSettings, operation: int, body: bytes) -> None:
+        if len(body) != OPERATIONS.get(operation):
+            send_message(sock, REFUSED, b"")
+        elif operation == REPORT:
+            section = self._amd.section(body, settings)
+            named = [part for name, data in section.collateral.items() for part in (name.encode(), data)]
+            send_message(sock, OK, join_values([section.tee.encode(), section.evidence, *named]))
+        elif operation == GPU_COUNT:
+            send_message(sock, OK, bytes([self._gpus.count()]))
+        elif operation == GPU_EVIDENCE:
+            send_message(sock, OK, self._gpus.evidence(body))
