@@ -1,0 +1,250 @@
+"""A node from the loaded model to its end: evidence, warm-up, the seal, and the one loop that serves.
+
+Runs confined already (``enclave_runtime.boot``).
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import uvicorn
+
+from attestation.errors import AttestationError
+from attestation.policy import AttestationPolicy
+from attestation.simulated.device import SimulatedDevice
+from enclave_runtime import rehearsal, seal
+from enclave_runtime.api import inner_app, outer_app
+from enclave_runtime.completions import EngineCompletions
+from enclave_runtime.config import HostInputs, NodeConfig
+from enclave_runtime.engine.engine import Engine, EngineConfig
+from enclave_runtime.engine.errors import EngineError
+from enclave_runtime.engine.model import LoadedModel, load_model
+from enclave_runtime.errors import ConfigurationError, NodeError
+from enclave_runtime.evidence import EvidenceMaker
+from enclave_runtime.exit_codes import ExitCode
+from enclave_runtime.identity import Identity
+from enclave_runtime.manifest import runtime_manifest
+from enclave_runtime.metrics import Metrics
+from enclave_runtime.seal import SealReport
+from enclave_runtime.standing_thread import StandingThread
+from measurements.errors import TransparencyError
+from measurements.staple import Staple
+from ohttp.gateway import Gateway
+from ohttp.padding import CellProfile
+from ohttp.replay import ReplayWindow
+
+MAX_STAPLE_FILE = 512 * 1024
+STOP_GRACE_S = 5
+MAX_CONNECTIONS = 3072
+"""Connections at a time; beyond them an empty 503. Fewer than the descriptors a node may hold."""
+
+
+def run(config: NodeConfig, host: HostInputs, platform_descriptor: int, confined: SealReport) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status. Raises NodeError for every step that fails before."""
+    engine_config, padding = _engine_config(config), _padding(config)
+    gpu_policy = _policy(config).gpu
+    staple = _staple(host)
+    model = _model(host)
+    try:
+        engine = Engine(model, engine_config)
+        engine.start()
+        engine.warm_up()
+    except EngineError as error:
+        raise NodeError(error.code, ExitCode.WARM_UP, error.detail) from None
+    manifest = runtime_manifest(
+        model_name=config.model_name,
+        model_digest=model.model_digest,
+        tokenizer_digest=model.tokenizer_digest,
+        engine=engine_config,
+        padding=padding,
+        confined=confined,
+    )
+    device = _device(platform_descriptor)
+    identity = Identity(
+        EvidenceMaker(device, device, config.gpu_count, gpu_policy, staple, manifest),
+        epoch=timedelta(hours=config.epoch_hours),
+        now=time.time,
+        thread=StandingThread("evidence"),
+    )
+    completions = EngineCompletions(engine, config.model_name, StandingThread("prompts"))
+    metrics = Metrics(time.monotonic, completions.queue_depth)
+    service = Service(completions, identity, metrics, padding)
+    asyncio.run(_serve(service, config, host, confined))
+    engine.stop()
+    return int(ExitCode.STOPPED)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Everything that answers requests."""
+
+    completions: EngineCompletions
+    identity: Identity
+    metrics: Metrics
+    padding: CellProfile
+
+    def gateway(self, padding: CellProfile) -> Gateway:
+        """The node's application: the API behind the encryption, evidence and metrics beside it."""
+        return Gateway(
+            inner_app(self.completions, self.identity, self.metrics, time.time),
+            outer=outer_app(self.identity, self.metrics),
+            keyring=self.identity.keyring,
+            is_live=self.identity.is_live,
+            replay=ReplayWindow(),
+            profile=padding,
+            now=time.time,
+        )
+
+
+async def _serve(service: Service, config: NodeConfig, host: HostInputs, confined: SealReport) -> None:
+    await _rehearse(service)
+    service.metrics.restart()
+    listener = _bind(host)
+    server = _Server(_server_config(service.gateway(service.padding)))
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda *_: None)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    # The one descriptor that still leads out; it is closed with the line that says the node listens.
+    announcement = os.dup(sys.stdout.fileno())
+    report = seal.seal(confined, keep_streams={announcement}, tolerate=config.tolerate)
+    said = {"event": "listening", "port": listener.getsockname()[1], "seal": report.as_json()}
+    server.when_listening = lambda: _say_once(announcement, said)
+    renewal = loop.create_task(service.identity.keep_renewed())
+    try:
+        await server.serve([listener])
+    finally:
+        renewal.cancel()
+
+
+async def _rehearse(service: Service) -> None:
+    """Run every kind of request once, so that what Python imports late is imported before the seal."""
+    # The same code at a quicker pace: only the time between cells differs.
+    padding = service.padding if service.padding.name == "off" else replace(service.padding, interval_ms=1)
+    config = _server_config(service.gateway(padding))
+    try:
+        await rehearsal.rehearse(
+            config,
+            service.identity.keyring().configs,
+            service.identity.current(),
+            service.completions.model_name,
+        )
+    except rehearsal.RehearsalFailed as error:
+        raise NodeError("rehearsal", ExitCode.WARM_UP, str(error)) from None
+
+
+def _say_once(descriptor: int, event: dict[str, object]) -> None:
+    with contextlib.suppress(OSError):  # nobody listens any more
+        os.write(descriptor, json.dumps(event).encode() + b"\n")
+    os.close(descriptor)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, stopped by :meth:`stop` alone and telling when it listens."""
+
+    when_listening: Callable[[], None] | None = None
+
+    def stop(self) -> None:
+        """Finish what is at hand, for a few seconds at most, then end."""
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # the event loop has the handlers; uvicorn's own would end the process by the signal
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.when_listening is not None:
+            self.when_listening()
+
+
+def _server_config(app: Gateway) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        loop="none",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        backlog=1024,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=STOP_GRACE_S,
+        h11_max_incomplete_event_size=16 * 1024,
+    )
+    config.load()
+    return config
+
+
+def _bind(host: HostInputs) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host.address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host.address, host.port))
+    except OSError as error:
+        listener.close()
+        detail = f"{host.address} port {host.port}: {error.strerror}"
+        raise NodeError("cannot_bind", ExitCode.BIND, detail) from None
+    return listener
+
+
+def _engine_config(config: NodeConfig) -> EngineConfig:
+    try:
+        return EngineConfig(**config.engine)
+    except (TypeError, EngineError) as error:
+        raise ConfigurationError("config_engine", str(error)) from None
+
+
+def _padding(config: NodeConfig) -> CellProfile:
+    try:
+        return CellProfile(**config.padding)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError("config_padding", str(error)) from None
+
+
+def _policy(config: NodeConfig) -> AttestationPolicy:
+    try:
+        return AttestationPolicy.from_table(config.gpu_policy)
+    except AttestationError as error:
+        raise ConfigurationError("config_gpu_policy", str(error)) from None
+
+
+def _staple(host: HostInputs) -> Staple:
+    try:
+        with host.staple.open("rb") as file:
+            data = file.read(MAX_STAPLE_FILE + 1)
+        if len(data) > MAX_STAPLE_FILE:
+            raise NodeError("staple_too_large", ExitCode.STAPLE, f"at most {MAX_STAPLE_FILE} bytes")
+        return Staple.parse(data)
+    except OSError as error:
+        raise NodeError("staple_missing", ExitCode.STAPLE, error.strerror or "") from None
+    except TransparencyError as error:
+        raise NodeError("staple_malformed", ExitCode.STAPLE, str(error)) from None
+
+
+def _model(host: HostInputs) -> LoadedModel:
+    try:
+        return load_model(host.model)
+    except EngineError as error:
+        raise NodeError(error.code, ExitCode.MODEL, str(error)) from None
+
+
+def _device(descriptor: int) -> SimulatedDevice:
+    try:
+        return SimulatedDevice.from_fd(descriptor)
+    except AttestationError as error:
+        raise NodeError(error.code, ExitCode.PLATFORM, error.detail) from None
