@@ -45,12 +45,11 @@ def check_key_name(name: str) -> str:
 
     Raises TransparencyError (PROOF_MALFORMED).
     """
-    if (
-        not name
-        or len(name.encode()) > MAX_NAME
-        or "+" in name
-        or any(c.isspace() or ord(c) < 0x20 for c in name)
-    ):
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise TransparencyError(Code.PROOF_MALFORMED, "a key name is not UTF-8", stage=_STAGE) from error
+    if not 0 < length <= MAX_NAME or "+" in name or any(c.isspace() or ord(c) < 0x20 for c in name):
         raise TransparencyError(Code.PROOF_MALFORMED, "not a key name", stage=_STAGE)
     return name
 
@@ -81,8 +80,6 @@ class VerifierKey:
         try:
             check_key_name(name)
             material = strict_base64.decode(encoded)
-        except UnicodeEncodeError as error:
-            raise refuse("the name is not UTF-8") from error
         except ValueError as error:
             raise refuse(str(error)) from error
         except TransparencyError as error:

@@ -35,7 +35,7 @@ _STAGE: Final = "measure"
 
 @dataclass(frozen=True, slots=True)
 class MeasuredFile:
-    """One regular file: POSIX path below its volume, owner's execute bit, size in bytes, SHA-256 of its
+    """One regular file: POSIX path below its volume, any execute bit, size in bytes, SHA-256 of its
     content.
     """
 
@@ -108,12 +108,13 @@ def hash_volume(path: Path) -> tuple[MeasuredFile, ...]:
     Links and special files are refused, as the platform refuses them. Raises ImageError.
     """
     try:
-        if stat.S_ISDIR(path.lstat().st_mode):
+        kind = path.lstat().st_mode
+        if stat.S_ISDIR(kind):
             files = _walk(path, "")
+        elif stat.S_ISREG(kind):
+            files, path = [path.name], path.parent
         else:
-            path = path.resolve(strict=True)
-            files = [path.name]
-            path = path.parent
+            raise _malformed(f"{path}: only regular files and folders can be measured")
         with ThreadPoolExecutor(2) as pool:
             return tuple(pool.map(lambda name: _measure(path, name), sorted(files, key=os.fsencode)))
     except OSError as error:
@@ -175,7 +176,7 @@ def _measure(root: Path, name: str) -> MeasuredFile:
         while block := file.read(_BLOCK):
             digest.update(block)
             size += len(block)
-    return MeasuredFile(name, bool(mode & stat.S_IXUSR), size, digest.digest())
+    return MeasuredFile(name, bool(mode & 0o111), size, digest.digest())
 
 
 def _file(entry: object) -> MeasuredFile:

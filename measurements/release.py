@@ -76,7 +76,7 @@ class Release:
             raise malformed("a release must be valid for some time")
         known = {"release", "validity", "measurements", "materials", "critical"}
         for name in sequence(predicate.get("critical", []), "critical", most=64):
-            if name not in known:
+            if not isinstance(name, str) or name not in known:
                 raise malformed("a critical member is not understood", found=str(name)[:64])
         previous = release.get("previous", "")
         return cls(
