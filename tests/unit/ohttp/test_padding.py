@@ -18,7 +18,7 @@ def test_padme_grows_a_message_by_at_most_an_eighth_and_is_stable(length: int) -
 
 
 @pytest.mark.parametrize(
-    ("length", "padded"), [(0, 0 + 1), (1, 1), (9, 10), (1000, 1024), (1_000_000, 1_015_808), (2049, 2176)]
+    ("length", "padded"), [(1, 1), (9, 10), (1000, 1024), (1_000_000, 1_015_808), (2049, 2176)]
 )
 def test_padme_of_known_lengths(length: int, padded: int) -> None:
     assert padme(length, minimum=0) == padded
