@@ -39,7 +39,7 @@ _Signers = Annotated[
     list[Path], typer.Option("--signer", help="Key file of a release signer; may be repeated.")
 ]
 _Model = Annotated[Path | None, typer.Option(help="The model volume: a folder or one file.")]
-_Cmdline = Annotated[str, typer.Option(help="The command line that is measured with the image.")]
+_Cmdline = Annotated[str, typer.Option(help="The measured command line (serve --show-command-line).")]
 _ImageDir = Annotated[Path, typer.Option("--image", help="The image's folder, holding image.json.")]
 
 
@@ -147,7 +147,7 @@ def publish(
         if bool(gpu_arch) != bool(gpu_driver) or bool(gpu_arch) != bool(gpu_vbios):
             return _failed("--gpu-arch, --gpu-driver and --gpu-vbios belong together", USAGE_OR_IO)
         keys = [SigningKey.load(path) for path in signer]
-        measured = measure_image(image, model=model, cmdline=cmdline.encode())
+        measured = measure_image(image, model=_target(model), cmdline=cmdline.encode())
         draft = draft_release(
             measured,
             name=name,
@@ -307,7 +307,7 @@ def measure(
     """See ``cloister measure --help``."""
 
     def work() -> int:
-        measured = measure_image(image, model=model, cmdline=cmdline.encode())
+        measured = measure_image(image, model=_target(model), cmdline=cmdline.encode())
         if as_json:
             model_part = (
                 {"sha256": measured.model.hex(), "files": measured.model_files} if measured.model else None
@@ -326,6 +326,11 @@ def measure(
         return OK
 
     return _guarded(work)
+
+
+def _target(model: Path | None) -> Path | None:
+    """The model itself, where a link names it: `cloister serve` hands over the same, and no link is measured."""
+    return None if model is None else model.resolve()
 
 
 def _described(entry: ListedRelease) -> dict[str, Any]:
