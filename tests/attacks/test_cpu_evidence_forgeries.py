@@ -8,6 +8,7 @@ import socket
 import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,7 +72,7 @@ def evidence(amd: SimulatedAmd, claims: Claims, **changes: object) -> CpuSection
     return amd.section(report_data(claims.raw), settings)
 
 
-def refused_at(appraisal: Appraisal[object], row: str, code: str) -> None:
+def refused_at(appraisal: Appraisal[Any], row: str, code: str) -> None:
     """The appraisal failed at this row, with this code, and at no other row."""
     assert appraisal.error is not None
     assert appraisal.value is None
@@ -182,12 +183,12 @@ def test_a_changed_file_launched_under_an_honest_name(
     )
     platform, claims = Platform(amd, gpus), claims_over()
 
-    def launch_and_judge() -> Appraisal[object]:
+    def launch_and_judge() -> Appraisal[Any]:
         ours, theirs = socket.socketpair()
         with theirs:
             platform.serve(ours, measure_launch(b"serve", {"image": program}))
             section = SimulatedDevice(theirs).report(report_data(claims.raw))
-        return appraise_cpu(bundle_of(claims, section), pinned, AT)  # type: ignore[return-value]
+        return appraise_cpu(bundle_of(claims, section), pinned, AT)
 
     assert launch_and_judge().error is None  # control
     program.write_bytes(b"honesT")

@@ -6,7 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -81,7 +81,12 @@ def test_every_part_of_a_launch_counts(volume: Path) -> None:
 def test_links_and_special_files_are_refused(volume: Path) -> None:
     measure_launch(b"", {"image": volume})
     link = volume / "link"
-    for make in (lambda: link.symlink_to("app.txt"), lambda: link.symlink_to("app"), lambda: os.mkfifo(link)):
+    makes: list[Callable[[], None]] = [
+        lambda: link.symlink_to("app.txt"),
+        lambda: link.symlink_to("app"),
+        lambda: os.mkfifo(link),
+    ]
+    for make in makes:
         make()
         with pytest.raises(PlatformFault) as caught:
             measure_launch(b"", {"image": volume})
