@@ -77,11 +77,14 @@ def weight_files(folder: Path) -> list[Path]:
 def _shard_names(index: Path) -> list[str]:
     try:
         document = json.loads(index.read_bytes())
-        names = sorted(set(document["weight_map"].values()))
+        named = set(document["weight_map"].values())
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError):
         raise ModelMalformed("index of the safetensors shards cannot be read") from None
-    if not 1 <= len(names) <= MAX_SHARDS:
-        raise ModelMalformed("count of safetensors shards", found=len(names))
+    if not 1 <= len(named) <= MAX_SHARDS:
+        raise ModelMalformed("count of safetensors shards", found=len(named))
+    if not all(isinstance(name, str) for name in named):
+        raise ModelMalformed("name of a safetensors shard is no string")
+    names = sorted(named)
     for name in names:
         if not name.endswith(".safetensors") or name != Path(name).name or name.startswith("."):
             raise ModelMalformed("name of a safetensors shard", found=name[:80])

@@ -1,0 +1,103 @@
+"""Configurations: what is read, and what is refused by its name."""
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enclave_runtime.engine.config import config_from_json
+from enclave_runtime.engine.errors import ModelError, ModelMalformed, UnsupportedModel
+from enclave_runtime.engine.rope import RopeConfig, inverse_frequencies
+
+
+def test_shape_is_read(tiny: Any) -> None:
+    config = config_from_json(tiny.config)
+    assert (config.hidden_size, config.layers, config.heads, config.kv_heads) == (64, 2, 4, 2)
+    assert (config.head_dim, config.intermediate_size, config.context_length) == (16, 96, 512)
+    assert config.rope == RopeConfig(theta=10000.0)
+    assert config.tied_head is False
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model_type": "gpt_neox"}, "gpt_neox"),
+        ({"model_type": None}, "None"),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"mlp_bias": True}, "mlp_bias"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"sliding_window": 4096}, "sliding_window"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "dynamic"),
+        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 10000.0}}, "longrope"),
+        ({"partial_rotary_factor": 0.5}, "part of each head"),
+    ],
+)
+def test_what_is_not_computed_is_refused_by_name(tiny: Any, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(UnsupportedModel, match=named):
+        config_from_json(tiny.config | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": None},
+        {"hidden_size": "64"},
+        {"hidden_size": True},
+        {"hidden_size": 1 << 40},
+        {"num_attention_heads": 0},
+        {"num_attention_heads": -4},
+        {"num_key_value_heads": 3},
+        {"num_hidden_layers": 1 << 20},
+        {"head_dim": 15},
+        {"rms_norm_eps": 0},
+        {"rms_norm_eps": float("nan")},
+        {"rope_theta": float("inf")},
+        {"rope_theta": 10**400},
+        {"rope_theta": 1.0, "rope_parameters": {"rope_theta": 2.0}},
+        {"rope_parameters": [1]},
+        {"rope_scaling": {"type": "linear"}},
+        {"rope_scaling": {"type": "linear", "factor": 0.5}},
+        {"tie_word_embeddings": "yes"},
+    ],
+)
+def test_nonsense_is_malformed(tiny: Any, changes: dict[str, Any]) -> None:
+    with pytest.raises(ModelMalformed):
+        config_from_json(tiny.config | changes)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.data())
+def test_any_value_anywhere_stays_in_the_family(tiny: Any, data: st.DataObject) -> None:
+    names = [*tiny.config, "rope_parameters", "rope_scaling", "head_dim", "partial_rotary_factor"]
+    changes = data.draw(st.dictionaries(st.sampled_from(names), _JSON, max_size=4))
+    with suppress(ModelError):
+        config_from_json(tiny.config | changes)
+
+
+def test_llama3_scaling_keeps_fast_turns_and_slows_slow_ones() -> None:
+    plain = inverse_frequencies(RopeConfig(theta=500000.0), 128)
+    scaled = inverse_frequencies(
+        RopeConfig(
+            theta=500000.0,
+            scaling="llama3",
+            factor=8.0,
+            low_frequency_factor=1.0,
+            high_frequency_factor=4.0,
+            original_context=8192,
+        ),
+        128,
+    )
+    assert torch.equal(scaled[:20], plain[:20])
+    assert torch.allclose(scaled[-20:], plain[-20:] / 8)
+    assert bool((scaled <= plain).all())
