@@ -127,7 +127,10 @@ async def closed_loop(
     model: str,
     clock: Clock,
 ) -> Block:
-    """Ask every prompt once, at most ``concurrency`` at a time, the next as soon as one is answered."""
+    """Ask every prompt once, at most ``concurrency`` at a time, the next as soon as one is answered.
+
+    Raises LoadError for the first request that failed; the others are given up.
+    """
     if concurrency < 1 or not prompts:
         raise ValueError("a closed loop needs prompts and at least one lane")
     pending = list(enumerate(prompts))[::-1]
@@ -138,9 +141,13 @@ async def closed_loop(
             slot, prompt = pending.pop()
             timings.append(await one(client, arm, slot, prompt, model, clock))
 
-    async with asyncio.TaskGroup() as lanes:
-        for _ in range(min(concurrency, len(prompts))):
-            lanes.create_task(lane())
+    lanes = [asyncio.create_task(lane()) for _ in range(min(concurrency, len(prompts)))]
+    try:
+        await asyncio.gather(*lanes)
+    finally:
+        for task in lanes:
+            task.cancel()
+        await asyncio.gather(*lanes, return_exceptions=True)
     return Block(arm, concurrency, tuple(sorted(timings, key=lambda timing: timing.slot)))
 
 

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
+MIN_SAMPLES = 4
+"""Below this many samples no interval is given: resampling so few would claim a certainty that is not there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
     """A ratio with its interval at :data:`CONFIDENCE`. ``pairs`` counts what it was estimated from.
 
-    ``low`` and ``high`` are NaN where there are fewer than two samples a side: one says nothing about spread.
+    ``low`` and ``high`` are NaN where there are fewer than :data:`MIN_SAMPLES` a side.
     """
 
     ratio: float
@@ -47,8 +49,8 @@ def median(samples: Sequence[float]) -> float:
 
 
 def median_interval(samples: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """The bootstrap interval of the median; NaN, NaN for fewer than two samples."""
-    if len(samples) < 2:
+    """The bootstrap interval of the median; NaN, NaN for fewer than :data:`MIN_SAMPLES`."""
+    if len(samples) < MIN_SAMPLES:
         return math.nan, math.nan
     return _interval(lambda draw: median([draw(samples) for _ in samples]), seed)
 
@@ -62,7 +64,7 @@ def paired_ratio(pairs: Sequence[tuple[float, float]], seed: int = 0) -> Ratio:
     if not logs:
         raise ValueError("a ratio needs pairs")
     ratio = math.exp(_mean(logs))
-    if len(logs) < 2:
+    if len(logs) < MIN_SAMPLES:
         return Ratio(ratio, math.nan, math.nan, len(logs))
     low, high = _interval(lambda draw: _mean([draw(logs) for _ in logs]), seed)
     return Ratio(ratio, math.exp(low), math.exp(high), len(logs))
@@ -75,7 +77,7 @@ def unpaired_ratio(first: Sequence[float], second: Sequence[float], seed: int = 
         raise ValueError("a ratio needs samples on both sides")
     ratio = math.exp(_mean(two) - _mean(one))
     count = min(len(one), len(two))
-    if count < 2:
+    if count < MIN_SAMPLES:
         return Ratio(ratio, math.nan, math.nan, count)
 
     def resampled(draw: "_Draw") -> float:
