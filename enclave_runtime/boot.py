@@ -8,12 +8,13 @@ status is one of ``enclave_runtime.exit_codes``. No step is tried again in a wea
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from enclave_runtime import seal
+from enclave_runtime import kernel_calls, seal
 from enclave_runtime.config import HostInputs, NodeConfig
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.exit_codes import ExitCode
@@ -53,6 +54,8 @@ def _boot(arguments: Sequence[str]) -> int:
         keep_descriptors={platform_descriptor},
         tolerate=config.tolerate,
     )
+    # A simulated machine ends with the platform that runs it.
+    kernel_calls.prctl(kernel_calls.PR_SET_PDEATHSIG, signal.SIGTERM)
     # Imported only now: the model's libraries start threads, which must be born confined.
     from enclave_runtime import node
 

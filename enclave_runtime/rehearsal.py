@@ -40,11 +40,11 @@ async def rehearse(config: uvicorn.Config, keys: Sequence[KeyConfig], bundle: by
             for method, path, body, status in _PLAIN:
                 await stage.plain(method, path, body, status)
             for key in keys:
-                for stream in (False, True):
-                    await stage.sealed(key, "/v1/chat/completions", stage.chat(stream=stream), 200)
+                await stage.sealed(key, "/v1/models", None, 200)
             key = keys[0]
+            for stream in (False, True):
+                await stage.sealed(key, "/v1/chat/completions", stage.chat(stream=stream), 200)
             await stage.sealed(key, "/v1/completions", stage.completion(), 200)
-            await stage.sealed(key, "/v1/models", None, 200)
             await stage.sealed(key, "/attestation", None, 200)
             await stage.sealed(key, "/nowhere", None, 404)
             await stage.sealed(key, "/v1/chat/completions", b"{", 400)
@@ -81,14 +81,14 @@ class _Stage:
         asked = {
             "model": self._model_name,
             "messages": messages,
-            "max_tokens": 4,
+            "max_tokens": 2,
             "stream": stream,
             **options,
         }
         return json.dumps(asked).encode()
 
     def completion(self) -> bytes:
-        return json.dumps({"model": self._model_name, "prompt": "Hello", "max_tokens": 4}).encode()
+        return json.dumps({"model": self._model_name, "prompt": "Hello", "max_tokens": 2}).encode()
 
     async def plain(self, method: str, path: str, body: bytes, status: int) -> None:
         media_type = REQUEST_MEDIA_TYPE if path == _GATEWAY else "application/octet-stream"

@@ -1,0 +1,114 @@
+"""``cloister serve``: start a sealed node from an image, on the simulated platform."""
+
+import json
+import signal
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+OK, USAGE_OR_IO, NOT_AVAILABLE = range(3)
+
+_HELP = """Run a sealed node.
+
+The simulated platform (kept in --state) measures every file of the image, of the model and the command
+line, then starts the node, which loads the model, makes its keys and its evidence, seals itself and
+listens. One JSON line says where: {"event": "listening", "port": …, "measurement": …}. Behind the seal the
+node says nothing more. Ctrl-C or SIGTERM stops it. Its evidence is marked as simulated, and only a policy
+that names this platform's roots accepts it.
+
+With --show-command-line it only prints the command line that would be measured, for `cloister measure` and
+`cloister release publish`.
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``cloister serve``."""
+    app.command("serve", help=_HELP)(serve)
+
+
+def serve(
+    model: Annotated[Path, typer.Option(help="The model: a .gguf file or a folder of safetensors.")],
+    state: Annotated[Path, typer.Option(help="The folder where the simulated platform keeps its roots.")],
+    image: Annotated[
+        Path | None, typer.Option(help="The process image's folder (cloister image build).")
+    ] = None,
+    staple: Annotated[
+        Path | None, typer.Option(help="The staple (cloister release publish --staple).")
+    ] = None,
+    host: Annotated[str, typer.Option(help="The IP address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0: a free one.")] = 8080,
+    name: Annotated[
+        str | None, typer.Option(help="The model's name in requests; by default from its file.")
+    ] = None,
+    simulated_gpus: Annotated[int, typer.Option(min=0, max=32, help="How many GPUs the platform has.")] = 1,
+    engine: Annotated[str, typer.Option(help='Engine settings as JSON, such as {"max_batch": 8}.')] = "{}",
+    padding: Annotated[str, typer.Option(help="How answers are paced, as JSON; {} for the default.")] = "{}",
+    show_command_line: Annotated[bool, typer.Option(help="Print the measured command line and end.")] = False,
+) -> int:
+    """See ``cloister serve --help``."""
+    from attestation.errors import AttestationError
+    from attestation.simulated.platform import Platform
+    from enclave_runtime import node_launch
+    from enclave_runtime.config import HostInputs, NodeConfig
+    from enclave_runtime.errors import ConfigurationError
+
+    try:
+        platform = Platform.open(state, lambda: datetime.now(UTC), simulated_gpus)
+        config = node_launch.node_config(
+            platform.roots,
+            model_name=name or node_launch.default_model_name(model),
+            gpu_count=simulated_gpus,
+            engine=_object("--engine", engine),
+            padding=_object("--padding", padding),
+        )
+        NodeConfig.parse(config.encode())
+        if show_command_line:
+            print(config.encode().decode())
+            return OK
+        if image is None or staple is None:
+            return _failed("serve needs --image and --staple")
+        for path in (image, model, staple):
+            if not path.exists():
+                return _failed(f"{path}: there is no such file or folder")
+        # Absolute paths: the node does not share this program's idea of where it is.
+        inputs = HostInputs(model.resolve(), staple.resolve(), host, port)
+        node = node_launch.start(platform, image, config, inputs)
+    except (node_launch.LaunchFailed, OSError, ValueError) as error:
+        return _failed(str(error))
+    except ConfigurationError as error:
+        return _failed(f"{error.code}: {error.detail}")
+    except AttestationError as error:
+        return _failed(str(error))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: node.process.terminate())
+    measurement = node.measurement.hex()
+    event = {
+        "event": "listening",
+        "port": node.port,
+        "measurement": measurement,
+        "simulated": True,
+        "seal": node.seal,
+    }
+    print(json.dumps(event), flush=True)
+    status = node.process.wait()
+    if status == 0:
+        return OK
+    return _failed(f"the node ended with status {status}: {node_launch.meaning_of(status)}")
+
+
+def _object(option: str, text: str) -> dict[str, int]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(f"{option} is not a JSON object")
+    return value
+
+
+def _failed(message: str) -> int:
+    print(f"error {message}", file=sys.stderr)
+    return USAGE_OR_IO

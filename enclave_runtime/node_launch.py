@@ -1,0 +1,143 @@
+"""The host's side of a node: its measured command line, its start from an image, and what it says at the
+start.
+"""
+
+import json
+import re
+import subprocess
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from attestation.simulated.platform import Platform
+from enclave_runtime.config import HOST_INPUTS, HostInputs, NodeConfig
+from enclave_runtime.exit_codes import MEANING, ExitCode
+
+IMAGE_VOLUME = "image"
+MODEL_VOLUME = "model"
+MAX_MANIFEST = 16 * 1024 * 1024
+_ROOT_MARK = "{root}"
+
+
+class LaunchFailed(Exception):
+    """A node could not be started, or ended before it listened; the text is for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningNode:
+    """A node that listens: its process, its port, its launch digest (48 bytes), and the rows of its seal."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+    measurement: bytes
+    seal: tuple[Mapping[str, str], ...]
+
+
+def node_config(
+    roots: Mapping[str, str],
+    *,
+    model_name: str,
+    gpu_count: int = 1,
+    engine: Mapping[str, int] | None = None,
+    padding: Mapping[str, str | int] | None = None,
+) -> NodeConfig:
+    """The configuration of a node on the simulated platform with these ``roots`` (``Platform.roots``).
+
+    Its own GPUs have to verify under the platform's root; reference measurements and revocation of
+    simulated GPUs do not exist. Its bytes (``encode``) are the command line that the platform measures.
+    """
+    gpu = {"count": gpu_count, "rim": "off", "revocation": "off"}
+    return NodeConfig(
+        model_name=model_name,
+        gpu_count=gpu_count,
+        gpu_policy={"gpu": gpu, "simulated": dict(roots)} if gpu_count else {},
+        engine=dict(engine or {}),
+        padding=dict(padding or {}),
+    )
+
+
+def default_model_name(model: Path) -> str:
+    """The name under which a node offers the model at ``model``, unless it is given another."""
+    stem = model.name.removesuffix(".gguf")
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", stem).strip("-._+")[:128] or "model"
+
+
+def start(platform: Platform, image_dir: Path, config: NodeConfig, host: HostInputs) -> RunningNode:
+    """Measure and start a node from a process image, and wait until it listens.
+
+    Raises LaunchFailed with the node's own reason, AttestationError where the platform cannot measure it.
+    """
+    command_line = config.encode()
+    launched = platform.launch(
+        [*start_command(image_dir), command_line.decode()],
+        volumes={IMAGE_VOLUME: image_dir / "root", MODEL_VOLUME: host.model},
+        cmdline=command_line,
+        env={HOST_INPUTS: host.encode()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    port, seal = await_listening(launched.process)
+    return RunningNode(launched.process, port, launched.measurement, seal)
+
+
+def start_command(image_dir: Path) -> list[str]:
+    """The command that starts an image, as its ``image.json`` has it. Raises LaunchFailed."""
+    try:
+        with (image_dir / "image.json").open("rb") as file:
+            document = json.loads(file.read(MAX_MANIFEST + 1)[:MAX_MANIFEST])
+        start = document["start"]
+        if not isinstance(start, list) or not start or not all(isinstance(part, str) for part in start):
+            raise ValueError
+    except OSError as error:
+        raise LaunchFailed(f"no image in {image_dir}: {error.strerror}") from None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise LaunchFailed(f"{image_dir / 'image.json'} is not an image's manifest") from None
+    root = str((image_dir / "root").resolve())
+    return [part.replace(_ROOT_MARK, root) for part in start]
+
+
+def await_listening(process: "subprocess.Popen[bytes]") -> tuple[int, tuple[Mapping[str, str], ...]]:
+    """Wait for the node's one line: its port and the rows of its seal. Raises LaunchFailed with its last
+    words.
+    """
+    assert process.stdout is not None
+    assert process.stderr is not None
+    words: list[bytes] = []
+    reader = threading.Thread(target=_keep_last, args=(process.stderr, words), daemon=True)
+    reader.start()
+    line = process.stdout.readline()
+    try:
+        event = json.loads(line)
+        return int(event["port"]), tuple(event["seal"])
+    except (ValueError, LookupError, TypeError):
+        pass
+    if line:
+        process.kill()  # it talks, but not as a node does
+    status = process.wait()
+    reader.join(5)
+    raise LaunchFailed(f"the node ended with status {status}: {_reason(status, words)}")
+
+
+def meaning_of(status: int) -> str:
+    """What a node's exit status says, in words."""
+    if status < 0:
+        return f"killed by signal {-status}"
+    return MEANING[ExitCode(status)] if status in set(ExitCode) else "not a status of the node"
+
+
+def _reason(status: int, words: list[bytes]) -> str:
+    last = words[-1].decode("utf-8", "replace").strip() if words else ""
+    try:
+        refused: dict[str, Any] = json.loads(last)
+        said = f"{refused['code']}: {refused['detail']}" if refused["detail"] else str(refused["code"])
+    except (ValueError, LookupError, TypeError):
+        said = last
+    return f"{meaning_of(status)}{f' ({said})' if said else ''}"
+
+
+def _keep_last(stream: IO[bytes], words: list[bytes]) -> None:
+    for line in stream:
+        words.append(line)
+        del words[:-20]
