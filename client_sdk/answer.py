@@ -219,7 +219,7 @@ def _json_object(data: bytes) -> dict[str, Any]:
 
 def unreachable(error: httpx2.TransportError) -> RelayUnreachable:
     return RelayUnreachable(
-        "relayunreachable",
+        "relay_unreachable",
         f"{type(error).__name__}: no answer",
         "check the relay's address, and that it is running",
     )

@@ -153,6 +153,7 @@ class PrivateClient:
         of the node's, and ExchangeFailed where the answer was cut or altered.
         """
         document = {
+            "model": self.node().model,
             "messages": messages,
             "stream": True,
             "stream_options": {"include_usage": True},

