@@ -1,0 +1,179 @@
+"""A real node, sealed, from the outside: evidence, answers, refusals, overload, and its end."""
+
+import concurrent.futures
+import json
+import os
+import secrets
+import socket
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sealed_node import MODEL_NAME, ROOM, Node, chat, running, write_tiny_model
+
+from attestation.appraisal import appraise_bindings, appraise_cpu, appraise_gpus
+from attestation.bundle import EvidenceBundle
+from attestation.policy import AttestationPolicy
+from enclave_runtime.seal import Piece
+from ohttp.chunked import REQUEST_MEDIA_TYPE
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory, model):
+    with running(tmp_path_factory.mktemp("node"), model) as node:
+        yield node
+
+
+def policy_for(node: Node) -> AttestationPolicy:
+    gpu = {"rim": "off", "revocation": "off"}
+    return AttestationPolicy.from_table({"gpu": gpu, "simulated": node.platform.roots})
+
+
+def test_its_evidence_verifies_and_names_what_was_launched(node):
+    bundle = EvidenceBundle.parse(node.bundle())
+    at, policy = datetime.now(UTC), policy_for(node)
+    cpu = appraise_cpu(bundle, policy, at).require()
+    assert cpu.measurement == node.measurement
+    gpus = appraise_gpus(bundle, cpu.claims, policy, at)
+    assert len(gpus.require().gpus) == 1
+    appraise_bindings(bundle, cpu.claims, at).require()
+    runtime = json.loads(bundle.runtime)
+    assert runtime["model"]["name"] == MODEL_NAME
+    assert len(runtime["metrics"]) == 3
+    assert set(runtime["confinement"].values()) == {"in force"}
+
+
+def test_production_policy_does_not_accept_it(node):
+    bundle = EvidenceBundle.parse(node.bundle())
+    assert appraise_cpu(bundle, AttestationPolicy.production(), datetime.now(UTC)).error is not None
+
+
+def test_every_piece_of_the_seal_is_in_force_and_the_kernel_agrees(node):
+    assert {row["piece"] for row in node.seal} == set(Piece)
+    assert {row["state"] for row in node.seal} == {"in force"}
+    status = node.status()
+    assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
+    assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+    for task in Path(f"/proc/{node.process.pid}/task").iterdir():
+        assert "Seccomp:\t2" in (task / "status").read_text()
+    for stream in ("0", "1", "2"):
+        assert os.readlink(f"/proc/{node.process.pid}/fd/{stream}") == "/dev/null"
+    open_now = [os.readlink(fd) for fd in Path(f"/proc/{node.process.pid}/fd").iterdir()]
+    assert [target for target in open_now if target.startswith(("/", "pipe")) and target != "/dev/null"] == []
+
+
+def test_it_answers_a_chat_whole_and_streamed_alike(node):
+    status, whole = node.ask("/v1/chat/completions", chat("Hello", temperature=0))
+    assert status == 200
+    text = json.loads(whole)["choices"][0]["message"]["content"]
+    assert json.loads(whole)["usage"]["completion_tokens"] == 8
+    status, streamed = node.ask("/v1/chat/completions", chat("Hello", temperature=0, stream=True))
+    events = [line[6:] for line in streamed.decode().split("\n") if line.startswith("data: ")]
+    assert (status, events[-1]) == (200, "[DONE]")
+    chunks = [json.loads(event)["choices"][0] for event in events[:-1]]
+    assert chunks[0]["delta"]["role"] == "assistant"
+    assert "".join(chunk["delta"].get("content", "") for chunk in chunks) == text
+    assert chunks[-1]["finish_reason"] == "length"
+
+
+def test_it_answers_a_completion_and_lists_its_model(node):
+    asked = {"model": MODEL_NAME, "prompt": "Once", "max_tokens": 3}
+    assert node.ask("/v1/completions", asked)[0] == 200
+    assert json.loads(node.ask("/v1/models")[1])["data"][0]["id"] == MODEL_NAME
+
+
+def test_a_challenge_is_answered_and_its_bundle_is_live(node):
+    nonce = secrets.token_bytes(32)
+    status, fresh = node.plain("POST", "/attestation", nonce)
+    assert status == 200
+    bundle = EvidenceBundle.parse(fresh)
+    assert appraise_cpu(bundle, policy_for(node), datetime.now(UTC)).require().claims.nonce == nonce
+    assert node.ask("/v1/models", bundle=fresh)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [
+        (chat("x" * ROOM), "context_length_exceeded"),
+        (chat("x", model="other"), "model_not_found"),
+        (chat("x", n=3), "unsupported_parameter"),
+        (chat("x", messages=[{"role": "assistant", "content": "x"}]), "invalid_conversation"),
+        ({}, "missing_required_parameter"),
+        ([], "invalid_json"),
+    ],
+)
+def test_what_it_does_not_serve_it_refuses_by_name(node, document, code):
+    status, body = node.ask("/v1/chat/completions", document)
+    assert 400 <= status < 500
+    assert json.loads(body)["error"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"date": "Thu, 01 Jan 1970 00:00:00 GMT"}, 400),
+        ({"date": "yesterday"}, 400),
+        ({"request_id": ""}, 400),
+        ({"attestation_digest": "sha-256=:" + "A" * 43 + "=:"}, 409),
+    ],
+)
+def test_a_request_on_other_terms_is_refused_inside_the_encryption(node, changes, status):
+    assert node.ask("/v1/models", **changes)[0] == status
+
+
+def test_it_survives_malformed_anything(node):
+    ohttp = {"content-type": REQUEST_MEDIA_TYPE}
+    for body in (
+        b"",
+        b"\x00",
+        secrets.token_bytes(3000),
+        b"\x00" * 100_000,
+        bytes([0, 0x64, 0x7A, 0, 1, 0, 2]) * 50,
+    ):
+        assert node.plain("POST", "/ohttp", body, **ohttp)[0] == 400
+    assert node.plain("POST", "/ohttp", b"x" * (1 << 21), **ohttp)[0] in (400, 413)
+    assert node.plain("POST", "/ohttp", b"x", **{"content-type": "text/plain"})[0] == 415
+    assert node.plain("PUT", "/ohttp", b"x", **ohttp)[0] == 405
+    assert node.plain("POST", "/attestation", b"x" * 100_000)[0] == 400
+    for raw in (
+        b"\x16\x03\x01\x02\x00",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /" + b"a" * 100_000,
+        b"\r\n\r\n",
+        b"PRI * HT",
+    ):
+        with socket.create_connection(("127.0.0.1", node.port), timeout=5) as connection:
+            connection.sendall(raw)
+    for raw in (b"{", b"[" * 50_000, b"\xff", b"null", secrets.token_bytes(500)):
+        assert node.ask("/v1/chat/completions", raw=raw)[0] == 400
+    assert node.ask("/v1/models")[0] == 200
+
+
+def test_a_thousand_requests_at_once_each_get_a_clear_answer_and_the_node_stays_up(node):
+    threads_before = node.status()["Threads"]
+    bundle = node.bundle()
+    request = chat("Hello", max_tokens=4)
+
+    def one(_: int) -> tuple[int, str]:
+        status, body = node.ask("/v1/chat/completions", request, bundle=bundle)
+        return status, "" if status == 200 else json.loads(body)["error"]["code"]
+
+    with concurrent.futures.ThreadPoolExecutor(250) as clients:
+        outcomes = Counter(clients.map(one, range(1000)))
+    assert set(outcomes) <= {(200, ""), (503, "overloaded")}
+    assert outcomes[(200, "")] >= 12
+    assert node.ask("/v1/models")[0] == 200
+    assert node.status()["Threads"] == threads_before
+
+
+def test_a_client_that_leaves_frees_its_place(node):
+    for _ in range(30):
+        with socket.create_connection(("127.0.0.1", node.port), timeout=5) as connection:
+            connection.sendall(b"POST /ohttp HTTP/1.1\r\nhost: x\r\ncontent-length: 99999\r\n\r\nhalf")
+    assert node.ask("/v1/chat/completions", chat("Hello"))[0] == 200
