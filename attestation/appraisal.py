@@ -12,7 +12,7 @@ from typing import Final
 
 from . import sev_snp
 from .bundle import CpuSection, EvidenceBundle
-from .claims import Claims, gpu_nonce, report_data
+from .claims import Claims, report_data
 from .errors import AttestationError, BindingMismatch, ChainUntrusted, NotAvailable, PolicyRejected
 from .nvidia.evidence import parse_evidence_list
 from .nvidia.verify import VerifiedGpu, appraise_gpu_section
@@ -165,10 +165,7 @@ def _check_report_data(claims: bytes, report: Report) -> Claims:
 
 def _expected_nonce(bundle: EvidenceBundle, claims: Claims) -> bytes | None:
     try:
-        count = len(parse_evidence_list(bundle.gpus))
-        return gpu_nonce(
-            ohttp_keys=bundle.ohttp_keys, checkpoint=bundle.checkpoint, nonce=claims.nonce, gpu_count=count
-        )
+        return claims.gpu_nonce(len(parse_evidence_list(bundle.gpus)))
     except AttestationError:
         return None  # the row gpu.count says why
 

@@ -46,6 +46,13 @@ class Claims:
     not_before: datetime
     not_after: datetime
 
+    def gpu_nonce(self, gpu_count: int) -> bytes:
+        """The nonce that GPUs sign under these claims: that of ``gpu_nonce``, from the digests claimed here.
+
+        So the GPUs are held to the key that the CPU vouches for, whatever key is carried beside the claims.
+        """
+        return _gpu_nonce(self.ohttp_keys, self.checkpoint, self.nonce, gpu_count)
+
     @classmethod
     def parse(cls, raw: bytes) -> "Claims":
         """Read claims as carried. Raises EvidenceMalformed for whatever is not exactly version 1."""
@@ -98,17 +105,21 @@ def gpu_nonce(*, ohttp_keys: bytes, checkpoint: bytes, nonce: bytes, gpu_count: 
 
     Raises EvidenceMalformed for a count that one byte cannot hold, or a nonce of another length than 0 or 32.
     """
-    if not 0 <= gpu_count <= 255:
-        raise EvidenceMalformed(code="gpu_count", expected="0 to 255", found=gpu_count)
-    if len(nonce) not in (0, NONCE_LENGTH):
-        raise EvidenceMalformed(code="nonce_malformed", expected="0 or 32 bytes", found=len(nonce))
     keys, seen = hashlib.sha256(ohttp_keys).digest(), hashlib.sha256(checkpoint).digest()
-    return hashlib.sha256(_GPU_NONCE_LABEL + keys + seen + nonce + bytes([gpu_count])).digest()
+    return _gpu_nonce(keys, seen, nonce, gpu_count)
 
 
 def report_data(claims_raw: bytes) -> bytes:
     """The 64 bytes of REPORT_DATA by which CPU evidence vouches for the claims (§2)."""
     return hashlib.sha512(_REPORT_DATA_LABEL + claims_raw).digest()
+
+
+def _gpu_nonce(keys: bytes, checkpoint: bytes, nonce: bytes, gpu_count: int) -> bytes:
+    if not 0 <= gpu_count <= 255:
+        raise EvidenceMalformed(code="gpu_count", expected="0 to 255", found=gpu_count)
+    if len(nonce) not in (0, NONCE_LENGTH):
+        raise EvidenceMalformed(code="nonce_malformed", expected="0 or 32 bytes", found=len(nonce))
+    return hashlib.sha256(_GPU_NONCE_LABEL + keys + checkpoint + nonce + bytes([gpu_count])).digest()
 
 
 def _hex32(value: object, name: str) -> bytes:
