@@ -56,23 +56,25 @@ def serve(
     from enclave_runtime.errors import ConfigurationError
 
     try:
+        engine_settings, padding_settings = _object("--engine", engine), _object("--padding", padding)
+        if not show_command_line:
+            if image is None or staple is None:
+                return _failed("serve needs --image and --staple")
+            for path in (image, model, staple):
+                if not path.exists():
+                    return _failed(f"{path}: there is no such file or folder")
         platform = Platform.open(state, lambda: datetime.now(UTC), simulated_gpus)
         config = node_launch.node_config(
             platform.roots,
             model_name=name or node_launch.default_model_name(model),
             gpu_count=simulated_gpus,
-            engine=_object("--engine", engine),
-            padding=_object("--padding", padding),
+            engine=engine_settings,
+            padding=padding_settings,
         )
         NodeConfig.parse(config.encode())
-        if show_command_line:
+        if show_command_line or image is None or staple is None:
             print(config.encode().decode())
             return OK
-        if image is None or staple is None:
-            return _failed("serve needs --image and --staple")
-        for path in (image, model, staple):
-            if not path.exists():
-                return _failed(f"{path}: there is no such file or folder")
         # Absolute paths: the node does not share this program's idea of where it is.
         inputs = HostInputs(model.resolve(), staple.resolve(), host, port)
         node = node_launch.start(platform, image, config, inputs)

@@ -11,11 +11,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
-
-import uvicorn
 
 from attestation.errors import AttestationError
 from attestation.policy import AttestationPolicy
@@ -30,6 +27,7 @@ from enclave_runtime.engine.model import LoadedModel, load_model
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.evidence import EvidenceMaker
 from enclave_runtime.exit_codes import ExitCode
+from enclave_runtime.http_server import Server, server_config
 from enclave_runtime.identity import Identity
 from enclave_runtime.manifest import runtime_manifest
 from enclave_runtime.metrics import Metrics
@@ -42,9 +40,6 @@ from ohttp.padding import CellProfile
 from ohttp.replay import ReplayWindow
 
 MAX_STAPLE_FILE = 512 * 1024
-STOP_GRACE_S = 5
-MAX_CONNECTIONS = 3072
-"""Connections at a time; beyond them an empty 503. Fewer than the descriptors a node may hold."""
 
 
 def run(config: NodeConfig, host: HostInputs, platform_descriptor: int, confined: SealReport) -> int:
@@ -108,7 +103,7 @@ async def _serve(service: Service, config: NodeConfig, host: HostInputs, confine
     await _rehearse(service)
     service.metrics.restart()
     listener = _bind(host)
-    server = _Server(_server_config(service.gateway(service.padding)))
+    server = Server(server_config(service.gateway(service.padding)))
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda *_: None)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -129,7 +124,7 @@ async def _rehearse(service: Service) -> None:
     """Run every kind of request once, so that what Python imports late is imported before the seal."""
     # The same code at a quicker pace: only the time between cells differs.
     padding = service.padding if service.padding.name == "off" else replace(service.padding, interval_ms=1)
-    config = _server_config(service.gateway(padding))
+    config = server_config(service.gateway(padding))
     try:
         await rehearsal.rehearse(
             config,
@@ -145,48 +140,6 @@ def _say_once(descriptor: int, event: dict[str, object]) -> None:
     with contextlib.suppress(OSError):  # nobody listens any more
         os.write(descriptor, json.dumps(event).encode() + b"\n")
     os.close(descriptor)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, stopped by :meth:`stop` alone and telling when it listens."""
-
-    when_listening: Callable[[], None] | None = None
-
-    def stop(self) -> None:
-        """Finish what is at hand, for a few seconds at most, then end."""
-        self.should_exit = True
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield  # the event loop has the handlers; uvicorn's own would end the process by the signal
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        if self.when_listening is not None:
-            self.when_listening()
-
-
-def _server_config(app: Gateway) -> uvicorn.Config:
-    config = uvicorn.Config(
-        app,
-        loop="none",
-        http="h11",
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-        backlog=1024,
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=STOP_GRACE_S,
-        h11_max_incomplete_event_size=16 * 1024,
-    )
-    config.load()
-    return config
 
 
 def _bind(host: HostInputs) -> socket.socket:

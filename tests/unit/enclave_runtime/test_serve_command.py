@@ -1,0 +1,54 @@
+"""``cloister serve`` says in one line what is wrong, and prints the command line that would be measured."""
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from enclave_runtime.commands import register
+from enclave_runtime.config import NodeConfig
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory):
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture
+def serve(tmp_path, state):
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    register(app)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+
+    def run(*arguments: str):
+        base = ["serve", "--state", str(state), "--model", str(tmp_path / "model.gguf")]
+        return CliRunner().invoke(app, [*base, *arguments], standalone_mode=False)
+
+    return run
+
+
+def test_the_command_line_is_the_same_each_time_and_names_no_folder(serve, tmp_path, state):
+    first, second = serve("--show-command-line"), serve("--show-command-line", "--port", "9")
+    assert first.return_value == 0
+    assert first.stdout == second.stdout
+    config = NodeConfig.parse(first.stdout.strip().encode())
+    assert (config.model_name, config.gpu_count) == ("model", 1)
+    assert str(tmp_path) not in first.stdout
+    assert str(state) not in first.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--image and --staple"),
+        (["--engine", "[]"], "--engine is not a JSON object"),
+        (["--padding", "{"], "--padding is not a JSON object"),
+        (["--name", "a b", "--show-command-line"], "config_model_name"),
+        (["--image", "/nowhere", "--staple", "/nowhere"], "/nowhere: there is no such file"),
+        (["--image", "/tmp", "--staple", "/dev/null"], "image"),
+    ],
+)
+def test_what_is_wrong_is_said(serve, arguments, said):
+    result = serve(*arguments)
+    assert result.return_value == 1
+    assert said in result.stderr
