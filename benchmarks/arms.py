@@ -13,7 +13,8 @@ import httpx2
 from benchmarks.load import LoadError
 from benchmarks.plain_vs_sealed import Arm, ArmName
 from client_sdk.client import PrivateClient
-from client_sdk.demo.processes import listening
+from client_sdk.demo.processes import cloister, listening
+from client_sdk.errors import ClientError
 from client_sdk.policy import Policy
 
 TIMEOUT_S = 300.0
@@ -32,6 +33,24 @@ def plain_node(model: Path, runtime: Mapping[str, Any]) -> Iterator[str]:
         if expected != found:
             raise LoadError("arms_differ", f"the sealed node runs model {expected[:16]}…, not {found[:16]}…")
         yield f"http://127.0.0.1:{node.port}"
+
+
+@contextmanager
+def sealed_node(state: Path, model: Path) -> Iterator[str]:
+    """A sealed node and a relay, each a process, from what ``cloister demo`` left in ``state``; the relay's URL.
+
+    Raises ClientError where the demo's files are missing or either does not come up.
+    """
+    image, staple = state / "image", state / "staple.json"
+    if not (image / "image.json").is_file() or not staple.is_file():
+        raise ClientError(
+            "no_demo_state", f"{state} holds no image and staple", "run 'cloister demo', or give --relay"
+        )
+    serve = cloister("serve", "--image", str(image), "--model", str(model), "--staple", str(staple))
+    with listening("the node", [*serve, "--state", str(state / "platform"), "--port", "0"]) as node:
+        target = f"node=http://127.0.0.1:{node.port}"
+        with listening("the relay", cloister("relay", "--target", target, "--port", "0", "--json")) as relay:
+            yield f"http://127.0.0.1:{relay.port}/node"
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +13,10 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from benchmarks import comparison, environment, plain_vs_sealed, render
+from benchmarks import arms, comparison, environment, plain_vs_sealed, render
 from benchmarks.load import LoadError
 from benchmarks.plain_vs_sealed import Plan
+from client_sdk.demo.model import resolve_model
 from client_sdk.policy import Policy
 
 OK, USAGE_OR_IO = 0, 1
@@ -32,10 +34,11 @@ def register(app: typer.Typer) -> None:
 
 _RUN = """Measure plain against sealed, in turn, within one run.
 
-The sealed arm is a running node, reached through its relay and verified by --policy like any user would. The
-plain arm is started here: the same engine with the same settings and the same model, over plain HTTP on the
-loopback interface. Prints time to first text, tokens/s, requests/s and an empty request's time, each with its
-formula; ratios with intervals, and plain against itself as the noise floor.
+The sealed arm is a node reached through a relay and verified like any user would: one that runs already
+(--relay and --policy), or one started here from what `cloister demo` left in --state. The plain arm is started
+here: the same engine with the same settings and model, over plain HTTP on the loopback interface. Prints time
+to first text, tokens/s, requests/s and an empty request's time, each with its formula; ratios with intervals,
+and plain against itself as the noise floor.
 """
 
 _COMPARE = """Compare two recorded runs (files from bench run --out).
@@ -46,11 +49,12 @@ the exit status is 1.
 
 
 def run(
-    relay: Annotated[str, typer.Option("--relay", help="The relay's URL for the sealed node.")],
-    policy: Annotated[Path, typer.Option("--policy", help="The policy file by which the node is verified.")],
-    model: Annotated[
-        Path, typer.Option("--model", help="The model the node serves: a .gguf file or a folder.")
-    ],
+    state: Annotated[Path, typer.Option(help="The state folder of `cloister demo`.")] = Path(".cloister"),
+    relay: Annotated[str | None, typer.Option(help="The relay's URL for a sealed node that runs.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="The policy to verify it by; default: the demo's.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model it serves; default: the demo's model.")] = None,
     slots: Annotated[int, typer.Option(min=1, help="Questions asked one at a time, twice to each arm.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=2, help="Tokens of an answer at most.")] = 48,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time in the closed loop.")] = 4,
@@ -62,10 +66,13 @@ def run(
 ) -> int:
     """See ``cloister bench run --help``."""
     plan = Plan(slots=slots, max_tokens=max_tokens, concurrency=concurrency, blocks=blocks)
-    judged_by = Policy.load(policy)
+    judged_by = Policy.load(policy or state / "policy.toml")
+    weights = resolve_model(model, state / "models")
+    where = environment.describe(weights)
     try:
-        where = environment.describe(model)
-        summary = asyncio.run(_run(relay, judged_by, model, plan, where))
+        with ExitStack() as running:
+            reached = relay or running.enter_context(arms.sealed_node(state, weights))
+            summary = asyncio.run(_run(reached, judged_by, weights, plan, where))
     except LoadError as error:
         _errors.print(f"error {error}", style="red", markup=False, highlight=False)
         return USAGE_OR_IO
@@ -99,8 +106,6 @@ def compare(
 
 
 async def _run(relay: str, policy: Policy, model: Path, plan: Plan, where: dict[str, Any]) -> dict[str, Any]:
-    from benchmarks import arms  # Only here: comparing files needs no client.
-
     async with arms.sealed_arm(relay, policy) as (sealed, facts):
         with (
             arms.plain_node(model, facts["runtime"]) as url,

@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         model = load_model(options.model)
         engine = Engine(model, EngineConfig(**options.engine))
         listener = socket.create_server(("127.0.0.1", options.port))
+        # asyncio does this for sockets it makes itself; without it small answers wait for an acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (EngineError, OSError, TypeError) as error:
         print(f"plain_node: {error}", file=sys.stderr)
         return 1

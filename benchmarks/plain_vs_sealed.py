@@ -54,7 +54,7 @@ class Plan:
     concurrency: int = 4
     block_requests: int = 8
     blocks: int = 4
-    empties: int = 8
+    empties: int = 4
     warm_up: int = 1
 
     def manifest(self) -> dict[str, int]:

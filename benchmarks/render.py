@@ -13,27 +13,18 @@ def show_run(console: Console, summary: Mapping[str, Any]) -> None:
     console.print(f"{where['model']} on {where['cores']} cores, {where['cpu']} (all numbers measured)")
     if where.get("sealed", {}).get("simulated"):
         console.print("[bold yellow]SIMULATED[/] platform: this says nothing about a hardware TEE's cost")
-    table = Table("what", "unit", "plain", "sealed", "sealed/plain", "plain/plain", "verdict", box=None)
     for metric in summary["metrics"]:
-        table.add_row(
-            metric["name"],
-            metric["unit"],
-            spread(metric["plain"]),
-            spread(metric["sealed"]),
-            ratio(metric["sealed_over_plain"]),
-            ratio(metric["plain_over_plain"]),
-            metric["verdict"],
+        console.print(
+            f"[bold]{metric['name']}[/], {metric['unit']} [dim]= {metric['formula']}[/]", highlight=False
         )
-    console.print(table)
-    for metric in summary["metrics"]:
-        console.print(f"  {metric['name']} = {metric['formula']}", style="dim", markup=False, highlight=False)
-    console.print(
-        "  median [95 % interval]; ratio: exp(mean(ln)) over pairs [95 %]", style="dim", markup=False
-    )
+        console.print(f"  plain {spread(metric['plain'])}   sealed {spread(metric['sealed'])}")
+        shown, floor = ratio(metric["sealed_over_plain"]), ratio(metric["plain_over_plain"])
+        console.print(f"  sealed/plain {shown}, plain/plain {floor}: [bold]{metric['verdict']}[/]")
+    console.print("median \\[95 % interval]; ratio = exp(mean(ln)) over pairs \\[95 % interval]", style="dim")
     if differing := summary["slots_with_differing_answers"]:
         console.print(f"[yellow]{differing} slots had answers that differ between requests[/]")
     for limit in summary["limits"]:
-        console.print(f"  {limit}", style="dim", markup=False)
+        console.print(limit, style="dim", markup=False)
 
 
 def show_comparison(console: Console, result: Mapping[str, Any]) -> None:

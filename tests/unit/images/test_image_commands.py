@@ -1,0 +1,59 @@
+"""``cloister image``: exit codes, JSON, and the path that is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from images import commands, process_image
+from images.errors import ClosureError
+from images.manifest import ImageManifest, scan
+
+
+def run(*arguments: str) -> int:
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    commands.register(app)
+    return int(app(["image", *arguments], standalone_mode=False))
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    (tmp_path / "i" / "root" / "app").mkdir(parents=True)
+    (tmp_path / "i" / "root" / "app" / "start.py").write_text("run()")
+    described = ImageManifest("3.11.7", ("{root}/x",), scan(tmp_path / "i" / "root"))
+    (tmp_path / "i" / "image.json").write_bytes(described.encode())
+    return tmp_path / "i"
+
+
+def test_verify_says_verified_and_refused(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("verify", str(image), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] == "verified"
+    (image / "root" / "app" / "start.py").write_text("Run()")
+    assert run("verify", str(image), "--json") == 3
+    refused = json.loads(capsys.readouterr().out)
+    assert refused == {"verdict": "refused", "code": "file_changed", "path": "app/start.py"}
+
+
+def test_no_image_is_an_error_of_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("verify", str(tmp_path)) == 1
+    assert "manifest_missing" in capsys.readouterr().err
+
+
+def test_what_is_still_to_come_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("boot") == 2
+    assert run("build", "cpu-sealed", "-o", str(tmp_path / "x")) == 2
+    assert capsys.readouterr().err.count("not available yet") == 2
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_failed_build_names_its_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> process_image.Contents:
+        raise ClosureError("not_installed", "torch, which cloister needs, is not installed")
+
+    monkeypatch.setattr(process_image, "node_contents", missing)
+    assert run("build", "process", "-o", str(tmp_path / "x")) == 1
+    assert "not_installed" in capsys.readouterr().err
