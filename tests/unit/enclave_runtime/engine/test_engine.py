@@ -66,7 +66,7 @@ class Slow:
             self.gate.acquire()
             return step(*arguments)
 
-        engine.model.decoder.step = waiting_step  # type: ignore[method-assign]
+        engine.model.decoder.step = waiting_step  # type: ignore
 
     def allow(self, steps: int = 1_000_000) -> None:
         self.gate.release(steps)
@@ -180,10 +180,12 @@ def test_first_come_first_served(make_engine: MakeEngine) -> None:
     slow = Slow(engine)
     ends: list[int] = []
     generations = [engine.submit(request(seed=n)) for n in range(5)]
-    readers = [
-        threading.Thread(target=lambda n=n: (generations[n].collect(), ends.append(n)))  # type: ignore[misc]
-        for n in range(5)
-    ]
+
+    def read(number: int) -> None:
+        generations[number].collect()
+        ends.append(number)
+
+    readers = [threading.Thread(target=read, args=(number,)) for number in range(5)]
     for reader in readers:
         reader.start()
     for _ in range(5 * 14):
@@ -205,7 +207,7 @@ def test_a_long_prompt_does_not_hold_up_a_running_answer(make_engine: MakeEngine
         return step(spans, pool)
 
     slow = Slow(engine)
-    engine.model.decoder.step = recording  # type: ignore[method-assign]
+    engine.model.decoder.step = recording  # type: ignore
     slow.allow()
     answering = engine.submit(request(3, 200, stop=()))
     wait_until(lambda: len(seen) >= 2)
@@ -250,7 +252,7 @@ def test_memory_is_clear_before_the_reader_hears_of_the_end(make_engine: MakeEng
         left_over.append(bool(engine.pool.storage.any()))
         put(text, count, reason)
 
-    generation._mailbox.put = watching  # type: ignore[method-assign]
+    generation._mailbox.put = watching  # type: ignore
     slow.allow()
     assert generation.collect().token_count == len(left_over)
     assert left_over == [True] * (len(left_over) - 1) + [False]
@@ -321,7 +323,7 @@ def test_the_engine_goes_on_when_a_reader_and_its_loop_vanish(make_engine: MakeE
     slow = Slow(engine)
     loop = asyncio.new_event_loop()
     pieces = engine.submit(request(10, 200)).pieces()
-    reading = loop.create_task(pieces.__anext__())  # type: ignore[arg-type]
+    reading = loop.create_task(pieces.__anext__())
     loop.run_until_complete(asyncio.sleep(0.01))
     reading.cancel()
     loop.run_until_complete(asyncio.gather(reading, return_exceptions=True))
@@ -368,7 +370,7 @@ def test_a_failed_step_ends_its_requests_only(make_engine: MakeEngine, failure: 
             raise failure
         return logits
 
-    engine.model.decoder.step = failing  # type: ignore[method-assign]
+    engine.model.decoder.step = failing  # type: ignore
     with pytest.raises(EngineFault) as caught:
         engine.submit(request(10, 50)).collect()
     assert "memory" not in str(caught.value)
@@ -381,7 +383,7 @@ def test_a_failed_step_ends_its_requests_only(make_engine: MakeEngine, failure: 
 def test_logits_that_are_no_numbers_are_never_sampled(make_engine: MakeEngine) -> None:
     engine = make_engine()
     step = engine.model.decoder.step
-    engine.model.decoder.step = lambda *arguments: step(*arguments) * float("nan")  # type: ignore[method-assign]
+    engine.model.decoder.step = lambda *arguments: step(*arguments) * float("nan")  # type: ignore
     with pytest.raises(EngineFault):
         engine.submit(request()).collect()
 

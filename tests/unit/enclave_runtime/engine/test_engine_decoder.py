@@ -114,7 +114,7 @@ def test_neighbours_do_not_change_the_logits_of_a_request(tiny_model: LoadedMode
             assert torch.allclose(expected, found, atol=1e-5, rtol=0)
 
 
-@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="observed with MKL only")
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="observed with MKL only")  # type: ignore[no-untyped-call]
 def test_neighbours_do_not_change_a_single_bit(tiny_model: LoadedModel) -> None:
     alone, others = alone_and_in_batches(tiny_model)
     for other in others:

@@ -65,7 +65,7 @@ class Pages(RuleBasedStateMachine):
         for page in range(self.pool.total_pages):
             content = self.pool.storage[:, :, page]
             assert self.pool.owner_of(page) == owned.get(page, FREE)
-            assert set(content.abs().unique().tolist()) <= {0.0, float(owned.get(page, 0))}
+            assert set(content.abs().flatten().tolist()) <= {0.0, float(owned.get(page, 0))}
 
 
 Pages.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
