@@ -30,12 +30,12 @@ from enclave_runtime.exit_codes import ExitCode
 from enclave_runtime.http_server import Server, server_config
 from enclave_runtime.identity import Identity
 from enclave_runtime.manifest import runtime_manifest
-from enclave_runtime.metrics import Metrics
+from enclave_runtime.metrics import Metrics, RequestOutcome
 from enclave_runtime.seal import SealReport
 from enclave_runtime.standing_thread import StandingThread
 from measurements.errors import TransparencyError
 from measurements.staple import Staple
-from ohttp.gateway import Gateway
+from ohttp.gateway import ExchangeEnd, Gateway
 from ohttp.padding import CellProfile
 from ohttp.replay import ReplayWindow
 
@@ -96,7 +96,20 @@ class Service:
             replay=ReplayWindow(),
             profile=padding,
             now=time.time,
+            observe=self._count_at_the_door,
         )
+
+    def _count_at_the_door(self, end: ExchangeEnd) -> None:
+        """Count what the gateway turns away; what it lets in is counted inside."""
+        outcome = _TURNED_AWAY.get(end)
+        if outcome is not None:
+            self.metrics.request_ended(outcome)
+
+
+_TURNED_AWAY = {
+    ExchangeEnd.REFUSED: RequestOutcome.REFUSED,
+    ExchangeEnd.OVERLOADED: RequestOutcome.OVERLOADED,
+}
 
 
 async def _serve(service: Service, config: NodeConfig, host: HostInputs, confined: SealReport) -> None:
