@@ -116,7 +116,10 @@ def _started(as_json: bool, host: str, port: int, targets: dict[str, str]) -> st
 
 def _listener(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)
+    listener = socket.create_server((host, port), family=family, backlog=2048)
+    # Accepted connections inherit it: a cell goes out when it is due, not when the last one was acknowledged.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _raise_open_files() -> None:
