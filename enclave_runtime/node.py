@@ -157,7 +157,8 @@ def _say_once(descriptor: int, event: dict[str, object]) -> None:
 
 def _bind(host: HostInputs) -> socket.socket:
     family = socket.AF_INET6 if ":" in host.address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Named as TCP, so that asyncio sends each cell when it is due instead of waiting to fill a packet.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host.address, host.port))

@@ -17,8 +17,6 @@ from enclave_runtime.exit_codes import MEANING, ExitCode
 
 IMAGE_VOLUME = "image"
 MODEL_VOLUME = "model"
-MAX_MANIFEST = 16 * 1024 * 1024
-_ROOT_MARK = "{root}"
 
 
 class LaunchFailed(Exception):
@@ -71,31 +69,15 @@ def start(platform: Platform, image_dir: Path, config: NodeConfig, host: HostInp
     """
     command_line = config.encode()
     launched = platform.launch(
-        [*start_command(image_dir), command_line.decode()],
         volumes={IMAGE_VOLUME: image_dir / "root", MODEL_VOLUME: host.model},
         cmdline=command_line,
-        env={HOST_INPUTS: host.encode()},
+        # A locale of the host's would have its files mapped into the node.
+        env={HOST_INPUTS: host.encode(), "LC_ALL": "C"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     port, seal = await_listening(launched.process)
     return RunningNode(launched.process, port, launched.measurement, seal)
-
-
-def start_command(image_dir: Path) -> list[str]:
-    """The command that starts an image, as its ``image.json`` has it. Raises LaunchFailed."""
-    try:
-        with (image_dir / "image.json").open("rb") as file:
-            document = json.loads(file.read(MAX_MANIFEST + 1)[:MAX_MANIFEST])
-        start = document["start"]
-        if not isinstance(start, list) or not start or not all(isinstance(part, str) for part in start):
-            raise ValueError
-    except OSError as error:
-        raise LaunchFailed(f"no image in {image_dir}: {error.strerror}") from None
-    except (ValueError, LookupError, TypeError, RecursionError):
-        raise LaunchFailed(f"{image_dir / 'image.json'} is not an image's manifest") from None
-    root = str((image_dir / "root").resolve())
-    return [part.replace(_ROOT_MARK, root) for part in start]
 
 
 def await_listening(process: "subprocess.Popen[bytes]") -> tuple[int, tuple[Mapping[str, str], ...]]:

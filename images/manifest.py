@@ -2,7 +2,7 @@
 
 ``image.json`` is canonical JSON (RFC 8785)::
 
-    {"v": 1, "kind": "process", "python": "3.11.7", "start": ["{root}/lib/ld-…", …],
+    {"v": 1, "kind": "process", "python": "3.11.7",
      "files": [{"path": "app/start.py", "exec": false, "size": 1417, "sha256": "…64 hex…"}, …]}
 
 ``files`` is sorted by the UTF-8 bytes of ``path``. ``start`` is the command that starts the image, with
@@ -31,11 +31,10 @@ KIND = "process"
 MAX_MANIFEST = 16 * 1024 * 1024
 MAX_FILES = 100_000
 MAX_SIZE = 2**53 - 1
-ROOT_MARK = "{root}"
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PYTHON = re.compile(r"3\.[0-9]{1,3}\.[0-9]{1,3}")
-_MEMBERS = {"v", "kind", "python", "start", "files"}
+_MEMBERS = {"v", "kind", "python", "files"}
 _FILE_MEMBERS = {"path", "exec", "size", "sha256"}
 
 
@@ -54,7 +53,6 @@ class ImageManifest:
     """All that a process image consists of. ``files`` is sorted by the bytes of ``path``."""
 
     python: str
-    start: tuple[str, ...]
     files: tuple[ImageFile, ...]
 
     @property
@@ -69,7 +67,6 @@ class ImageManifest:
                 "v": VERSION,
                 "kind": KIND,
                 "python": self.python,
-                "start": list(self.start),
                 "files": [
                     {"path": f.path, "exec": f.executable, "size": f.size, "sha256": f.sha256}
                     for f in self.files
@@ -106,18 +103,16 @@ class ImageManifest:
             raise ManifestError("manifest_version", "unknown version", expected=VERSION, found=members["v"])
         if members["kind"] != KIND:
             raise ManifestError("manifest_kind", "not a process image", expected=KIND, found=members["kind"])
-        python, start, entries = members["python"], members["start"], members["files"]
+        python, entries = members["python"], members["files"]
         if not isinstance(python, str) or not _PYTHON.fullmatch(python):
             raise ManifestError("manifest_malformed", "python is not a version")
-        if not isinstance(start, list) or not start or not all(isinstance(part, str) for part in start):
-            raise ManifestError("manifest_malformed", "start is not a command")
         if not isinstance(entries, list) or not 0 < len(entries) <= MAX_FILES:
             raise ManifestError("manifest_malformed", "files is not a list of a permitted length")
         files = tuple(_file(entry) for entry in entries)
         keys = [file.path.encode() for file in files]
         if any(left >= right for left, right in itertools.pairwise(keys)):
             raise ManifestError("manifest_order", "files are not in strictly increasing order")
-        return cls(python, tuple(start), files)
+        return cls(python, files)
 
 
 def root(image_dir: Path) -> Path:

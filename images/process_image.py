@@ -4,6 +4,7 @@
 
     IMAGE_DIR/image.json      the manifest (images.manifest)
     IMAGE_DIR/inputs.json     what it was built from, only to decide whether to build again
+    IMAGE_DIR/root/start.json the command that starts it (images.start_command)
     IMAGE_DIR/root/lib/       the dynamic loader and the system libraries
     IMAGE_DIR/root/python/    the interpreter and the standard library
     IMAGE_DIR/root/site/      the third-party packages
@@ -23,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from images import closure, interpreter, manifest
+from images import closure, interpreter, manifest, start_command
 from images.bytecode_workers import compile_tree
 from images.closure import SourceFile
 from images.errors import ClosureError, ImageError
@@ -32,7 +33,7 @@ from images.manifest import ImageManifest
 LINK_FROM = 1 << 20
 """Files of at least this many bytes are hard-linked; smaller ones are copied."""
 
-_LAYOUT = 1  # Raised when the same inputs give another tree.
+_LAYOUT = 2  # Raised when the same inputs give another tree.
 _START = "app/start.py"
 _OURS = {"image.json", "inputs.json", "root", "building"}
 
@@ -86,6 +87,7 @@ def build(out: Path, contents: Contents | None = None, progress: Progress | None
     files = _unique((*sources, *libraries))
     tree = out / "building"
     _lay_out(tree, files, report)
+    _write(tree / start_command.FILE, start_command.encode(interpreter.start_command(files, _START)))
     modules = [file.target for file in files if file.target.endswith(".py")]
     report("bytecode", 0, len(modules))
     for done, _ in enumerate(compile_tree(tree, modules, str(interpreter.program())), 1):
@@ -100,8 +102,7 @@ def build(out: Path, contents: Contents | None = None, progress: Progress | None
 
 def argv(image_dir: Path, args: Sequence[str] = ()) -> list[str]:
     """The command that starts an image, in absolute paths; ``args`` go to the node. Raises ManifestError."""
-    root = str(manifest.root(image_dir).resolve())
-    return [part.replace(manifest.ROOT_MARK, root) for part in manifest.read(image_dir).start] + list(args)
+    return [*start_command.read(manifest.root(image_dir)), *args]
 
 
 def verify(image_dir: Path, progress: Callable[[int], None] | None = None) -> ImageManifest:
@@ -219,7 +220,7 @@ def _describe(tree: Path, files: Sequence[SourceFile], report: Progress) -> Imag
                 expected=recorded[file.path],
                 found=file.sha256,
             )
-    return ImageManifest(interpreter.version(), interpreter.start_command(files, _START), found)
+    return ImageManifest(interpreter.version(), found)
 
 
 def _write(path: Path, data: bytes) -> None:

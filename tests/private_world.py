@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx2
 import uvicorn
-from sealed_node import Node, running, tiny_config
+from sealed_node import Node, running, tiny_config, volumes
 
 from attestation.simulated.launch import measure_launch
 from attestation.simulated.platform import Platform
@@ -67,7 +67,7 @@ class World:
 def private_world(folder: Path, model: Path, *, released: bytes | None = None) -> Iterator[World]:
     """Publish, boot and relay. ``released``: the launch digest to publish, else the one the node will have."""
     platform = Platform.open(folder / "state", now, 1)
-    digest = released or measure_launch(tiny_config(platform).encode(), {"model": model})
+    digest = released or measure_launch(tiny_config(platform).encode(), volumes(folder, model))
     staple, transparency = publish(folder, digest)
     policy_file = folder / "policy.toml"
     policy_file.write_text("\n".join((POLICY_HEAD, platform.policy_table(), transparency)))

@@ -203,6 +203,15 @@ def tiny_config(platform: Platform, **settings: Any) -> NodeConfig:
     )
 
 
+def volumes(folder: Path, model: Path) -> dict[str, Path]:
+    """The volumes of a node that runs from this checkout: the model, and an image that is only a start."""
+    image = folder / "image"
+    image.mkdir(exist_ok=True)
+    start = [sys.executable, "-B", "-c", START, str(REPOSITORY)]
+    (image / "start.json").write_text(json.dumps(start))
+    return {"image": image, "model": model}
+
+
 @contextlib.contextmanager
 def running(folder: Path, model: Path, *, staple: Path | None = None, **settings: Any) -> Iterator[Node]:
     """A sealed node with fast cells; ``settings`` are engine settings."""
@@ -210,8 +219,7 @@ def running(folder: Path, model: Path, *, staple: Path | None = None, **settings
     config = tiny_config(platform, **settings)
     host = HostInputs(model, staple or write_staple(folder), "127.0.0.1", 0)
     launched = platform.launch(
-        [sys.executable, "-B", "-c", START, str(REPOSITORY), config.encode().decode()],
-        volumes={"model": model},
+        volumes=volumes(folder, model),
         cmdline=config.encode(),
         env={HOST_INPUTS: host.encode()},
         stdout=subprocess.PIPE,

@@ -9,6 +9,7 @@ has that file's name as its one path. Lengths are big-endian.
 """
 
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,9 @@ _LABEL: Final = b"cloister/sim-launch/v1\0"
 _LENGTH: Final = Struct(">I")
 _THREADS: Final = 4
 _MAX_FILES: Final = 100_000
+
+START_FILE: Final = "start.json"
+_MAX_START: Final = 64 * 1024
 
 
 def measure_launch(cmdline: bytes, volumes: Mapping[str, Path]) -> bytes:
@@ -47,6 +51,20 @@ def measure_launch(cmdline: bytes, volumes: Mapping[str, Path]) -> bytes:
     return launch
 
 
+def start_command(volumes: Mapping[str, Path]) -> list[str]:
+    """What ``start.json`` of the volume ``image`` says to start. Raises PlatformFault (``launch_not_startable``)."""
+    try:
+        root = volumes["image"]
+        with (root / START_FILE).open("rb") as file:
+            parts = _strings(file.read(_MAX_START + 1))
+    except (KeyError, OSError, ValueError, RecursionError) as error:
+        raise PlatformFault(
+            code="launch_not_startable", detail=f"no {START_FILE} in the image volume"
+        ) from error
+    place = str(root.resolve())
+    return [part.replace("{root}", place) for part in parts]
+
+
 def extend(launch: bytes, part: str, path: bytes, *, executable: bool, sha256: bytes) -> bytes:
     """The launch digest after one more part."""
     name = os.fsencode(part)
@@ -54,6 +72,13 @@ def extend(launch: bytes, part: str, path: bytes, *, executable: bool, sha256: b
         (_LABEL, _LENGTH.pack(len(name)), name, _LENGTH.pack(len(path)), path, bytes([executable]), sha256)
     )
     return hashlib.sha384(launch + hashlib.sha384(described).digest()).digest()
+
+
+def _strings(data: bytes) -> list[str]:
+    parts = json.loads(data) if len(data) <= _MAX_START else None
+    if not isinstance(parts, list) or not parts or not all(isinstance(part, str) for part in parts):
+        raise ValueError
+    return parts
 
 
 def _files(root: Path) -> Iterator[tuple[bytes, Path]]:

@@ -32,7 +32,7 @@ from .device import (
     receive_message,
     send_message,
 )
-from .launch import measure_launch
+from .launch import measure_launch, start_command
 from .nvidia import SimulatedGpus
 
 _log = logging.getLogger(__name__)
@@ -75,7 +75,6 @@ class Platform:
 
     def launch(
         self,
-        argv: Sequence[str],
         *,
         volumes: Mapping[str, Path],
         cmdline: bytes,
@@ -84,17 +83,22 @@ class Platform:
         stderr: Stream = None,
         extra_fds: Sequence[int] = (),
     ) -> Launched:
-        """Measure the volumes and the command line, then start ``argv`` with a device of its own.
+        """Measure the volumes and the command line, then start what they say, with a device of its own.
+
+        The volume ``image`` holds ``start.json``, a list of strings in which ``{root}`` stands for the volume's
+        place; the command line follows as the last argument. So the program, its arguments and everything it
+        loads are measured, and a caller has no say beside the environment, which a program must not trust.
 
         The device's descriptor has the number in the variable CLOISTER_PLATFORM_FD. Raises PlatformFault where
         something cannot be measured (``launch_not_measurable``) or started (``launch_failed``).
         """
         measurement = measure_launch(cmdline, volumes)
+        argv: list[str | bytes] = [*start_command(volumes), cmdline]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             try:
                 process = subprocess.Popen(
-                    list(argv),
+                    argv,
                     env={**env, PLATFORM_FD: str(theirs.fileno())},
                     stdin=subprocess.DEVNULL,
                     stdout=stdout,
@@ -103,9 +107,7 @@ class Platform:
                 )
             except (OSError, ValueError) as error:
                 ours.close()
-                raise PlatformFault(
-                    code="launch_failed", detail=f"{argv[0] if argv else ''}: {error}"
-                ) from error
+                raise PlatformFault(code="launch_failed", detail=f"{argv[0]!r}: {error}") from error
         self.serve(ours, measurement)
         return Launched(process, measurement)
 

@@ -163,8 +163,8 @@ sys.stdout.buffer.write(device.report(b"\\x01" * 64).evidence)
 
 def test_a_launched_process_gets_evidence_of_its_own_measurement(platform: Platform, volume: Path) -> None:
     volumes = {"image": volume}
+    (volume / "start.json").write_text(json.dumps([sys.executable, "-c", _ASK_FOR_EVIDENCE]))
     launched = platform.launch(
-        [sys.executable, "-c", _ASK_FOR_EVIDENCE],
         volumes=volumes,
         cmdline=b"cmd",
         env={"PYTHONPATH": str(Path(__file__).parents[3])},
@@ -177,9 +177,33 @@ def test_a_launched_process_gets_evidence_of_its_own_measurement(platform: Platf
 
 
 def test_a_program_that_cannot_start_is_a_named_fault(platform: Platform, volume: Path) -> None:
+    (volume / "start.json").write_text('["{root}/absent"]')
     with pytest.raises(PlatformFault) as caught:
-        platform.launch([str(volume / "absent")], volumes={"image": volume}, cmdline=b"", env={})
+        platform.launch(volumes={"image": volume}, cmdline=b"", env={})
     assert caught.value.code == "launch_failed"
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "[]", "[1]", "[" * 100_000, '"x"', "x" * 70_000])
+def test_an_image_that_does_not_say_what_to_start_is_a_named_fault(
+    platform: Platform, tmp_path: Path, content: str | None
+) -> None:
+    if content is not None:
+        (tmp_path / "start.json").write_text(content)
+    with pytest.raises(PlatformFault) as caught:
+        platform.launch(volumes={"image": tmp_path}, cmdline=b"", env={})
+    assert caught.value.code == "launch_not_startable"
+
+
+def test_another_program_or_argument_is_another_measurement(platform: Platform, volume: Path) -> None:
+    show = [sys.executable, "-c", "import sys; print(sys.argv[1:])"]
+    seen = set()
+    for start, cmdline in ((show, b"one"), (show, b"two"), ([*show, "more"], b"one")):
+        (volume / "start.json").write_text(json.dumps(start))
+        launched = platform.launch(volumes={"image": volume}, cmdline=cmdline, env={}, stdout=subprocess.PIPE)
+        said, _ = launched.process.communicate(timeout=60)
+        assert said.decode().strip() == str([*start[3:], cmdline.decode()])
+        seen.add(launched.measurement)
+    assert len(seen) == 3
 
 
 def test_keys_are_kept_for_their_owner_alone(platform_state: Path, amd: SimulatedAmd) -> None:

@@ -17,7 +17,7 @@ from enclave_runtime import node
 from enclave_runtime.config import HOST_INPUTS, PLATFORM_DESCRIPTOR, HostInputs
 from enclave_runtime.errors import NodeError
 from enclave_runtime.exit_codes import ExitCode
-from enclave_runtime.node_launch import LaunchFailed, default_model_name, node_config, start_command
+from enclave_runtime.node_launch import default_model_name, node_config
 from enclave_runtime.seal import SealReport
 
 
@@ -174,19 +174,3 @@ def test_a_model_outside_what_landlock_leaves_is_not_read(config, host, model, t
 )
 def test_a_models_name_comes_from_its_file(name, expected):
     assert default_model_name(Path("/models") / name) == expected
-
-
-@pytest.mark.parametrize(
-    "content", [None, b"", b"{}", b'{"start": "x"}', b'{"start": []}', b'{"start": [1]}', b"[]"]
-)
-def test_a_folder_without_an_image_is_an_error(tmp_path, content):
-    if content is not None:
-        (tmp_path / "image.json").write_bytes(content)
-    with pytest.raises(LaunchFailed):
-        start_command(tmp_path)
-
-
-def test_an_images_start_names_its_root(tmp_path):
-    (tmp_path / "image.json").write_text('{"start": ["{root}/python", "-I", "{root}/app/start.py"]}')
-    root = str((tmp_path / "root").resolve())
-    assert start_command(tmp_path) == [f"{root}/python", "-I", f"{root}/app/start.py"]

@@ -22,7 +22,7 @@ def run(*arguments: str) -> int:
 def image(tmp_path: Path) -> Path:
     (tmp_path / "i" / "root" / "app").mkdir(parents=True)
     (tmp_path / "i" / "root" / "app" / "start.py").write_text("run()")
-    described = ImageManifest("3.11.7", ("{root}/x",), scan(tmp_path / "i" / "root"))
+    described = ImageManifest("3.11.7", scan(tmp_path / "i" / "root"))
     (tmp_path / "i" / "image.json").write_bytes(described.encode())
     return tmp_path / "i"
 

@@ -19,14 +19,14 @@ FILES = (
     ImageFile("lib/ld.so", True, 2**40, "cd" * 32),
     ImageFile("site/é.py", False, 0, "ef" * 32),
 )
-MANIFEST = ImageManifest("3.11.7", ("{root}/lib/ld.so", "{root}/app/start.py"), FILES)
+MANIFEST = ImageManifest("3.11.7", FILES)
 
 
 def test_round_trip() -> None:
     encoded = MANIFEST.encode()
     assert ImageManifest.parse(encoded) == MANIFEST
     assert MANIFEST.size == 2**40 + 3
-    assert list(json.loads(encoded)) == ["files", "kind", "python", "start", "v"]
+    assert list(json.loads(encoded)) == ["files", "kind", "python", "v"]
 
 
 def changed(**members: object) -> bytes:
@@ -55,7 +55,6 @@ def changed_file(**members: object) -> bytes:
         (changed(kind="vm"), "manifest_kind"),
         (changed(extra=1), "manifest_malformed"),
         (changed(python="3.11; rm"), "manifest_malformed"),
-        (changed(start=[]), "manifest_malformed"),
         (changed(files=[]), "manifest_malformed"),
         (changed_file(path="/etc/passwd"), "manifest_path"),
         (changed_file(path="app/../../x"), "manifest_path"),
@@ -102,7 +101,7 @@ def image(tmp_path: Path) -> Path:
     (root / "lib.so").write_bytes(bytes(3_000_000))
     (root / "lib.so").chmod(0o755)
     (root / "app" / "start.py").chmod(0o644)
-    (root.parent / "image.json").write_bytes(ImageManifest("3.11.7", ("x",), scan(root)).encode())
+    (root.parent / "image.json").write_bytes(ImageManifest("3.11.7", scan(root)).encode())
     return root.parent
 
 
@@ -163,8 +162,7 @@ def test_an_oversized_manifest_is_not_read(image: Path, monkeypatch: pytest.Monk
 def test_digest_moves_with_every_field() -> None:
     other = [
         replace(MANIFEST, python="3.11.8"),
-        replace(MANIFEST, start=("{root}/app/start.py",)),
         replace(MANIFEST, files=FILES[1:]),
         replace(MANIFEST, files=(replace(FILES[0], executable=True), *FILES[1:])),
     ]
-    assert len({m.digest() for m in [MANIFEST, *other]}) == 5
+    assert len({m.digest() for m in [MANIFEST, *other]}) == 4
