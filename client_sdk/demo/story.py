@@ -58,11 +58,11 @@ class Story:
             self._ask(f"{relay}/node", question, max_tokens)
             self._console.print(Rule("two attacks", style="dim"))
             with self._step(
-                "a node with one bit of one runtime file changed, under its own genuine evidence"
+                "a node with one bit of one runtime file changed"
             ) as done:
                 met = refusal(f"{relay}/tampered", self._policy, "MEASUREMENT_MISMATCH")
                 done.append(f"refused: {met.code} at {met.stage}")
-            with self._step("a relay that swaps the node's key config for its own") as done:
+            with self._step("a relay that swaps the key config for its own") as done:
                 swapper = running.enter_context(listening("the hostile relay", hostile_relay(self._node_url)))
                 met = refusal(f"http://127.0.0.1:{swapper.port}", self._policy, "ohttp_keys_mismatch")
                 done.append(f"refused: {met.code} at {met.stage}")
