@@ -12,7 +12,18 @@ from .errors import EvidenceMalformed
 def load_object(data: bytes, *, limit: int, code: str) -> dict[str, Any]:
     """Parse ``data`` (UTF-8, at most ``limit`` bytes) as one JSON object.
 
-    Raises EvidenceMalformed with ``code`` for anything else, for a member that occurs twice, for NaN and
+    Raises EvidenceMalformed with ``code`` for anything else, and as `load_value` does.
+    """
+    value = load_value(data, limit=limit, code=code)
+    if not isinstance(value, dict):
+        raise EvidenceMalformed(code=code, detail="not a JSON object")
+    return value
+
+
+def load_value(data: bytes, *, limit: int, code: str) -> Any:
+    """Parse ``data`` (UTF-8, at most ``limit`` bytes) as one JSON value of any kind.
+
+    Raises EvidenceMalformed with ``code`` for what is not JSON, for a member that occurs twice, for NaN and
     infinity, and for nesting too deep to read.
     """
     if len(data) > limit:
@@ -20,14 +31,11 @@ def load_object(data: bytes, *, limit: int, code: str) -> dict[str, Any]:
             code=code, expected=f"at most {limit} bytes", found=len(data), detail="too large"
         )
     try:
-        value = json.loads(
+        return json.loads(
             data.decode("utf-8"), object_pairs_hook=_distinct_members, parse_constant=_no_constant
         )
     except (ValueError, RecursionError) as error:
         raise EvidenceMalformed(code=code, detail=f"not strict JSON: {_reason(error)}") from None
-    if not isinstance(value, dict):
-        raise EvidenceMalformed(code=code, detail="not a JSON object")
-    return value
 
 
 def exact_members(

@@ -5,6 +5,7 @@ from attestation.errors import (
     ChainUntrusted,
     EvidenceMalformed,
     NotAvailable,
+    PlatformFault,
     PolicyMalformed,
     PolicyRejected,
     SignatureInvalid,
@@ -71,3 +72,23 @@ class GpuCheckNotAvailable(GpuAttestationError, NotAvailable):
 
 class GpuPolicyError(GpuAttestationError, PolicyMalformed):
     """The ``[gpu]`` table of a policy is not valid."""
+
+
+class TokenError(GpuAttestationError, EvidenceMalformed):
+    """An answer of NVIDIA's attestation service (NRAS) is malformed, unsigned, out of its time or incomplete."""
+
+
+class TokenKeyError(GpuAttestationError, ChainUntrusted):
+    """The key of a token is unknown, ambiguous, out of its time, or not issued by a pinned authority."""
+
+
+class ClaimError(GpuAttestationError, PolicyRejected):
+    """A claim about a device is missing, of another type, or not what the rules ask for."""
+
+
+class GpuFault(GpuAttestationError, PlatformFault):
+    """This machine's driver gave no evidence, or is not in a state in which its evidence means anything."""
+
+
+class CollateralFault(GpuAttestationError, PlatformFault):
+    """Reference measurements or revocation status could not be fetched, or the cache of them is damaged."""
