@@ -1,4 +1,4 @@
-"""X.509 certificates and revocation lists (RFC 5280) as AMD issues them, read strictly.
+"""X.509 certificates and revocation lists (RFC 5280) as hardware vendors issue them, read strictly.
 
 The reader is our own because a VCEK has serial number 0, which RFC 5280 forbids and general readers are about
 to refuse. Signatures and keys are ``cryptography``'s.
@@ -7,7 +7,7 @@ to refuse. Signatures and keys are ``cryptography``'s.
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -35,8 +35,7 @@ _MAX_REVOKED: Final = 4096
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 
-@dataclass(frozen=True, slots=True)
-class Extension:
+class Extension(NamedTuple):
     """One extension: dotted OID, criticality, and the content of its OCTET STRING."""
 
     oid: str
@@ -254,18 +253,26 @@ def _extensions(wrapper: der.Reader) -> tuple[Extension, ...]:
 
 def _revoked(entries: der.Reader) -> frozenset[int]:
     serials: set[int] = set()
+    read: set[bytes] = set()  # dates with reasons recur from entry to entry: each is read once
     while entries.more:
         fields = entries.inside()
         serials.add(fields.integer())
-        fields.time()
-        if fields.more:
-            for extension in _extensions_of_entry(fields.inside()):
-                if extension.critical:
-                    raise der.DerError(f"critical extension {extension.oid} is not understood")
-        fields.end()
+        rest = fields.rest()
+        if rest not in read:
+            _check_rest_of_entry(der.Reader(rest))
+            read.add(rest)
         if len(serials) > _MAX_REVOKED:
             raise der.DerError("too many revoked certificates")
     return frozenset(serials)
+
+
+def _check_rest_of_entry(fields: der.Reader) -> None:
+    fields.time()
+    if fields.more:
+        for extension in _extensions_of_entry(fields.inside()):
+            if extension.critical:
+                raise der.DerError(f"critical extension {extension.oid} is not understood")
+    fields.end()
 
 
 def _extensions_of_entry(sequence: der.Reader) -> tuple[Extension, ...]:
@@ -286,12 +293,15 @@ def _common_name(name: bytes) -> str:
         attributes = relative_names.inside(der.SET)
         while attributes.more:
             attribute = attributes.inside()
-            oid, value = attribute.oid(), attribute.element()
-            attribute.end()
+            oid = attribute.oid()
             if oid == _OID_COMMON_NAME:
+                value = attribute.element()
                 if value.tag not in (der.UTF8_STRING, der.PRINTABLE_STRING, der.IA5_STRING):
                     raise der.DerError("common name is not text")
                 found.append(value.content)
+            else:
+                attribute.skip()
+            attribute.end()
     if len(found) != 1:
         raise der.DerError("not exactly one common name")
     try:
