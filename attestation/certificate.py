@@ -45,7 +45,10 @@ class Extension(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A parsed certificate. ``issuer`` and ``subject`` are names in DER; ``common_name`` is the subject's."""
+    """A parsed certificate. ``issuer`` and ``subject`` are names in DER.
+
+    ``common_name`` is the subject's, empty where it has none.
+    """
 
     raw: bytes
     signed: bytes
@@ -302,8 +305,10 @@ def _common_name(name: bytes) -> str:
             else:
                 attribute.skip()
             attribute.end()
+    if not found:
+        return ""  # RFC 5280 §4.1.2.6: a subject may be named by its alternative name alone
     if len(found) != 1:
-        raise der.DerError("not exactly one common name")
+        raise der.DerError("more than one common name")
     try:
         return found[0].decode("ascii")
     except UnicodeDecodeError:
