@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from images import manifest, process_image
+from images import manifest
 from images.errors import ImageError, ImageMismatch, ManifestError
 
 OK, USAGE_OR_IO, NOT_AVAILABLE, REFUSED = range(4)
@@ -48,6 +48,9 @@ def build(
     """See ``cloister image build --help``."""
     if recipe != "process":
         return _not_available(f"the recipe {recipe!r}; there is: process")
+    # Building needs what the extra `images` brings; verifying does not.
+    from images import process_image
+
     try:
         with _Bars() as report:
             built = process_image.build(out, progress=report)

@@ -57,9 +57,7 @@ class Story:
             self._console.print(Rule("the client, in a process of its own: verify, then ask", style="dim"))
             self._ask(f"{relay}/node", question, max_tokens)
             self._console.print(Rule("two attacks", style="dim"))
-            with self._step(
-                "a node with one bit of one runtime file changed"
-            ) as done:
+            with self._step("a node with one bit of one runtime file changed") as done:
                 met = refusal(f"{relay}/tampered", self._policy, "MEASUREMENT_MISMATCH")
                 done.append(f"refused: {met.code} at {met.stage}")
             with self._step("a relay that swaps the key config for its own") as done:

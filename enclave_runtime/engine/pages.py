@@ -92,7 +92,11 @@ class PagePool:
 
     def check(self, table: PageTable) -> None:
         """Raise `PageOwnershipError` unless every page of ``table`` belongs to its owner."""
-        if table.owner <= FREE or len(table.pages) == 0 or not np.all(self._owners[table.pages] == table.owner):
+        if (
+            table.owner <= FREE
+            or len(table.pages) == 0
+            or not np.all(self._owners[table.pages] == table.owner)
+        ):
             raise PageOwnershipError("KV page of another owner")
 
     def slots(self, table: PageTable, start: int, count: int) -> np.ndarray:
