@@ -65,7 +65,9 @@ def run(arguments: list[str]) -> int:
         errors.print(f"error {error}", style="red", markup=False)
         return ExitCode.USAGE_OR_IO
     except ModuleNotFoundError as error:
-        errors.print(f"not installed: {error.name}; pip install 'cloister[runtime]'", style="red", markup=False)
+        errors.print(
+            f"not installed: {error.name}; pip install 'cloister[runtime]'", style="red", markup=False
+        )
         return ExitCode.NOT_AVAILABLE
     except OSError as error:
         errors.print(f"error {error}", style="red", markup=False)
