@@ -19,7 +19,7 @@ from attestation.nvidia.evidence import parse_evidence_list
 from attestation.nvidia.nvml import NvmlCalls
 from attestation.nvidia.opaque import Mode
 from attestation.nvidia.policy import GpuPolicy
-from attestation.nvidia.verify import verify_gpus
+from attestation.nvidia.verify import verify_gpu, verify_gpus
 from attestation.simulated.nvidia import SimulatedDevicePki
 
 AT = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -256,8 +256,9 @@ def test_a_stored_report_answers_no_other_nonce(vectors: Path) -> None:
     nonce = entries[0].nonce
     assert nonce is not None
     section = NvmlGpus(nvml, 4).evidence(nonce)
-    real = replace(POLICY, count=4, modes=frozenset(Mode), simulated_root=None)
-    assert len(verify_gpus(section, nonce, real, AT)) == 4
+    real = replace(POLICY, modes=frozenset(Mode), simulated_root=None)
+    verified = [verify_gpu(entry, nonce, real, AT) for entry in parse_evidence_list(section)]
+    assert len({gpu.ueid for gpu in verified}) == 4
     with pytest.raises(GpuFault, match="another nonce"):
         NvmlGpus(nvml, 4).evidence(NONCE)
 
