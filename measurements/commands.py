@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from . import measure_command
 from .durable import make_folder, replace_file
 from .errors import Code, TransparencyError
 from .image_release import GpuFacts, draft_release, measure_image
@@ -57,7 +58,7 @@ def register(app: typer.Typer) -> None:
     log.command("monitor", help="Watch a log. Not available yet.")(monitor)
     app.add_typer(release)
     app.add_typer(log)
-    app.command("measure", help=_MEASURE)(measure)
+    measure_command.register(app)
 
 
 _INIT = """Make a log in a folder, with a key of its own and one witness with another key.
@@ -76,11 +77,6 @@ written to --staple, and for every active release below LOG/staples.
 _REVOKE = """Publish a status that no longer lists a release, and names it revoked.
 
 A client that has not seen the new status refuses the release at the latest when the old one runs out.
-"""
-
-_MEASURE = """Predict the launch digest of an image: what its evidence must report.
-
-Only image.json and the model's files are read; `cloister image verify` compares an image with its image.json.
 """
 
 
@@ -296,36 +292,6 @@ def witness() -> int:
 def monitor() -> int:
     """See ``cloister log monitor --help``."""
     return _failed("not available yet: log monitor; release list audits a local log", NOT_AVAILABLE)
-
-
-def measure(
-    image: Annotated[Path, typer.Argument(help="The image's folder, holding image.json.")],
-    model: _Model = None,
-    cmdline: _Cmdline = "",
-    as_json: _Json = False,
-) -> int:
-    """See ``cloister measure --help``."""
-
-    def work() -> int:
-        measured = measure_image(image, model=_target(model), cmdline=cmdline.encode())
-        if as_json:
-            model_part = (
-                {"sha256": measured.model.hex(), "files": measured.model_files} if measured.model else None
-            )
-            _print_json(
-                {
-                    "tee": "sev-snp",
-                    "launchDigest": measured.launch_digest.hex(),
-                    "image": {"sha256": measured.image.hex(), "files": measured.image_files},
-                    "model": model_part,
-                    "cmdline": cmdline,
-                }
-            )
-        else:
-            print(measured.launch_digest.hex())
-        return OK
-
-    return _guarded(work)
 
 
 def _target(model: Path | None) -> Path | None:
