@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -13,6 +14,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # On a busy machine time says nothing about a test: no deadlines, and the same examples each time. The long
+    # proofs draw new ones.
+    exhaustive = bool(config.getoption("--exhaustive"))
+    settings.register_profile(
+        "cloister",
+        deadline=None,
+        derandomize=not exhaustive,
+        suppress_health_check=[HealthCheck.too_slow],
+        print_blob=exhaustive,
+    )
+    settings.load_profile("cloister")
     config.addinivalue_line("markers", "exhaustive: a long proof, run with --exhaustive")
 
 
