@@ -144,7 +144,9 @@ def appraise_quote(
     secure_boot = checks.check(
         "tpm.state",
         lambda: _check_state(attest, quote.pcrs, log, policy),
-        lambda on: {True: "Secure Boot on", False: "Secure Boot off", None: "Secure Boot is not asked for"}[on],
+        lambda on: {True: "Secure Boot on", False: "Secure Boot off", None: "Secure Boot is not asked for"}[
+            on
+        ],
     )
     if checks.error is not None:
         return None
