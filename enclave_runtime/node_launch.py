@@ -67,6 +67,8 @@ def start(platform: Platform, image_dir: Path, config: NodeConfig, host: HostInp
 
     Raises LaunchFailed with the node's own reason, AttestationError where the platform cannot measure it.
     """
+    if not (image_dir / "root").is_dir():
+        raise LaunchFailed(f"no image in {image_dir}: cloister image build process -o {image_dir}")
     command_line = config.encode()
     launched = platform.launch(
         volumes={IMAGE_VOLUME: image_dir / "root", MODEL_VOLUME: host.model},
