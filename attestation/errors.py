@@ -5,6 +5,7 @@ AttestationError
 ├── CertificateMalformed    a certificate or revocation list cannot be read             (stage parse)
 ├── ChainUntrusted          a certificate does not lead to a pinned root                (stage chain)
 ├── RevocationFailed        a revocation list is missing, unusable, or names the key    (stage revocation)
+├── CollateralInvalid       signed facts about firmware are malformed, forged or out of date (stage collateral)
 ├── EndorsementMismatch     a certificate speaks of other hardware or other firmware    (stage endorsement)
 ├── SignatureInvalid        evidence was not signed by the endorsed key                 (stage signature)
 ├── TcbRejected             firmware is inconsistent or older than the policy takes     (stage tcb)
@@ -77,6 +78,12 @@ class RevocationFailed(AttestationError):
     """A revoked certificate, or a revocation list that is missing or proves nothing."""
 
     default_stage = "revocation"
+
+
+class CollateralInvalid(AttestationError):
+    """Facts that a vendor signs about its firmware (TCB levels, identities) that cannot be used."""
+
+    default_stage = "collateral"
 
 
 class EndorsementMismatch(AttestationError):

@@ -1,0 +1,283 @@
+"""Intel's keys for SGX and TDX: from the pinned root to a PCK, to the signer of TCB levels, and what is revoked.
+
+Intel SGX Root CA  ──►  Intel SGX PCK Platform CA or Processor CA  ──►  Intel SGX PCK Certificate   one platform
+                   └─►  Intel SGX TCB Signing   TCB Info and QE Identity
+
+Every certificate under the root carries the root's word, so a role is held to its name: no other key of Intel's
+may speak for it.
+"""
+
+import binascii
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from ..certificate import Certificate, PublicKey, RevocationList, key_name
+from ..errors import CertificateMalformed, ChainUntrusted, RevocationFailed
+
+INTEL_ROOT_SHA256: Final = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
+"""SHA-256 of the DER of the certificate "Intel SGX Root CA", valid until 2049."""
+
+MAX_CHAIN: Final = 16 * 1024
+"""Bytes of a PEM chain at most; Intel's have less than 4 KiB."""
+
+ROOT: Final = frozenset({"Intel SGX Root CA"})
+PCK_CA: Final = frozenset({"Intel SGX PCK Platform CA", "Intel SGX PCK Processor CA"})
+PCK: Final = frozenset({"Intel SGX PCK Certificate"})
+TCB_SIGNER: Final = frozenset({"Intel SGX TCB Signing"})
+
+_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
+_END: Final = b"-----END CERTIFICATE-----"
+_BASE64: Final = re.compile(rb"[A-Za-z0-9+/=\r\n]+")
+_ECDSA_SHA256: Final = bytes.fromhex("300a06082a8648ce3d040302")
+_SHA256_ECDSA: Final = ec.ECDSA(hashes.SHA256())
+_UNDERSTOOD: Final = frozenset({"2.5.29.14", "2.5.29.15", "2.5.29.19", "2.5.29.31", "2.5.29.35"})
+
+
+@dataclass(frozen=True, slots=True)
+class PckChain:
+    """The chain that came with a quote."""
+
+    pck: Certificate
+    ca: Certificate
+    root: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """The key that signs TCB Info or QE Identity."""
+
+    certificate: Certificate
+    root: Certificate
+
+
+class Trust:
+    """Reads chains and checks them up to a pinned root; what it has read or checked once, it need not again.
+
+    ``roots`` are SHA-256 digests in hexadecimal. ``known`` are (subject, issuer) pairs that an earlier check
+    under one of these roots found to be rightly signed.
+    """
+
+    def __init__(self, roots: frozenset[str], known: Iterable[tuple[Certificate, Certificate]] = ()) -> None:
+        self._roots = roots
+        self._chains: dict[bytes, tuple[Certificate, ...]] = {}
+        self._read: dict[bytes, Certificate] = {}
+        self._issued: set[tuple[bytes, bytes]] = set()
+        for subject, issuer in known:
+            self._read[subject.raw], self._read[issuer.raw] = subject, issuer
+            self._issued.add((subject.raw, issuer.raw))
+
+    def pck_chain(self, pem: bytes, at: datetime) -> PckChain:
+        """The chain PCK, PCK CA, root, in force at ``at``.
+
+        Raises ChainUntrusted: ``chain_malformed``, ``chain_untrusted``, ``chain_wrong_role``,
+        ``cert_key_type``, ``cert_signature_algorithm``, ``cert_expired`` or ``cert_not_yet_valid``.
+        """
+        chain = self._chain(pem)
+        if len(chain) != 3:
+            raise ChainUntrusted(code="chain_untrusted", expected="3 certificates", found=len(chain))
+        pck, ca, root = chain
+        require_role(pck, PCK)
+        self._require_root(root)
+        self._require_issued(ca, root, PCK_CA)
+        self._require_issued(pck, ca, PCK)
+        require_in_force((root, ca, pck), at)
+        return PckChain(pck, ca, root)
+
+    def pck_ca(self, pem: bytes) -> Signer:
+        """The issuer of a PCK revocation list, from the chain PCK CA, root. Raises as ``pck_chain``."""
+        return self._two(pem, PCK_CA)
+
+    def tcb_signer(self, pem: bytes) -> Signer:
+        """The signer of TCB levels, from the chain signer, root. Raises as ``pck_chain``, dates aside."""
+        return self._two(pem, TCB_SIGNER)
+
+    def _two(self, pem: bytes, role: frozenset[str]) -> Signer:
+        chain = self._chain(pem)
+        require_role(chain[0], role)
+        if len(chain) != 2:
+            raise ChainUntrusted(code="chain_untrusted", expected="2 certificates", found=len(chain))
+        subject, root = chain
+        self._require_root(root)
+        self._require_issued(subject, root, role)
+        return Signer(subject, root)
+
+    def _chain(self, pem: bytes) -> tuple[Certificate, ...]:
+        if pem in self._chains:
+            return self._chains[pem]
+        chain = []
+        for data in read_pem(pem):
+            certificate = self._read.get(data)
+            if certificate is None:
+                try:
+                    certificate = self._read[data] = Certificate.parse(data)
+                except CertificateMalformed as error:
+                    raise ChainUntrusted(code="chain_malformed", detail=error.detail) from None
+            chain.append(certificate)
+        found = self._chains[pem] = tuple(chain)
+        return found
+
+    def _require_root(self, root: Certificate) -> None:
+        found = root.sha256.hex()
+        if found not in self._roots:
+            raise ChainUntrusted(
+                code="chain_untrusted",
+                expected=", ".join(sorted(self._roots)),
+                found=found,
+                detail="the root certificate is not pinned",
+            )
+        require_role(root, ROOT)
+
+    def _require_issued(self, subject: Certificate, issuer: Certificate, role: frozenset[str]) -> None:
+        pair = (subject.raw, issuer.raw)
+        if pair in self._issued:
+            return
+        require_role(subject, role)
+        if subject.issuer != issuer.subject:
+            raise ChainUntrusted(
+                code="chain_untrusted", detail=f"{issuer.common_name} did not issue {subject.common_name}"
+            )
+        for extension in subject.extensions:
+            if extension.critical and extension.oid not in _UNDERSTOOD:
+                raise ChainUntrusted(
+                    code="chain_untrusted", detail=f"critical extension {extension.oid} is not understood"
+                )
+        verify_p256(issuer.public_key, subject.algorithm, subject.signature, subject.signed)
+        self._issued.add(pair)
+
+
+@dataclass(frozen=True, slots=True)
+class Revocations:
+    """The root's revocation list and that of one PCK CA, each rightly signed."""
+
+    root: RevocationList
+    pck: RevocationList
+    pck_ca: Certificate
+
+    def check(self, chain: PckChain, signers: Iterable[Signer], at: datetime) -> None:
+        """Check that both lists are in force and of this chain, and that they name none of these keys.
+
+        Raises RevocationFailed: ``crl_issuer_mismatch``, ``crl_not_yet_valid``, ``crl_expired``,
+        ``cert_revoked``.
+        """
+        same_key = _p256(self.pck_ca.public_key) == _p256(chain.ca.public_key)
+        if self.pck.issuer != chain.ca.subject or not same_key:
+            raise RevocationFailed(
+                code="crl_issuer_mismatch", expected=chain.ca.common_name, found=self.pck_ca.common_name
+            )
+        for name, crl in (("root", self.root), ("PCK", self.pck)):
+            if at < crl.this_update:
+                raise RevocationFailed(
+                    code="crl_not_yet_valid", expected=crl.this_update, found=at, detail=name, retryable=True
+                )
+            if at > crl.next_update:
+                raise RevocationFailed(
+                    code="crl_expired", expected=crl.next_update, found=at, detail=name, retryable=True
+                )
+        if chain.pck.serial in self.pck.revoked:
+            raise RevocationFailed(code="cert_revoked", found=chain.pck.common_name)
+        for certificate in (chain.ca, *(signer.certificate for signer in signers)):
+            if certificate.serial in self.root.revoked:
+                raise RevocationFailed(code="cert_revoked", found=certificate.common_name)
+
+
+def read_revocations(root_crl: bytes, pck_crl: bytes, root: Certificate, pck_ca: Certificate) -> Revocations:
+    """Read both lists, each signed by its issuer; dates are ``Revocations.check``'s.
+
+    Raises CertificateMalformed (``crl_malformed``), RevocationFailed (``crl_issuer_mismatch``,
+    ``crl_signature``).
+    """
+    lists = []
+    for data, issuer in ((root_crl, root), (pck_crl, pck_ca)):
+        crl = RevocationList.parse(data)
+        if crl.issuer != issuer.subject:
+            raise RevocationFailed(code="crl_issuer_mismatch", detail=f"not a list of {issuer.common_name}")
+        try:
+            verify_p256(issuer.public_key, crl.algorithm, crl.signature, crl.signed)
+        except ChainUntrusted as error:
+            raise RevocationFailed(code="crl_signature", detail=str(error)) from None
+        lists.append(crl)
+    return Revocations(lists[0], lists[1], pck_ca)
+
+
+def read_pem(text: bytes) -> list[bytes]:
+    """The certificates of a PEM text in their order, DER; line ends may be LF or CRLF, NULs may follow.
+
+    Raises ChainUntrusted (``chain_malformed``): one certificate at least, and nothing between them.
+    """
+    if len(text) > MAX_CHAIN:
+        raise ChainUntrusted(code="chain_malformed", expected=f"at most {MAX_CHAIN} bytes", found=len(text))
+    found = []
+    for block in text.rstrip(b"\0").split(_BEGIN)[1:]:
+        body, end, after = block.partition(_END)
+        if not end or after.strip() or not _BASE64.fullmatch(body):
+            raise ChainUntrusted(code="chain_malformed", detail="not a sequence of PEM certificates")
+        try:
+            found.append(binascii.a2b_base64(b"".join(body.split()), strict_mode=True))
+        except (binascii.Error, ValueError):
+            raise ChainUntrusted(code="chain_malformed", detail="PEM is not base64") from None
+    if not found or text.partition(_BEGIN)[0].strip():
+        raise ChainUntrusted(code="chain_malformed", detail="not a sequence of PEM certificates")
+    return found
+
+
+def require_role(certificate: Certificate, role: frozenset[str]) -> None:
+    """Check that a certificate is of this role: its name, and whether it may issue others.
+
+    Raises ChainUntrusted: ``chain_wrong_role``, or ``chain_untrusted`` for a CA that is none.
+    """
+    if certificate.common_name not in role:
+        raise ChainUntrusted(
+            code="chain_wrong_role", expected=" or ".join(sorted(role)), found=certificate.common_name
+        )
+    must_issue = role in (ROOT, PCK_CA)
+    if certificate.is_ca and not must_issue:
+        raise ChainUntrusted(code="chain_wrong_role", expected="no CA", found=certificate.common_name)
+    if must_issue and not certificate.is_ca:
+        raise ChainUntrusted(code="chain_untrusted", expected="a CA", found=certificate.common_name)
+
+
+def require_in_force(certificates: Iterable[Certificate], at: datetime) -> None:
+    """Check that certificates are valid at ``at``, both ends included.
+
+    Raises ChainUntrusted: ``cert_not_yet_valid`` or ``cert_expired``.
+    """
+    for certificate in certificates:
+        name = certificate.common_name
+        if at < certificate.not_before:
+            raise ChainUntrusted(
+                code="cert_not_yet_valid",
+                expected=certificate.not_before,
+                found=at,
+                detail=name,
+                retryable=True,
+            )
+        if at > certificate.not_after:
+            raise ChainUntrusted(
+                code="cert_expired", expected=certificate.not_after, found=at, detail=name, retryable=True
+            )
+
+
+def verify_p256(key: PublicKey | None, algorithm: bytes, signature: bytes, signed: bytes) -> None:
+    """Check a DER signature by ECDSA on P-256 with SHA-256.
+
+    Raises ChainUntrusted: ``cert_signature_algorithm``, ``cert_key_type`` or ``chain_untrusted``.
+    """
+    if algorithm != _ECDSA_SHA256:
+        raise ChainUntrusted(code="cert_signature_algorithm", expected="ECDSA with SHA-256")
+    try:
+        _p256(key).verify(signature, signed, _SHA256_ECDSA)
+    except InvalidSignature:
+        raise ChainUntrusted(code="chain_untrusted", detail="a signature is wrong") from None
+
+
+def _p256(key: PublicKey | None) -> ec.EllipticCurvePublicKey:
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
+        raise ChainUntrusted(code="cert_key_type", expected="secp256r1", found=key_name(key))
+    return key

@@ -1,0 +1,212 @@
+"""What it takes to check a TDX quote besides the quote: bytes from Intel's certification service (PCS), as served.
+
+``TdxCollateral`` is those bytes. ``AuthenticCollateral`` is what they say once every signature in them has been
+checked up to a pinned root; dates and revocation depend on the moment, and are never part of it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from ..certificate import Certificate
+from ..errors import ChainUntrusted, CollateralInvalid, EvidenceMalformed
+from ..strict_json import load_object
+from .chain import Revocations, Signer, Trust, read_revocations
+from .qe_identity import QeIdentity, read_qe_identity
+from .tcb_info import TcbInfo, read_tcb_info
+
+MAX_COLLATERAL: Final = 2 * 1024 * 1024
+_SERVED: Final = {"tcbInfo", "enclaveIdentity"}
+_HEX: Final = frozenset({"root_ca_crl", "pck_crl", "tcb_info_signature", "qe_identity_signature"})
+
+
+@dataclass(frozen=True, slots=True)
+class TdxCollateral:
+    """Collateral of one kind of platform. Chains are PEM, issuer after subject; revocation lists are DER.
+
+    ``tcb_info`` and ``qe_identity`` are the exact bytes that Intel signed; signatures are 64 bytes, r ‖ s.
+    """
+
+    pck_crl_issuer_chain: bytes
+    root_ca_crl: bytes
+    pck_crl: bytes
+    tcb_info_issuer_chain: bytes
+    tcb_info: bytes
+    tcb_info_signature: bytes
+    qe_identity_issuer_chain: bytes
+    qe_identity: bytes
+    qe_identity_signature: bytes
+
+    @classmethod
+    def from_members(cls, members: Mapping[str, bytes]) -> "TdxCollateral":
+        """The pieces by name, as a bundle carries them.
+
+        Raises ChainUntrusted: ``collateral_unknown`` for a name that is none, ``collateral_missing``.
+        """
+        unknown = sorted(members.keys() - set(COLLATERAL_NAMES))
+        if unknown:
+            raise ChainUntrusted(code="collateral_unknown", stage="collateral", found=unknown[0])
+        for name in COLLATERAL_NAMES:
+            if name not in members:
+                raise collateral_missing(name)
+        return cls(**{name: bytes(members[name]) for name in COLLATERAL_NAMES})
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "TdxCollateral":
+        """The pieces from one JSON object: texts, with signatures and revocation lists in hexadecimal.
+
+        Raises ChainUntrusted as ``from_members``; EvidenceMalformed (``collateral_malformed``).
+        """
+        code = "collateral_malformed"
+        members = {}
+        for name, value in load_object(data, limit=MAX_COLLATERAL, code=code).items():
+            if not isinstance(value, str):
+                raise EvidenceMalformed(code=code, stage="collateral", detail=f"{name[:40]} is not a text")
+            try:
+                members[name] = bytes.fromhex(value) if name in _HEX else value.encode()
+            except ValueError:
+                raise EvidenceMalformed(
+                    code=code, stage="collateral", detail=f"{name} cannot be decoded"
+                ) from None
+        return cls.from_members(members)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over all pieces, each behind its length."""
+        hashed = hashlib.sha256()
+        for name in COLLATERAL_NAMES:
+            piece = getattr(self, name)
+            hashed.update(len(piece).to_bytes(8, "big"))
+            hashed.update(piece)
+        return hashed.digest()
+
+
+COLLATERAL_NAMES: Final = tuple(field.name for field in fields(TdxCollateral))
+"""Names of the pieces, in the bundle and in files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signers:
+    """Who signed the collateral: TCB Info, QE Identity, and the PCK revocation list."""
+
+    tcb_info: Signer
+    qe_identity: Signer
+    pck_crl: Signer
+
+
+@dataclass(frozen=True, slots=True)
+class AuthenticCollateral:
+    """Collateral whose signatures were checked up to a pinned root. Immutable: it may serve many appraisals."""
+
+    digest: bytes
+    signers: Signers
+    revocations: Revocations
+    tcb_info: TcbInfo
+    qe_identity: QeIdentity
+
+    @property
+    def root(self) -> str:
+        """SHA-256 of the root certificate, in hexadecimal."""
+        return self.signers.pck_crl.root.sha256.hex()
+
+    @property
+    def issued(self) -> tuple[tuple[Certificate, Certificate], ...]:
+        """(subject, issuer) pairs whose signature needs no further check."""
+        signers = (self.signers.tcb_info, self.signers.qe_identity, self.signers.pck_crl)
+        return tuple((signer.certificate, signer.root) for signer in signers)
+
+
+def authenticate(collateral: TdxCollateral, roots: frozenset[str]) -> AuthenticCollateral:
+    """Check every signature in ``collateral`` up to one of ``roots`` (SHA-256, hexadecimal), dates aside.
+
+    Raises ChainUntrusted, CertificateMalformed, RevocationFailed, CollateralInvalid or TcbRejected.
+    """
+    signers = read_signers(collateral, Trust(roots))
+    return AuthenticCollateral(
+        digest=collateral.digest,
+        signers=signers,
+        revocations=read_lists(collateral, signers),
+        tcb_info=read_levels(collateral, signers),
+        qe_identity=read_enclave(collateral, signers),
+    )
+
+
+def read_signers(collateral: TdxCollateral, trust: Trust) -> Signers:
+    """The chains of the collateral's signers, checked up to one pinned root. Raises ChainUntrusted."""
+    signers = Signers(
+        tcb_info=trust.tcb_signer(collateral.tcb_info_issuer_chain),
+        qe_identity=trust.tcb_signer(collateral.qe_identity_issuer_chain),
+        pck_crl=trust.pck_ca(collateral.pck_crl_issuer_chain),
+    )
+    if not signers.tcb_info.root.raw == signers.qe_identity.root.raw == signers.pck_crl.root.raw:
+        raise ChainUntrusted(code="chain_untrusted", detail="the chains end at different roots")
+    return signers
+
+
+def read_lists(collateral: TdxCollateral, signers: Signers) -> Revocations:
+    """The revocation lists, rightly signed. Raises as ``read_revocations``."""
+    issuer = signers.pck_crl
+    return read_revocations(collateral.root_ca_crl, collateral.pck_crl, issuer.root, issuer.certificate)
+
+
+def read_levels(collateral: TdxCollateral, signers: Signers) -> TcbInfo:
+    """TCB Info, rightly signed. Raises as ``read_tcb_info``."""
+    key = signers.tcb_info.certificate.public_key
+    return read_tcb_info(collateral.tcb_info, collateral.tcb_info_signature, key)
+
+
+def read_enclave(collateral: TdxCollateral, signers: Signers) -> QeIdentity:
+    """QE Identity, rightly signed. Raises as ``read_qe_identity``."""
+    key = signers.qe_identity.certificate.public_key
+    return read_qe_identity(collateral.qe_identity, collateral.qe_identity_signature, key)
+
+
+@dataclass(frozen=True, slots=True)
+class CollateralCache:
+    """Authentic collateral by the digest of its bytes. Immutable: ``adding`` gives a larger one."""
+
+    entries: Mapping[bytes, AuthenticCollateral]
+
+    @classmethod
+    def of(cls, *entries: AuthenticCollateral) -> "CollateralCache":
+        """A cache of these."""
+        return cls({entry.digest: entry for entry in entries})
+
+    def adding(self, entry: AuthenticCollateral) -> "CollateralCache":
+        """A cache of these and one more."""
+        return CollateralCache({**self.entries, entry.digest: entry})
+
+    def find(self, collateral: TdxCollateral, roots: frozenset[str]) -> AuthenticCollateral | None:
+        """What is known of exactly these bytes under one of these roots."""
+        found = self.entries.get(collateral.digest)
+        return found if found is not None and found.root in roots else None
+
+
+def split_served(body: bytes, member: str) -> tuple[bytes, bytes]:
+    """The signed bytes and the signature out of an answer of Intel's service, as it was served.
+
+    ``member`` is ``tcbInfo`` or ``enclaveIdentity``. Raises CollateralInvalid (``collateral_malformed``).
+    """
+    if member not in _SERVED:
+        raise ValueError(member)
+    try:
+        text = body.decode("utf-8")
+        start = text.index(":", text.index(f'"{member}"')) + 1
+        start += len(text[start:]) - len(text[start:].lstrip())
+        value, end = json.JSONDecoder().raw_decode(text, start)
+        whole: Any = json.loads(text)
+        signature = bytes.fromhex(whole["signature"])
+        if len(whole) != 2 or whole[member] != value or len(signature) != 64:
+            raise ValueError("other members")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise CollateralInvalid(
+            code="collateral_malformed", detail=f"not an answer with {member} and its signature"
+        ) from None
+    return text[start:end].encode(), signature
+
+
+def collateral_missing(name: str) -> ChainUntrusted:
+    """The error for a piece that did not come with the evidence."""
+    return ChainUntrusted(code="collateral_missing", stage="collateral", expected=name, retryable=True)

@@ -1,0 +1,118 @@
+"""What a PCK certificate says of the platform whose quoting enclave it certifies (Intel, "PCK Certificate and CRL").
+
+The extension 1.2.840.113741.1.13.1 is a sequence of (OID, value) pairs under its own arc.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from .. import der
+from ..certificate import Certificate
+from ..errors import EndorsementMismatch
+
+OID_SGX_EXTENSIONS: Final = "1.2.840.113741.1.13.1"
+_ARC: Final = bytes.fromhex("2a864886f84d010d01")
+_ENUMERATED: Final = 0x0A
+_COMPONENTS: Final = 16
+_PCESVN: Final = 17
+_CPUSVN: Final = 18
+_PPID, _TCB, _PCEID, _FMSPC, _SGX_TYPE, _INSTANCE, _CONFIGURATION = range(1, 8)
+_FLAGS: Final = {1: "dynamic_platform", 2: "cached_keys", 3: "smt"}
+
+
+@dataclass(frozen=True, slots=True)
+class PckPlatform:
+    """A platform: its kind (``fmspc``), its own number (``ppid``) and the levels that its keys certify.
+
+    ``components`` are 16 security version numbers. ``configuration`` names the flags that are set, None where
+    the certificate does not say (as a Processor CA's do not).
+    """
+
+    ppid: bytes
+    components: bytes
+    pcesvn: int
+    cpusvn: bytes
+    pceid: bytes
+    fmspc: bytes
+    configuration: frozenset[str] | None
+
+
+def read_platform(certificate: Certificate) -> PckPlatform:
+    """Read the extension. Raises EndorsementMismatch (``pck_extension_malformed``)."""
+    for extension in certificate.extensions:
+        if extension.oid == OID_SGX_EXTENSIONS:
+            try:
+                return _read(extension.value)
+            except der.DerError as error:
+                raise _malformed(error.detail) from None
+    raise _malformed("the extension is missing")
+
+
+def _read(value: bytes) -> PckPlatform:
+    outer = der.Reader(value)
+    parts = _pairs(outer.inside(), _ARC)
+    outer.end()
+    for number in (_PPID, _TCB, _PCEID, _FMSPC, _SGX_TYPE):
+        if number not in parts:
+            raise _malformed(f"part {number} is missing")
+    levels = _pairs(_sequence(parts[_TCB]), _ARC + bytes((_TCB,)))
+    components = [_number(levels.get(index), 255) for index in range(1, _COMPONENTS + 1)]
+    if parts[_SGX_TYPE].tag != _ENUMERATED:
+        raise _malformed("the SGX type is no ENUMERATED")
+    return PckPlatform(
+        ppid=_octets(parts[_PPID], 16),
+        components=bytes(components),
+        pcesvn=_number(levels.get(_PCESVN), 0xFFFF),
+        cpusvn=_octets(levels.get(_CPUSVN), 16),
+        pceid=_octets(parts[_PCEID], 2),
+        fmspc=_octets(parts[_FMSPC], 6),
+        configuration=_configuration(parts[_CONFIGURATION]) if _CONFIGURATION in parts else None,
+    )
+
+
+def _configuration(element: der.Element) -> frozenset[str]:
+    names = set()
+    for number, value in _pairs(_sequence(element), _ARC + bytes((_CONFIGURATION,))).items():
+        if value.tag != der.BOOLEAN or value.content not in (b"\x00", b"\xff"):
+            raise _malformed(f"configuration {number} is no BOOLEAN")
+        if value.content == b"\xff":
+            names.add(_FLAGS.get(number, f"flag_{number}"))
+    return frozenset(names)
+
+
+def _pairs(sequence: der.Reader, arc: bytes) -> dict[int, der.Element]:
+    found: dict[int, der.Element] = {}
+    while sequence.more:
+        pair = sequence.inside()
+        oid = pair.content(der.OID)
+        value = pair.element()
+        pair.end()
+        if len(oid) != len(arc) + 1 or not oid.startswith(arc) or oid[-1] & 0x80:
+            raise _malformed("a part from elsewhere")
+        if oid[-1] in found:
+            raise _malformed(f"part {oid[-1]} occurs twice")
+        found[oid[-1]] = value
+    return found
+
+
+def _sequence(element: der.Element) -> der.Reader:
+    return der.Reader(element.raw).inside()
+
+
+def _number(element: der.Element | None, highest: int) -> int:
+    if element is None:
+        raise _malformed("a level is missing")
+    number = der.Reader(element.raw).integer()
+    if not 0 <= number <= highest:
+        raise _malformed("a level is out of range")
+    return number
+
+
+def _octets(element: der.Element | None, length: int) -> bytes:
+    if element is None or element.tag != der.OCTET_STRING or len(element.content) != length:
+        raise _malformed(f"not an OCTET STRING of {length} bytes")
+    return element.content
+
+
+def _malformed(detail: str) -> EndorsementMismatch:
+    return EndorsementMismatch(code="pck_extension_malformed", detail=detail)
