@@ -14,8 +14,7 @@ from . import sev_snp
 from .bundle import CpuSection, EvidenceBundle
 from .claims import Claims, report_data
 from .errors import AttestationError, BindingMismatch, ChainUntrusted, NotAvailable, PolicyRejected
-from .nvidia.evidence import parse_evidence_list
-from .nvidia.verify import VerifiedGpu, appraise_gpu_section
+from .nvidia.verify import VerifiedGpu, VerifiedSwitch, appraise_gpu_section, count_gpus
 from .policy import SEV_SNP, AttestationPolicy
 from .results import NOT_EVALUATED, Appraisal, Checklist
 from .sev_snp_report import Product, Report, parse_report
@@ -55,6 +54,7 @@ class VerifiedGpus:
 
     gpus: tuple[VerifiedGpu, ...]
     simulated: bool
+    switches: tuple[VerifiedSwitch, ...] = ()
 
 
 def appraise_cpu(bundle: EvidenceBundle, policy: AttestationPolicy, at: datetime) -> Appraisal[VerifiedCpu]:
@@ -98,7 +98,7 @@ def appraise_gpus(
     ``claims`` come from ``appraise_cpu``; without them nonce and binding are not evaluated: a failure.
     """
     nonce = None if claims is None else _expected_nonce(bundle, claims)
-    section = appraise_gpu_section(bundle.gpus, nonce, policy.gpu, at)
+    section = appraise_gpu_section(bundle.gpus, nonce, policy.gpu, at, bundle.gpu_collateral)
     checks = Checklist()
     if claims is None:
         checks.not_evaluated("gpu.binding", "needs claims that CPU evidence vouches for")
@@ -111,7 +111,8 @@ def appraise_gpus(
     rows, error = section.rows + checks.rows, _first_found(section.error, checks.error)
     if error is not None:
         return Appraisal(rows, error, None, section.simulated)
-    return Appraisal(rows, None, VerifiedGpus(section.gpus, section.simulated), section.simulated)
+    gpus = VerifiedGpus(section.gpus, section.simulated, section.switches)
+    return Appraisal(rows, None, gpus, section.simulated)
 
 
 def appraise_bindings(bundle: EvidenceBundle, claims: Claims | None, at: datetime) -> Appraisal[Claims]:
@@ -165,7 +166,7 @@ def _check_report_data(claims: bytes, report: Report) -> Claims:
 
 def _expected_nonce(bundle: EvidenceBundle, claims: Claims) -> bytes | None:
     try:
-        return claims.gpu_nonce(len(parse_evidence_list(bundle.gpus)))
+        return claims.gpu_nonce(count_gpus(bundle.gpus))
     except AttestationError:
         return None  # the row gpu.count says why
 

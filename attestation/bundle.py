@@ -20,11 +20,12 @@ MEDIA_TYPE: Final = "application/vnd.cloister.evidence+json"
 MAX_BUNDLE: Final = 4 * 1024 * 1024
 """Bytes of an encoded bundle at most."""
 
-MAX_COLLATERAL_PIECES: Final = 64
+MAX_COLLATERAL_PIECES: Final = 128
+"""Pieces of collateral in a section at most; a board of eight GPUs and four switches needs up to about 60."""
 
 _VERSION: Final = 1
 _MALFORMED: Final = "bundle_malformed"
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}\Z")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}\Z")
 _TEE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}\Z")
 _SMALL: Final = 64 * 1024
 _MEMBERS: Final = (

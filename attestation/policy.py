@@ -49,6 +49,7 @@ class AttestationPolicy:
         simulated = top.table("simulated")
         amd_root = simulated.text("amd_root_sha256", _SHA256, "64 lower-case hexadecimal digits")
         nvidia_root = simulated.text("nvidia_root_sha256", _SHA256, "64 lower-case hexadecimal digits")
+        rim_root = simulated.text("nvidia_rim_root_sha256", _SHA256, "64 lower-case hexadecimal digits")
         simulated.end()
         if amd_root in AMD_ROOTS_SHA256.values():
             raise PolicyMalformed(
@@ -61,6 +62,8 @@ class AttestationPolicy:
         tees = cpu.names("accept", (SEV_SNP,), allowed=TEES)
         snp = SnpPolicy.from_table(cpu.table("snp"), simulated_root=amd_root)
         cpu.end()
-        gpu = GpuPolicy.from_table(top.mapping("gpu"), simulated_root=nvidia_root)
+        gpu = GpuPolicy.from_table(
+            top.mapping("gpu"), simulated_root=nvidia_root, simulated_rim_root=rim_root
+        )
         top.end()
         return cls(tees=tees, snp=snp, gpu=gpu)

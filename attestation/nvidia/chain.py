@@ -14,16 +14,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from attestation import der
-from attestation.certificate import OID_BASIC_CONSTRAINTS, OID_KEY_USAGE, Certificate
-from attestation.errors import CertificateMalformed
+from attestation.certificate import Certificate
 from attestation.nvidia.errors import DeviceChainError
 from attestation.nvidia.fwid import certificate_fwid
+from attestation.nvidia.path import check_extensions, check_issued, check_validity, p384, parse_certificate
 
 NVIDIA_DEVICE_ROOT_SHA256 = "102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48"
 """SHA-256 of the DER of "NVIDIA Device Identity CA" (serial 2D3670B1CA100411C1FEC0E82A065B54)."""
@@ -36,9 +33,6 @@ CHAIN_LENGTH = 5
 _PEM = re.compile(
     rb"-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END CERTIFICATE-----(?:\r?\n)*"
 )
-_UNDERSTOOD = frozenset({OID_BASIC_CONSTRAINTS, OID_KEY_USAGE})
-_ECDSA_WITH_SHA384 = bytes.fromhex("300a06082a8648ce3d040303")
-_DIGITAL_SIGNATURE, _KEY_CERT_SIGN = 0x80, 0x04  # bits 0 and 5 of the first byte of keyUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +52,7 @@ class DeviceChain:
 
         Stays the same when a device gets other firmware, and so another attestation key and UEID.
         """
-        key = _p384(self.certificates[1], 1)
+        key = p384(self.certificates[1], 1, _fault)
         return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
@@ -89,8 +83,9 @@ def parse_chain(pem: bytes) -> DeviceChain:
     encodings = _pem_blocks(pem)
     if len(encodings) != CHAIN_LENGTH:
         raise _error("chain_length", "number of certificates", CHAIN_LENGTH, len(encodings))
-    certificates = tuple(_certificate(encoding, position) for position, encoding in enumerate(encodings))
-    return DeviceChain(certificates)
+    return DeviceChain(
+        tuple(parse_certificate(encoding, position, _fault) for position, encoding in enumerate(encodings))
+    )
 
 
 def verify_chain(chain: DeviceChain, *, roots: Collection[str], at: datetime) -> VerifiedChain:
@@ -110,13 +105,13 @@ def verify_chain(chain: DeviceChain, *, roots: Collection[str], at: datetime) ->
     if root_sha256 not in roots:
         raise _error("chain_untrusted", "root is not pinned", sorted(roots), root_sha256)
     for position, (subject, issuer) in enumerate(pairwise(certificates)):
-        _check_issued(subject, issuer, position)
+        check_issued(subject, issuer, position, _fault)
     for position, certificate in enumerate(certificates):
-        _check_validity(certificate, position, at)
-        _check_extensions(certificate, position)
+        check_validity(certificate, position, at, _fault)
+        check_extensions(certificate, position, _fault)
     return VerifiedChain(
         chain=chain,
-        attestation_key=_p384(certificates[0], 0),
+        attestation_key=p384(certificates[0], 0, _fault),
         root_sha256=root_sha256,
         ueid=chain.ueid,
         identity_sha256=chain.identity_sha256,
@@ -144,93 +139,8 @@ def _pem_blocks(pem: bytes) -> list[bytes]:
     return encodings
 
 
-def _certificate(encoding: bytes, position: int) -> Certificate:
-    try:
-        certificate = Certificate.parse(encoding)
-    except CertificateMalformed as error:
-        raise _error("chain_malformed", f"certificate {position}: {error.detail}") from error
-    if certificate.serial <= 0:
-        raise _error("chain_malformed", f"serial number of certificate {position}", "above zero")
-    _p384(certificate, position)
-    if certificate.algorithm != _ECDSA_WITH_SHA384:
-        raise _error("chain_algorithm", f"signature of certificate {position}", "ECDSA with SHA-384")
-    return certificate
-
-
-def _p384(certificate: Certificate, position: int) -> ec.EllipticCurvePublicKey:
-    key = certificate.public_key
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise _error("chain_algorithm", f"key of certificate {position}", "P-384")
-    return key
-
-
-def _check_issued(subject: Certificate, issuer: Certificate, position: int) -> None:
-    key = _p384(issuer, position + 1)
-    try:
-        key.verify(subject.signature, subject.signed, ec.ECDSA(hashes.SHA384()))
-    except InvalidSignature as error:
-        raise _error(
-            "chain_untrusted", f"certificate {position} does not carry its successor's signature"
-        ) from error
-
-
-def _check_validity(certificate: Certificate, position: int, at: datetime) -> None:
-    begin, end = certificate.not_before, certificate.not_after
-    if not begin <= at <= end:
-        raise _error(
-            "chain_expired",
-            f"certificate {position}",
-            f"valid {begin.isoformat()} to {end.isoformat()}",
-            at.isoformat(),
-        )
-
-
-def _check_extensions(certificate: Certificate, position: int) -> None:
-    for extension in certificate.extensions:
-        if extension.critical and extension.oid not in _UNDERSTOOD:
-            raise _error(
-                "chain_malformed",
-                f"certificate {position} has a critical extension that is not understood",
-                found=extension.oid,
-            )
-    values = {extension.oid: extension.value for extension in certificate.extensions}
-    try:
-        usage = _key_usage(values.get(OID_KEY_USAGE))
-        ca, path_length = _basic_constraints(values.get(OID_BASIC_CONSTRAINTS))
-    except der.DerError as error:
-        raise _error("chain_malformed", f"certificate {position}: {error.detail}") from error
-    if position == 0:
-        if ca or usage & _KEY_CERT_SIGN or not usage & _DIGITAL_SIGNATURE:
-            raise _error("chain_not_ca", "the attestation certificate must sign reports and nothing else")
-    elif not (ca and usage & _KEY_CERT_SIGN):
-        raise _error("chain_not_ca", f"certificate {position} may not issue certificates")
-    elif path_length is not None and path_length < position - 1:
-        raise _error("chain_not_ca", f"path length of certificate {position}", position - 1, path_length)
-
-
-def _key_usage(value: bytes | None) -> int:
-    """The first byte of keyUsage (RFC 5280 section 4.2.1.3); 0 where there is none, which allows nothing."""
-    if value is None:
-        return 0
-    reader = der.Reader(value)
-    bits = reader.element(der.BIT_STRING).content
-    reader.end()
-    if not bits or bits[0] > 7:
-        raise der.DerError("keyUsage")
-    return bits[1] if len(bits) > 1 else 0
-
-
-def _basic_constraints(value: bytes | None) -> tuple[bool, int | None]:
-    """Whether the subject is a CA, and its path length (RFC 5280 section 4.2.1.9)."""
-    if value is None:
-        return False, None
-    reader = der.Reader(value)
-    fields = reader.inside()
-    reader.end()
-    ca = fields.next_is(der.BOOLEAN) and fields.boolean()
-    path_length = fields.integer() if fields.next_is(der.INTEGER) else None
-    fields.end()
-    return ca, path_length
+def _fault(code: str, detail: str, expected: object, found: object) -> DeviceChainError:
+    return _error(f"chain_{code}", detail, expected, found)
 
 
 def _error(code: str, detail: str, expected: object = None, found: object = None) -> DeviceChainError:

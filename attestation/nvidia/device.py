@@ -16,7 +16,6 @@ from attestation.nvidia.errors import (
     DeviceChainError,
     FieldError,
     FirmwareError,
-    GpuCheckNotAvailable,
     GpuRefused,
     ModeError,
     NonceError,
@@ -24,7 +23,7 @@ from attestation.nvidia.errors import (
     ReportSignatureError,
 )
 from attestation.nvidia.evidence import GpuEvidence
-from attestation.nvidia.opaque import GpuFields, read_fwid, read_gpu_fields, read_switch_bios_version
+from attestation.nvidia.opaque import GpuFields, read_fwid
 from attestation.nvidia.policy import GpuPolicy, version_key
 from attestation.nvidia.spdm import NONCE_BYTES, SIGNATURE_BYTES, Report, parse_report
 
@@ -44,17 +43,6 @@ ARCHITECTURES = {
     BLACKWELL: Architecture(chip="GB", measurements=64),
     LS10: Architecture(chip="LS_10 ", measurements=31),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class VerifiedSwitch:
-    """An NVSwitch whose evidence is genuine and fresh."""
-
-    arch: str
-    ueid: str
-    bios_version: str
-    simulated: bool
-    report: Report
 
 
 def check_chain(evidence: GpuEvidence, policy: GpuPolicy, at: datetime) -> VerifiedChain:
@@ -152,11 +140,11 @@ def check_fwid(report: Report, chain: VerifiedChain, policy: GpuPolicy) -> bytes
 
 
 def check_configuration(
-    evidence: GpuEvidence, report: Report, chain: VerifiedChain, policy: GpuPolicy
-) -> GpuFields:
-    """Architecture, mode, driver and VBIOS are known and allowed, and the device is not blocked.
+    evidence: GpuEvidence, fields: GpuFields, chain: VerifiedChain, policy: GpuPolicy
+) -> None:
+    """Architecture, mode, driver and VBIOS are what the sender claims and allowed; the device is not blocked.
 
-    Raises `FieldError`, `ModeError` or `GpuRefused`.
+    ``fields`` are those of the signed report. Raises `FieldError`, `ModeError` or `GpuRefused`.
     """
     if evidence.arch not in policy.architectures:
         raise GpuRefused(
@@ -165,7 +153,6 @@ def check_configuration(
             expected=sorted(policy.architectures),
             found=evidence.arch,
         )
-    fields = read_gpu_fields(report.opaque)
     _check_claim("driver_version", evidence.driver_version, fields.driver_version)
     _check_claim("vbios_version", evidence.vbios_version, fields.vbios_version)
     if fields.mode not in policy.modes:
@@ -181,53 +168,16 @@ def check_configuration(
         raise _refused("policy_driver", sorted(policy.drivers), fields.driver_version)
     if policy.vbios and fields.vbios_version not in policy.vbios:
         raise _refused("policy_vbios", sorted(policy.vbios), fields.vbios_version)
+    pair = (fields.driver_version, fields.vbios_version)
+    if policy.pairs and pair not in policy.pairs:
+        raise _refused("policy_pair", sorted(policy.pairs), pair)
+    check_not_blocked(chain, policy)
+
+
+def check_not_blocked(chain: VerifiedChain, policy: GpuPolicy) -> None:
+    """The policy does not block this device. Raises `GpuRefused` (``policy_ueid``)."""
     if chain.ueid in policy.blocked_ueids:
         raise _refused("policy_ueid", "a device that is not blocked", chain.ueid)
-    return fields
-
-
-def check_measurements(policy: GpuPolicy) -> None:
-    """Measurements equal NVIDIA's reference values, where the policy requires it.
-
-    Raises `GpuCheckNotAvailable`: reference manifests (RIM) and tokens (NRAS) are not read yet.
-    """
-    if policy.rim == "required":
-        raise GpuCheckNotAvailable("reference measurements (RIM)", stage="gpu.measurements")
-    if policy.nras == "required":
-        raise GpuCheckNotAvailable("tokens of NVIDIA's attestation service (NRAS)", stage="gpu.measurements")
-
-
-def check_revocation(policy: GpuPolicy) -> None:
-    """No certificate of the chain is revoked, where the policy requires it.
-
-    Raises `GpuCheckNotAvailable`: OCSP responses are not read yet.
-    """
-    if policy.revocation == "required":
-        raise GpuCheckNotAvailable("revocation status (OCSP)", stage="gpu.revocation")
-
-
-def verify_switch(
-    evidence: GpuEvidence, expected_nonce: bytes, policy: GpuPolicy, at: datetime
-) -> VerifiedSwitch:
-    """Verify the evidence of one NVSwitch: chain, signature and nonce (switches report no firmware id).
-
-    Raises a `GpuAttestationError` for the first check that fails.
-    """
-    if evidence.arch != LS10:
-        raise DeviceChainError(code="arch_mismatch", stage="gpu.chain", expected=LS10, found=evidence.arch)
-    chain = check_chain(evidence, policy, at)
-    report = check_signature(evidence, chain)
-    check_nonce(evidence, report, expected_nonce)
-    bios_version = read_switch_bios_version(report.opaque)
-    check_measurements(policy)
-    check_revocation(policy)
-    return VerifiedSwitch(
-        arch=evidence.arch,
-        ueid=chain.ueid,
-        bios_version=bios_version,
-        simulated=chain.root_sha256 == policy.simulated_root,
-        report=report,
-    )
 
 
 def _check_claim(name: str, claimed: str | None, reported: str) -> None:

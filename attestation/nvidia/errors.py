@@ -8,6 +8,7 @@ from attestation.errors import (
     PlatformFault,
     PolicyMalformed,
     PolicyRejected,
+    RevocationFailed,
     SignatureInvalid,
 )
 
@@ -60,6 +61,30 @@ class GpuRefused(GpuAttestationError, PolicyRejected):
 
 class DuplicateGpu(GpuAttestationError):
     """Two entries of the evidence list are the same device."""
+
+
+class RimError(GpuAttestationError, EvidenceMalformed):
+    """A reference integrity manifest (RIM) is missing, malformed, or of another device or version."""
+
+
+class RimChainError(GpuAttestationError, ChainUntrusted):
+    """A manifest's signer does not lead to the pinned reference-value root, or is out of its time."""
+
+
+class RimSignatureError(GpuAttestationError, SignatureInvalid):
+    """A manifest was not signed by its signer, or was changed afterwards."""
+
+
+class MeasurementError(GpuAttestationError):
+    """A device measured something else than its reference manifests name."""
+
+
+class RevocationError(GpuAttestationError, RevocationFailed):
+    """A certificate is revoked, or its status is missing, stale, or not told by whoever may tell it."""
+
+
+class TopologyError(GpuAttestationError):
+    """GPUs and NVSwitches of one board do not see each other, and only each other."""
 
 
 class GpuCheckNotAvailable(GpuAttestationError, NotAvailable):

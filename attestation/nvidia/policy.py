@@ -3,13 +3,16 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 from attestation.nvidia.chain import NVIDIA_DEVICE_ROOT_SHA256
 from attestation.nvidia.errors import GpuPolicyError
 from attestation.nvidia.opaque import Mode
+from attestation.nvidia.rim import NVIDIA_RIM_ROOT_SHA256
 
 Demand = Literal["required", "off"]
+Revocation = Literal["required", "stapled", "off"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FWID = re.compile(r"[0-9a-f]{96}")
@@ -17,6 +20,7 @@ _DRIVER = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,5}){1,3}")
 _VBIOS = re.compile(r"[0-9A-F]{2}(?:\.[0-9A-F]{2}){4}")
 _UEID = re.compile(r"[1-9][0-9]{0,48}")
 _ARCHITECTURES = frozenset({"HOPPER", "BLACKWELL"})
+_MAX_HOURS = 24 * 365
 _MAX_COUNT = 255  # the count is one byte of the nonce that every GPU signs
 
 
@@ -27,9 +31,14 @@ class GpuPolicy:
     ``count``: exact number of GPUs, or None for one or more. ``architectures``, ``modes``: what is
     allowed. ``min_driver``: lowest driver version, compared number by number. ``drivers``, ``vbios``,
     ``fwids``: allow-lists, empty for no restriction. ``blocked_ueids``: devices never accepted.
-    ``require_fwid``: refuse reports without a firmware id. ``rim``, ``revocation``, ``nras``: reference
-    measurements, OCSP and NVIDIA's remote service. ``simulated_root``: SHA-256 of the root certificate of
-    a simulated platform, or None; only a policy that names one trusts it.
+    ``pairs``: allowed pairs of driver and VBIOS version, empty for no restriction. ``require_fwid``: refuse
+    reports without a firmware id. ``rim``, ``nras``: reference measurements, and NVIDIA's remote service.
+    ``reject_uncovered``: refuse measurements that no reference value covers; ``strict_msr35``: compare
+    measurement 35 even while its decoder is off. ``revocation``: ``required`` wants a good OCSP response for
+    every certificate that has one, ``stapled`` judges those that are there, ``off`` none;
+    ``allow_rim_cert_hold`` tolerates a manifest signer on hold; ``ocsp_max_age_hours`` bounds responses that
+    state no next update. ``simulated_root``, ``simulated_rim_root``: SHA-256 of the root certificates of a
+    simulated platform, or None; only a policy that names one trusts it.
     """
 
     count: int | None = None
@@ -38,23 +47,44 @@ class GpuPolicy:
     min_driver: str | None = None
     drivers: frozenset[str] = frozenset()
     vbios: frozenset[str] = frozenset()
+    pairs: frozenset[tuple[str, str]] = frozenset()
     fwids: frozenset[bytes] = frozenset()
     blocked_ueids: frozenset[str] = frozenset()
     require_fwid: bool = True
     rim: Demand = "required"
-    revocation: Demand = "required"
+    reject_uncovered: bool = False
+    strict_msr35: bool = False
+    revocation: Revocation = "required"
+    allow_rim_cert_hold: bool = False
+    ocsp_max_age_hours: int = 7 * 24
     nras: Demand = "off"
     simulated_root: str | None = None
+    simulated_rim_root: str | None = None
 
     def __post_init__(self) -> None:
-        if self.simulated_root == NVIDIA_DEVICE_ROOT_SHA256:
-            raise _invalid("simulated_root", "a root other than NVIDIA's", self.simulated_root)
+        for name in ("simulated_root", "simulated_rim_root"):
+            if getattr(self, name) in (NVIDIA_DEVICE_ROOT_SHA256, NVIDIA_RIM_ROOT_SHA256):
+                raise _invalid(name, "a root other than NVIDIA's", getattr(self, name))
 
     @property
     def roots(self) -> frozenset[str]:
-        """SHA-256 (hexadecimal) of the root certificates this policy trusts."""
+        """SHA-256 (hexadecimal) of the device root certificates this policy trusts."""
         simulated = frozenset() if self.simulated_root is None else frozenset({self.simulated_root})
         return simulated | {NVIDIA_DEVICE_ROOT_SHA256}
+
+    def rim_roots(self, *, simulated: bool) -> frozenset[str]:
+        """SHA-256 of the reference-value roots for devices under the simulated root, or for real ones.
+
+        They are kept apart, so that no simulated manifest vouches for a real device.
+        """
+        if not simulated:
+            return frozenset({NVIDIA_RIM_ROOT_SHA256})
+        return frozenset() if self.simulated_rim_root is None else frozenset({self.simulated_rim_root})
+
+    @property
+    def ocsp_max_age(self) -> timedelta:
+        """``ocsp_max_age_hours`` as a duration."""
+        return timedelta(hours=self.ocsp_max_age_hours)
 
     @classmethod
     def production(cls) -> "GpuPolicy":
@@ -62,10 +92,17 @@ class GpuPolicy:
         return cls()
 
     @classmethod
-    def from_table(cls, table: Mapping[str, object], *, simulated_root: str | None = None) -> "GpuPolicy":
+    def from_table(
+        cls,
+        table: Mapping[str, object],
+        *,
+        simulated_root: str | None = None,
+        simulated_rim_root: str | None = None,
+    ) -> "GpuPolicy":
         """Read a ``[gpu]`` table; what it leaves out has the production value.
 
-        ``simulated_root`` is ``nvidia_root_sha256`` of the ``[simulated]`` table. Raises `GpuPolicyError`
+        ``simulated_root`` and ``simulated_rim_root`` are ``nvidia_root_sha256`` and
+        ``nvidia_rim_root_sha256`` of the ``[simulated]`` table. Raises `GpuPolicyError`
         (``policy_invalid``) for an unknown key or a value of the wrong kind.
         """
         unknown = sorted(str(key) for key in table.keys() - _READERS.keys())
@@ -74,6 +111,8 @@ class GpuPolicy:
         values = {name: _READERS[name](name, value) for name, value in table.items()}
         if simulated_root is not None:
             values["simulated_root"] = _text("nvidia_root_sha256", simulated_root, _SHA256)
+        if simulated_rim_root is not None:
+            values["simulated_rim_root"] = _text("nvidia_rim_root_sha256", simulated_rim_root, _SHA256)
         return cls(**values)  # type: ignore[arg-type]
 
 
@@ -98,6 +137,29 @@ def _demand(name: str, value: object) -> str:
     if value not in ("required", "off"):
         raise _invalid(name, '"required" or "off"', value)
     return str(value)
+
+
+def _revocation(name: str, value: object) -> str:
+    if value not in ("required", "stapled", "off"):
+        raise _invalid(name, '"required", "stapled" or "off"', value)
+    return str(value)
+
+
+def _hours(name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MAX_HOURS:
+        raise _invalid(name, f"a whole number from 1 to {_MAX_HOURS}", value)
+    return value
+
+
+def _pairs(name: str, value: object) -> frozenset[tuple[str, str]]:
+    pairs = set()
+    for item in _some(name, value):
+        if not isinstance(item, list) or len(item) != 2:
+            raise _invalid(name, "pairs of driver and VBIOS version", item)
+        driver, vbios = item
+        vbios = vbios.upper() if isinstance(vbios, str) else vbios
+        pairs.add((_text(name, driver, _DRIVER), _text(name, vbios, _VBIOS)))
+    return frozenset(pairs)
 
 
 def _text(name: str, value: object, form: re.Pattern[str]) -> str:
@@ -150,11 +212,16 @@ _READERS: Mapping[str, Callable[[str, object], object]] = {
     "min_driver": lambda name, value: _text(name, value, _DRIVER),
     "drivers": _texts(_DRIVER),
     "vbios": _vbios,
+    "pairs": _pairs,
     "fwids": lambda name, value: frozenset(map(bytes.fromhex, _texts(_FWID)(name, value))),
     "blocked_ueids": _texts(_UEID),
     "require_fwid": _flag,
     "rim": _demand,
-    "revocation": _demand,
+    "reject_uncovered": _flag,
+    "strict_msr35": _flag,
+    "revocation": _revocation,
+    "allow_rim_cert_hold": _flag,
+    "ocsp_max_age_hours": _hours,
     "nras": _demand,
 }
 

@@ -26,15 +26,17 @@ _ALL_MEASUREMENTS = 0xFF
 _DMTF_SPECIFICATION = 0x01
 _MUTABLE_FIRMWARE_DIGEST = 0x01
 _RESPONSE_HEADER_END = REQUEST_BYTES + 8
-_BLOCK_BYTES = 4 + 3 + DIGEST_BYTES
+_BLOCK_HEADER_BYTES = 4 + 3
+_MAX_VALUE = 64  # the longest digest of DSP0274, SHA-512
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """A parsed report.
 
-    ``nonce`` is the verifier's (32 bytes), ``responder_nonce`` the device's. ``measurements`` are SHA-384
-    digests counted from zero, as reference measurements count them (SPDM block ``i + 1``). ``opaque`` maps
+    ``nonce`` is the verifier's (32 bytes), ``responder_nonce`` the device's. ``measurements`` are
+    digests counted from zero, as reference measurements count them (SPDM block ``i + 1``); whoever compares
+    them requires SHA-384's 48 bytes of each. ``opaque`` maps
     field types to bytes. ``signature`` is raw r then s, big endian, over ``signed``.
     """
 
@@ -122,20 +124,27 @@ def _check_response_header(data: bytes) -> None:
 
 
 def _measurements(record: bytes, blocks: int) -> tuple[bytes, ...]:
-    if blocks == 0 or len(record) != blocks * _BLOCK_BYTES:
-        raise _malformed(
-            "measurement record length", f"{blocks} blocks of {_BLOCK_BYTES} bytes", f"{len(record)} bytes"
-        )
-    digests = []
+    if blocks == 0:
+        raise _malformed("no measurement")
+    values = []
+    offset = 0
     for index in range(blocks):
-        block = record[index * _BLOCK_BYTES : (index + 1) * _BLOCK_BYTES]
-        _fixed("measurement index", index + 1, block[0])
-        _fixed("measurement specification", _DMTF_SPECIFICATION, block[1])
-        _fixed("measurement size", 3 + DIGEST_BYTES, int.from_bytes(block[2:4], "little"))
-        _fixed("measurement value type", _MUTABLE_FIRMWARE_DIGEST, block[4])
-        _fixed("measurement value size", DIGEST_BYTES, int.from_bytes(block[5:7], "little"))
-        digests.append(block[7:])
-    return tuple(digests)
+        header = record[offset : offset + _BLOCK_HEADER_BYTES]
+        if len(header) < _BLOCK_HEADER_BYTES:
+            raise _malformed("measurement record is too short", f"{blocks} blocks", f"{index} blocks")
+        _fixed("measurement index", index + 1, header[0])
+        _fixed("measurement specification", _DMTF_SPECIFICATION, header[1])
+        _fixed("measurement value type", _MUTABLE_FIRMWARE_DIGEST, header[4])
+        size = int.from_bytes(header[5:7], "little")
+        _fixed("measurement size", 3 + size, int.from_bytes(header[2:4], "little"))
+        offset += _BLOCK_HEADER_BYTES
+        values.append(record[offset : offset + size])
+        if not 0 < size <= _MAX_VALUE or len(values[-1]) != size:
+            raise _malformed("measurement value size", f"at most {_MAX_VALUE} bytes", f"{size} bytes")
+        offset += size
+    if offset != len(record):
+        raise _malformed("measurement record is too long", f"{offset} bytes", f"{len(record)} bytes")
+    return tuple(values)
 
 
 def _slot(found: int) -> None:

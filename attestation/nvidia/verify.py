@@ -4,33 +4,41 @@
 reports every check that can still be made, as rows with stable ids.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from attestation.errors import AttestationError
-from attestation.nvidia.chain import DeviceChain, VerifiedChain, parse_chain
-from attestation.nvidia.device import (
-    check_chain,
-    check_configuration,
-    check_fwid,
-    check_measurements,
-    check_nonce,
-    check_revocation,
-    check_signature,
-)
+from attestation.nvidia.chain import DeviceChain, parse_chain
+from attestation.nvidia.collateral import Collateral
+from attestation.nvidia.device import LS10
 from attestation.nvidia.errors import (
+    DeviceChainError,
     DuplicateGpu,
     GpuAttestationError,
-    GpuCheckNotAvailable,
     GpuRefused,
     ModeError,
+    TopologyError,
 )
 from attestation.nvidia.evidence import GpuEvidence, parse_evidence_list
-from attestation.nvidia.opaque import GpuFields, Mode
+from attestation.nvidia.opaque import Mode
 from attestation.nvidia.policy import GpuPolicy
-from attestation.nvidia.spdm import Report
+from attestation.nvidia.steps import DEVICE_CHECKS, Device, Step, not_evaluated
+from attestation.nvidia.topology import check_topology, gpu_links, switch_links
+from attestation.nvidia.verified import VerifiedGpu, VerifiedSwitch
 from attestation.results import NOT_EVALUATED, Outcome, Row
+
+__all__ = [
+    "CHECKS",
+    "GpuSectionAppraisal",
+    "VerifiedGpu",
+    "VerifiedSwitch",
+    "appraise_gpu_section",
+    "count_gpus",
+    "verify_gpu",
+    "verify_gpus",
+    "verify_switch",
+]
 
 CHECKS = (
     "gpu.count",
@@ -42,74 +50,88 @@ CHECKS = (
     "gpu.mode",
     "gpu.measurements",
     "gpu.revocation",
+    "gpu.topology",
 )
 """Ids of the rows, in the order of the protocol."""
 
 
 @dataclass(frozen=True, slots=True)
-class VerifiedGpu:
-    """A GPU whose evidence is genuine, fresh and what the policy asks for.
-
-    ``ueid`` is the decimal serial number of the attestation certificate; ``identity_sha256`` names the
-    device whatever firmware it runs; ``fwid`` is 48 bytes or None (only where the policy allows that).
-    """
-
-    arch: str
-    ueid: str
-    identity_sha256: bytes
-    hardware_model: str
-    driver_version: str
-    vbios_version: str
-    fwid: bytes | None
-    mode: Mode
-    simulated: bool
-    report: Report
-
-
-@dataclass(frozen=True, slots=True)
 class GpuSectionAppraisal:
-    """The rows of a GPU section, the first error, and the verified GPUs (empty unless all passed).
+    """The rows of a GPU section, the first error, and the verified devices (none unless all passed).
 
-    ``simulated`` is True as soon as one chain ends at the simulated root.
+    ``simulated`` is True as soon as one chain ends at the simulated root. ``switches`` are the NVSwitches
+    that belong to the GPUs, in protected PCIe mode alone.
     """
 
     rows: tuple[Row, ...]
     error: AttestationError | None
     gpus: tuple[VerifiedGpu, ...]
     simulated: bool
+    switches: tuple[VerifiedSwitch, ...] = ()
 
 
-def verify_gpu(evidence: GpuEvidence, expected_nonce: bytes, policy: GpuPolicy, at: datetime) -> VerifiedGpu:
+def verify_gpu(
+    evidence: GpuEvidence,
+    expected_nonce: bytes,
+    policy: GpuPolicy,
+    at: datetime,
+    collateral: Mapping[str, bytes] | None = None,
+) -> VerifiedGpu:
     """Verify one GPU by itself. Says nothing about how many GPUs there are or whether they differ.
 
-    Raises a `GpuAttestationError` for the first check that fails.
+    ``collateral`` is what a bundle's ``gpu_collateral`` holds. Raises a `GpuAttestationError` for the first
+    check that fails.
     """
-    device = _Device(evidence)
-    for step in _DEVICE_CHECKS.values():
-        step(device, expected_nonce, policy, at)
-    return device.verified(policy)
+    device = Device(evidence)
+    if device.is_switch:
+        raise DeviceChainError(code="arch_mismatch", stage="gpu.chain", expected="a GPU", found=LS10)
+    _check_device(device, expected_nonce, policy, at, collateral or {})
+    return device.verified_gpu(policy)
+
+
+def verify_switch(
+    evidence: GpuEvidence,
+    expected_nonce: bytes,
+    policy: GpuPolicy,
+    at: datetime,
+    collateral: Mapping[str, bytes] | None = None,
+) -> VerifiedSwitch:
+    """Verify one NVSwitch by itself. Raises a `GpuAttestationError` for the first check that fails."""
+    device = Device(evidence)
+    if not device.is_switch:
+        raise DeviceChainError(code="arch_mismatch", stage="gpu.chain", expected=LS10, found=evidence.arch)
+    _check_device(device, expected_nonce, policy, at, collateral or {})
+    return device.verified_switch(policy)
 
 
 def verify_gpus(
-    section: bytes, expected_nonce: bytes, policy: GpuPolicy, at: datetime
+    section: bytes,
+    expected_nonce: bytes,
+    policy: GpuPolicy,
+    at: datetime,
+    collateral: Mapping[str, bytes] | None = None,
 ) -> tuple[VerifiedGpu, ...]:
     """Verify a node's whole GPU section (the JSON list as carried).
 
     Raises the first `AttestationError` of `appraise_gpu_section`.
     """
-    appraisal = appraise_gpu_section(section, expected_nonce, policy, at)
+    appraisal = appraise_gpu_section(section, expected_nonce, policy, at, collateral)
     if appraisal.error is not None:
         raise appraisal.error
     return appraisal.gpus
 
 
 def appraise_gpu_section(
-    section: bytes, expected_nonce: bytes | None, policy: GpuPolicy, at: datetime
+    section: bytes,
+    expected_nonce: bytes | None,
+    policy: GpuPolicy,
+    at: datetime,
+    collateral: Mapping[str, bytes] | None = None,
 ) -> GpuSectionAppraisal:
     """Check a node's GPU section and report a row for each of `CHECKS`.
 
     ``expected_nonce`` is None where it is not known (the claims did not parse): then ``gpu.nonce`` is not
-    evaluated, which is a failure.
+    evaluated, which is a failure. ``collateral`` is what a bundle's ``gpu_collateral`` holds.
     """
     ledger = _Ledger()
     try:
@@ -119,121 +141,46 @@ def appraise_gpu_section(
         ledger.fail("gpu.count", error)
         entries = _parsed_or_none(section)
     else:
-        ledger.ok("gpu.count", f"{len(entries)} GPU{'' if len(entries) == 1 else 's'}")
+        ledger.ok("gpu.count", _counted(entries))
     if not entries:
         return _without_devices(ledger, policy)
-    devices = [_Device(entry) for entry in entries]
-    for check, step in _DEVICE_CHECKS.items():
-        _run(ledger, check, step, devices, expected_nonce, policy, at)
+    devices = [Device(entry) for entry in entries]
+    judged = Collateral(collateral or {}, policy, at)
+    for check, step in DEVICE_CHECKS.items():
+        _run(ledger, check, step, devices, expected_nonce, policy, at, judged)
     if ledger.passed("gpu.mode"):
         try:
             _check_modes_together(devices)
         except GpuAttestationError as error:
             ledger.fail("gpu.mode", error)
     _run_distinct(ledger, devices)
+    _run_topology(ledger, devices)
     simulated = any(device.simulated(policy) for device in devices)
-    gpus = () if ledger.failed else tuple(device.verified(policy) for device in devices)
-    return GpuSectionAppraisal(ledger.rows(), ledger.first_error(), gpus, simulated)
-
-
-class _Device:
-    """What the checks of one device have established so far; later checks build on earlier ones."""
-
-    __slots__ = ("chain", "evidence", "fields", "fwid", "report")
-
-    def __init__(self, evidence: GpuEvidence) -> None:
-        self.evidence = evidence
-        self.chain: VerifiedChain | None = None
-        self.report: Report | None = None
-        self.fwid: bytes | None = None
-        self.fields: GpuFields | None = None
-
-    def trusted_chain(self, stage: str) -> VerifiedChain:
-        if self.chain is None:
-            raise _not_evaluated(stage, "the certificate chain is not trusted")
-        return self.chain
-
-    def signed_report(self, stage: str) -> Report:
-        if self.report is None:
-            raise _not_evaluated(stage, "the report is not authentic")
-        return self.report
-
-    def simulated(self, policy: GpuPolicy) -> bool:
-        return self.chain is not None and self.chain.root_sha256 == policy.simulated_root
-
-    def verified(self, policy: GpuPolicy) -> VerifiedGpu:
-        chain, report = self.trusted_chain("gpu.chain"), self.signed_report("gpu.signature")
-        if self.fields is None:
-            raise _not_evaluated("gpu.mode", "the configuration was not read")
-        return VerifiedGpu(
-            arch=self.evidence.arch,
-            ueid=chain.ueid,
-            identity_sha256=chain.identity_sha256,
-            hardware_model=chain.hardware_model,
-            driver_version=self.fields.driver_version,
-            vbios_version=self.fields.vbios_version,
-            fwid=self.fwid,
-            mode=self.fields.mode,
-            simulated=self.simulated(policy),
-            report=report,
-        )
-
-
-_Step = Callable[[_Device, bytes | None, GpuPolicy, datetime], str | None]
-
-
-def _chain_step(device: _Device, _nonce: bytes | None, policy: GpuPolicy, at: datetime) -> str:
-    device.chain = check_chain(device.evidence, policy, at)
-    root = "simulated root" if device.simulated(policy) else "NVIDIA Device Identity CA"
-    return f"{device.chain.hardware_model}, {root}"
-
-
-def _signature_step(device: _Device, _nonce: bytes | None, _policy: GpuPolicy, _at: datetime) -> str:
-    device.report = check_signature(device.evidence, device.trusted_chain("gpu.signature"))
-    return "SPDM 1.1 report, ECDSA P-384 with SHA-384"
-
-
-def _nonce_step(device: _Device, nonce: bytes | None, _policy: GpuPolicy, _at: datetime) -> str:
-    report = device.signed_report("gpu.nonce")
-    if nonce is None:
-        raise _not_evaluated("gpu.nonce", "the claims that the nonce comes from are not known")
-    check_nonce(device.evidence, report, nonce)
-    return "signed over this node's nonce"
-
-
-def _fwid_step(device: _Device, _nonce: bytes | None, policy: GpuPolicy, _at: datetime) -> str | None:
-    device.fwid = check_fwid(device.signed_report("gpu.fwid"), device.trusted_chain("gpu.fwid"), policy)
-    return None if device.fwid is None else f"firmware {device.fwid.hex()[:16]}…"
-
-
-def _mode_step(device: _Device, _nonce: bytes | None, policy: GpuPolicy, _at: datetime) -> str:
-    report, chain = device.signed_report("gpu.mode"), device.trusted_chain("gpu.mode")
-    device.fields = check_configuration(device.evidence, report, chain, policy)
-    fields = device.fields
-    return (
-        f"{device.evidence.arch} {fields.mode}, driver {fields.driver_version}, VBIOS {fields.vbios_version}"
+    if ledger.failed:
+        return GpuSectionAppraisal(ledger.rows(), ledger.first_error(), (), simulated)
+    return GpuSectionAppraisal(
+        ledger.rows(),
+        None,
+        tuple(device.verified_gpu(policy) for device in devices if not device.is_switch),
+        simulated,
+        tuple(device.verified_switch(policy) for device in devices if device.is_switch),
     )
 
 
-def _measurements_step(device: _Device, _nonce: bytes | None, policy: GpuPolicy, _at: datetime) -> str | None:
-    check_measurements(policy)
-    return None
+def count_gpus(section: bytes) -> int:
+    """How many GPUs a section has, switches not counted: the count that every GPU's nonce covers.
+
+    Raises `EvidenceListError`.
+    """
+    return sum(entry.arch != LS10 for entry in parse_evidence_list(section))
 
 
-def _revocation_step(device: _Device, _nonce: bytes | None, policy: GpuPolicy, _at: datetime) -> str | None:
-    check_revocation(policy)
-    return None
-
-
-_DEVICE_CHECKS: Mapping[str, _Step] = {
-    "gpu.chain": _chain_step,
-    "gpu.signature": _signature_step,
-    "gpu.nonce": _nonce_step,
-    "gpu.fwid": _fwid_step,
-    "gpu.mode": _mode_step,
-    "gpu.measurements": _measurements_step,
-    "gpu.revocation": _revocation_step,
-}
+def _check_device(
+    device: Device, nonce: bytes, policy: GpuPolicy, at: datetime, pieces: Mapping[str, bytes]
+) -> None:
+    collateral = Collateral(pieces, policy, at)
+    for step in DEVICE_CHECKS.values():
+        step(device, nonce, policy, at, collateral)
 
 
 class _Ledger:
@@ -274,17 +221,18 @@ class _Ledger:
 def _run(
     ledger: _Ledger,
     check: str,
-    step: _Step,
-    devices: Sequence[_Device],
+    step: Step,
+    devices: Sequence[Device],
     nonce: bytes | None,
     policy: GpuPolicy,
     at: datetime,
+    collateral: Collateral,
 ) -> None:
     details: list[str] = []
     failure: GpuAttestationError | None = None
     for index, device in enumerate(devices):
         try:
-            detail = step(device, nonce, policy, at)
+            detail = step(device, nonce, policy, at, collateral)
         except GpuAttestationError as error:
             error.gpu = index
             # A failure that was found tells more than one that could not be looked for.
@@ -301,7 +249,7 @@ def _run(
         ledger.not_required(check, "not required by the policy")
 
 
-def _run_distinct(ledger: _Ledger, devices: Sequence[_Device]) -> None:
+def _run_distinct(ledger: _Ledger, devices: Sequence[Device]) -> None:
     try:
         _check_distinct(devices)
     except GpuAttestationError as error:
@@ -310,16 +258,52 @@ def _run_distinct(ledger: _Ledger, devices: Sequence[_Device]) -> None:
         ledger.ok("gpu.distinct", f"{len(devices)} different device{'' if len(devices) == 1 else 's'}")
 
 
+def _run_topology(ledger: "_Ledger", devices: Sequence[Device]) -> None:
+    gpus = [device for device in devices if not device.is_switch]
+    switches = [device for device in devices if device.is_switch]
+    modes = {None if device.fields is None else device.fields.mode for device in gpus}
+    try:
+        if switches and (None in modes or not ledger.passed("gpu.signature")):
+            raise not_evaluated("gpu.topology", "the devices are not known")
+        if Mode.PPCIE in modes:
+            check_topology(
+                [gpu_links(device.signed_report("gpu.topology").opaque) for device in gpus],
+                [switch_links(device.signed_report("gpu.topology").opaque) for device in switches],
+            )
+        elif switches:
+            raise TopologyError(
+                code="topology",
+                stage="gpu.topology",
+                detail="switches beside GPUs that are not in protected PCIe mode",
+                found=f"{len(switches)} switches",
+            )
+        elif None in modes:
+            raise not_evaluated("gpu.topology", "the mode is not known")
+    except GpuAttestationError as error:
+        ledger.fail("gpu.topology", error)
+        return
+    if Mode.PPCIE in modes:
+        ledger.ok("gpu.topology", f"{len(gpus)} GPUs and {len(switches)} switches of one board")
+    else:
+        ledger.not_required("gpu.topology", "NVLink is encrypted, or not used, in this mode")
+
+
 def _check_count(entries: Sequence[GpuEvidence], policy: GpuPolicy) -> None:
-    if policy.count is None and not entries:
+    count = sum(entry.arch != LS10 for entry in entries)
+    if count == 0 and (policy.count is None or entries):
         raise GpuRefused(code="policy_gpu_count", stage="gpu.count", expected="at least 1", found=0)
-    if policy.count is not None and len(entries) != policy.count:
-        raise GpuRefused(
-            code="policy_gpu_count", stage="gpu.count", expected=policy.count, found=len(entries)
-        )
+    if policy.count is not None and count != policy.count:
+        raise GpuRefused(code="policy_gpu_count", stage="gpu.count", expected=policy.count, found=count)
 
 
-def _check_distinct(devices: Sequence[_Device]) -> None:
+def _counted(entries: Sequence[GpuEvidence]) -> str:
+    switches = sum(entry.arch == LS10 for entry in entries)
+    count = len(entries) - switches
+    text = f"{count} GPU{'' if count == 1 else 's'}"
+    return f"{text} and {switches} switches" if switches else text
+
+
+def _check_distinct(devices: Sequence[Device]) -> None:
     seen: dict[object, int] = {}
     untrusted = False
     for index, device in enumerate(devices):
@@ -333,12 +317,12 @@ def _check_distinct(devices: Sequence[_Device]) -> None:
                 raise DuplicateGpu(
                     code="duplicate_gpu",
                     stage="gpu.distinct",
-                    detail=f"GPUs {seen[mark]} and {index} are the same device",
+                    detail=f"devices {seen[mark]} and {index} are the same",
                     found=chain.ueid,
                 )
             seen[mark] = index
     if untrusted:
-        raise _not_evaluated("gpu.distinct", "a certificate chain is not trusted")
+        raise not_evaluated("gpu.distinct", "a certificate chain is not trusted")
 
 
 def _untrusted_chain(evidence: GpuEvidence) -> DeviceChain | None:
@@ -348,7 +332,7 @@ def _untrusted_chain(evidence: GpuEvidence) -> DeviceChain | None:
         return None
 
 
-def _check_modes_together(devices: Sequence[_Device]) -> None:
+def _check_modes_together(devices: Sequence[Device]) -> None:
     modes = {device.fields.mode for device in devices if device.fields is not None}
     if len(modes) > 1:
         raise ModeError(
@@ -357,8 +341,6 @@ def _check_modes_together(devices: Sequence[_Device]) -> None:
             detail="GPUs of one node run in different modes",
             found=sorted(mode.value for mode in modes),
         )
-    if Mode.PPCIE in modes:
-        raise GpuCheckNotAvailable("the NVSwitch topology of protected PCIe", stage="gpu.mode")
 
 
 def _parsed_or_none(section: bytes) -> tuple[GpuEvidence, ...]:
@@ -371,11 +353,7 @@ def _parsed_or_none(section: bytes) -> tuple[GpuEvidence, ...]:
 def _without_devices(ledger: _Ledger, policy: GpuPolicy) -> GpuSectionAppraisal:
     for check in CHECKS[1:]:
         if ledger.failed:
-            ledger.fail(check, _not_evaluated(check, "there is no evidence to look at"))
+            ledger.fail(check, not_evaluated(check, "there is no evidence to look at"))
         else:
             ledger.not_required(check, "the policy asks for no GPU")
     return GpuSectionAppraisal(ledger.rows(), ledger.first_error(), (), False)
-
-
-def _not_evaluated(stage: str, detail: str) -> GpuAttestationError:
-    return GpuAttestationError(code=NOT_EVALUATED, stage=stage, detail=detail)

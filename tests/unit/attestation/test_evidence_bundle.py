@@ -58,7 +58,7 @@ def _set(*path: str, value: object) -> Callable[[Any], None]:
         (_set("cpu", "tee", value="SEV SNP"), "bundle_malformed"),
         (_set("cpu", "collateral", value=[]), "bundle_malformed"),
         (_set("cpu", "collateral", "../x", value=""), "bundle_malformed"),
-        (_set("cpu", "collateral", value={f"n{i}": "" for i in range(65)}), "bundle_malformed"),
+        (_set("cpu", "collateral", value={f"n{i}": "" for i in range(129)}), "bundle_malformed"),
         (_set("gpus", value=[]), "bundle_malformed"),
         (_set("runtime", value="e30"), "bundle_malformed"),
         (_set("runtime", value="e31="), "bundle_malformed"),

@@ -47,6 +47,7 @@ def test_all_rows_pass() -> None:
     outcomes = {row.id: row.outcome for row in appraisal.rows}
     assert outcomes.pop("gpu.measurements") is Outcome.NOT_REQUIRED
     assert outcomes.pop("gpu.revocation") is Outcome.NOT_REQUIRED
+    assert outcomes.pop("gpu.topology") is Outcome.NOT_REQUIRED
     assert set(outcomes.values()) == {Outcome.PASS}
     assert len({gpu.ueid for gpu in appraisal.gpus}) == 2
     assert all(gpu.simulated for gpu in appraisal.gpus)
@@ -114,7 +115,14 @@ def test_rows_go_on_after_a_failure() -> None:
     assert appraisal.error.code == "chain_untrusted"
     failed = codes(appraisal)
     assert failed.pop("gpu.chain") == "chain_untrusted"
-    assert set(failed) == {"gpu.distinct", "gpu.signature", "gpu.nonce", "gpu.fwid", "gpu.mode"}
+    assert set(failed) == {
+        "gpu.distinct",
+        "gpu.signature",
+        "gpu.nonce",
+        "gpu.fwid",
+        "gpu.mode",
+        "gpu.topology",
+    }
     assert set(failed.values()) == {"not_evaluated"}
     assert appraisal.gpus == ()
 
@@ -126,11 +134,14 @@ def test_unknown_nonce_is_a_failure() -> None:
     assert appraisal.gpus == ()
 
 
-def test_what_is_not_available_is_a_failure() -> None:
+def test_missing_collateral_is_a_failure() -> None:
     policy = GpuPolicy(simulated_root=PKI.root_sha256)
     appraisal = appraise_gpu_section(SECTION, NONCE, policy, AT)
-    assert codes(appraisal) == {"gpu.measurements": "not_available", "gpu.revocation": "not_available"}
-    assert "RIM" in str(appraisal.error)
+    assert codes(appraisal) == {"gpu.measurements": "rim_not_found", "gpu.revocation": "revocation_missing"}
+    assert "NV_GPU_DRIVER_GH100_590.12" in str(appraisal.error)
+
+
+def test_what_is_not_available_is_a_failure() -> None:
     policy = GpuPolicy(simulated_root=PKI.root_sha256, rim="off", revocation="off", nras="required")
     assert "NRAS" in str(appraise_gpu_section(SECTION, NONCE, policy, AT).error)
 

@@ -1,0 +1,214 @@
+"""Reference integrity manifests (RIM): the measurements that NVIDIA says a driver, VBIOS or switch BIOS has.
+
+A manifest is a SWID tag (ISO/IEC 19770-2) with TCG's RIM attributes and an XML signature. Order: shape and
+signature profile, certificate path to the pinned reference-value root, signature, and only then what the
+signed document says, read from the tree that was canonicalised and from nothing else.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from types import MappingProxyType
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from attestation.certificate import Certificate
+from attestation.errors import AttestationError
+from attestation.nvidia.c14n import Element, malformed, outside_profile, parse_document
+from attestation.nvidia.errors import RimChainError, RimError
+from attestation.nvidia.path import (
+    check_extensions,
+    check_issued,
+    check_validity,
+    earliest_end,
+    p384,
+    parse_certificate,
+)
+from attestation.nvidia.rim_id import RimKind, RimRequest
+from attestation.nvidia.xmldsig import open_envelope
+
+NVIDIA_RIM_ROOT_SHA256 = "12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1"
+"""SHA-256 of the DER of "NVIDIA CoRIM signing Root CA" (serial 45DAE3A00E5037BDDF875375ECB5E270)."""
+
+SWID = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd"
+SHA384_VALUES = "http://www.w3.org/2001/04/xmlenc#sha384"
+CHAIN_LENGTH = 4
+MAX_INDEX = 255
+DIGEST_BYTES = 48
+
+_ACTIVE = {"True": True, "False": False}
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,2}")
+_DIGEST = re.compile(f"[0-9a-fA-F]{{{2 * DIGEST_BYTES}}}")
+_SPACE = " \t\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Rim:
+    """A verified manifest.
+
+    ``measurements`` maps the index of each active measurement, counted from zero, to its allowed digests.
+    ``certificates`` is the signer's path, leaf first, root last.
+    """
+
+    version: str
+    product: str
+    edition: str
+    measurements: Mapping[int, tuple[bytes, ...]]
+    certificates: tuple[Certificate, ...]
+
+    @property
+    def expires(self) -> datetime:
+        """When the first certificate of the signer's path runs out."""
+        return earliest_end(self.certificates)
+
+
+def verify_rim(data: bytes, *, roots: Collection[str], at: datetime) -> Rim:
+    """Verify a manifest to one of ``roots`` (SHA-256 of a DER certificate, lower-case hexadecimal).
+
+    Raises `RimError` (``rim_malformed``, ``rim_profile``, ``rim_empty``), `RimChainError`
+    (``rim_chain_malformed``, ``_length``, ``_algorithm``, ``_untrusted``, ``_not_ca``, ``_expired``) or
+    `RimSignatureError` (``rim_signature_invalid``).
+    """
+    root = parse_document(data)
+    envelope = open_envelope(root)
+    certificates = tuple(
+        parse_certificate(encoding, position, _fault)
+        for position, encoding in enumerate(envelope.certificates)
+    )
+    path = _trusted_path(certificates, roots, at)
+    envelope.verify(_key(path[0]))
+    if len(certificates) != CHAIN_LENGTH:
+        raise _fault("length", "number of certificates", CHAIN_LENGTH, len(certificates))
+    return _read(root, path)
+
+
+def check_rim(rim: Rim, request: RimRequest) -> None:
+    """The manifest is of the version and the chip that the device reports.
+
+    Raises `RimError`: ``rim_version_mismatch``, ``rim_product_mismatch``.
+    """
+    if rim.version.upper() != request.version.upper():
+        raise RimError(
+            code="rim_version_mismatch",
+            stage="gpu.measurements",
+            detail=f"{request.kind} manifest of another version",
+            expected=request.version,
+            found=rim.version,
+        )
+    edition = "SWITCH" if request.kind is RimKind.SWITCH_BIOS else "GPU"
+    if (rim.product, rim.edition) != (request.product, edition):
+        raise RimError(
+            code="rim_product_mismatch",
+            stage="gpu.measurements",
+            detail=f"{request.kind} manifest of another device",
+            expected=f"{request.product} ({edition})",
+            found=f"{rim.product} ({rim.edition})",
+        )
+
+
+def _trusted_path(
+    certificates: tuple[Certificate, ...], roots: Collection[str], at: datetime
+) -> tuple[Certificate, ...]:
+    """The certificates from the first to a pinned root, each issued by the next."""
+    pinned = [place for place, item in enumerate(certificates) if item.sha256.hex() in roots]
+    if not pinned:
+        raise _fault("untrusted", "no pinned root", sorted(roots), certificates[-1].sha256.hex())
+    path = certificates[: pinned[0] + 1]
+    for position, (subject, issuer) in enumerate(pairwise(path)):
+        if subject.issuer != issuer.subject:
+            raise _fault("untrusted", f"certificate {position} was not issued by its successor", None, None)
+        check_issued(subject, issuer, position, _fault)
+    for position, certificate in enumerate(path):
+        check_validity(certificate, position, at, _fault)
+        check_extensions(certificate, position, _fault)
+    return path
+
+
+def _key(certificate: Certificate) -> ec.EllipticCurvePublicKey:
+    return p384(certificate, 0, _fault)
+
+
+def _read(root: Element, path: tuple[Certificate, ...]) -> Rim:
+    if (root.namespace, root.local) != (SWID, "SoftwareIdentity"):
+        raise outside_profile("the root is not a software identity tag")
+    if root.text.strip(_SPACE):
+        raise malformed("text between the parts of the tag")
+    parts: dict[str, list[Element]] = {"Entity": [], "Meta": [], "Payload": []}
+    for child in root.elements:
+        if child.namespace != SWID:
+            continue  # the signature, which is the only other child there may be
+        if child.local not in parts:
+            raise outside_profile("an unknown part of the tag")
+        parts[child.local].append(child)
+    if len(root.elements) != sum(map(len, parts.values())) + 1:
+        raise outside_profile("an unknown part of the tag")
+    if len(parts["Meta"]) != 1 or len(parts["Payload"]) != 1:
+        raise malformed("not exactly one Meta and one Payload")
+    meta = parts["Meta"][0]
+    return Rim(
+        version=_text(meta, "colloquialVersion"),
+        product=_text(meta, "product"),
+        edition=_text(meta, "edition"),
+        measurements=_measurements(parts["Payload"][0]),
+        certificates=path,
+    )
+
+
+def _measurements(payload: Element) -> Mapping[int, tuple[bytes, ...]]:
+    if payload.text.strip(_SPACE):
+        raise malformed("text between measurements")
+    active: dict[int, tuple[bytes, ...]] = {}
+    seen: set[int] = set()
+    for resource in payload.elements:
+        if (resource.namespace, resource.local) != (SWID, "Resource") or resource.children:
+            raise malformed("something else than a Resource in the Payload")
+        if resource.attribute("type") != "Measurement" or resource.attribute("size") != str(DIGEST_BYTES):
+            raise malformed(f"a Resource that is no measurement of {DIGEST_BYTES} bytes")
+        index = _number(resource, "index")
+        if index in seen or index > MAX_INDEX:
+            raise malformed(f"index {index} occurs twice or is out of range")
+        seen.add(index)
+        digests = _digests(resource)
+        is_active = _ACTIVE.get(_text(resource, "active"))
+        if is_active is None:
+            raise malformed(f"measurement {index} is neither active nor inactive")
+        if is_active:
+            if not digests:
+                raise malformed(f"measurement {index} is active and has no value")
+            active[index] = digests
+    if not active:
+        raise RimError(code="rim_empty", stage="gpu.measurements", detail="no active measurement")
+    return MappingProxyType(active)
+
+
+def _digests(resource: Element) -> tuple[bytes, ...]:
+    values = {item.local: item.value for item in resource.attributes if item.namespace == SHA384_VALUES}
+    count = _number(resource, "alternatives")
+    if values.keys() != {f"Hash{place}" for place in range(count)}:
+        raise malformed("alternatives and their values differ in number")
+    digests = [values[f"Hash{place}"] for place in range(count)]
+    if not all(_DIGEST.fullmatch(digest) for digest in digests):
+        raise malformed("a value that is not a SHA-384 digest")
+    return tuple(map(bytes.fromhex, digests))
+
+
+def _number(element: Element, name: str) -> int:
+    text = _text(element, name)
+    if not _NUMBER.fullmatch(text):
+        raise malformed(f"{name} is not a number")
+    return int(text)
+
+
+def _text(element: Element, name: str) -> str:
+    value = element.attribute(name)
+    if value is None:
+        raise malformed(f"{element.local} has no {name}")
+    return value
+
+
+def _fault(code: str, detail: str, expected: object, found: object) -> AttestationError:
+    return RimChainError(
+        code=f"rim_chain_{code}", stage="gpu.measurements", detail=detail, expected=expected, found=found
+    )
