@@ -15,7 +15,17 @@ from .errors import ExchangeFailed, NodeRefused, RelayUnreachable
 from .exchange import RESPONSE_MEDIA_TYPE, Exchange
 
 DATE_PROBLEM = "https://iana.org/assignments/http-problem-types#date"
+ATTESTATION_PROBLEM = "urn:cloister:problem:attestation"
 MAX_PROBLEM = 16 * 1024
+_CORRECTABLE = (400, 409)
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """Why a second attempt may succeed: the node's own ``date`` where it refused ours (RFC 9458, section 6.5.2), or
+    none where it no longer stands by the evidence that was verified, so that it must be verified anew."""
+
+    date: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +104,9 @@ class InnerAnswer:
         if not done:
             raise ExchangeFailed("answer_incomplete", "the event stream ended without [DONE]")
 
-    def date_correction(self) -> datetime | None:
-        """The node's own date where it refused ours; good for one retry and nothing else (RFC 9458, 6.5.2)."""
-        return _date_correction(self.head, self.problem()) if self.head.status == 400 else None
+    def correction(self) -> "Correction | None":
+        """What one more attempt could mend, where the node says so; None for every other answer."""
+        return _correction(self.head, self.problem()) if self.head.status in _CORRECTABLE else None
 
     def _read(self) -> Iterator[InnerHead | bytes]:
         try:
@@ -133,15 +143,15 @@ class AsyncInnerAnswer:
             if isinstance(part, bytes):
                 yield part
 
-    async def date_correction(self) -> datetime | None:
-        """As ``InnerAnswer.date_correction``."""
-        if self.head.status != 400:
+    async def correction(self) -> "Correction | None":
+        """As ``InnerAnswer.correction``."""
+        if self.head.status not in _CORRECTABLE:
             return None
         async for part in self.content():
             self._kept += part
             if len(self._kept) > MAX_PROBLEM:
                 raise ExchangeFailed("problem_too_large", f"an error answer has at most {MAX_PROBLEM} bytes")
-        return _date_correction(self.head, _json_object(self._kept))
+        return _correction(self.head, _json_object(self._kept))
 
     async def _read(self) -> AsyncIterator[InnerHead | bytes]:
         try:
@@ -199,12 +209,15 @@ def _parts(events: list[Head | Content]) -> Iterator[InnerHead | bytes]:
         yield event.data if isinstance(event, Content) else InnerHead(event.status, event.headers)
 
 
-def _date_correction(head: InnerHead, problem: dict[str, Any]) -> datetime | None:
+def _correction(head: InnerHead, problem: dict[str, Any]) -> Correction | None:
+    kind = problem.get("type")
+    if head.status == 409 and kind == ATTESTATION_PROBLEM:
+        return Correction(None)
     stated = head.header(b"date")
-    if problem.get("type") != DATE_PROBLEM or stated is None:
+    if head.status != 400 or kind != DATE_PROBLEM or stated is None:
         return None
     try:
-        return parsedate_to_datetime(stated.decode("ascii"))
+        return Correction(parsedate_to_datetime(stated.decode("ascii")))
     except (UnicodeDecodeError, ValueError):
         return None
 

@@ -21,7 +21,7 @@ import httpx2
 from attestation.bundle import MAX_BUNDLE
 from measurements.rollback import FileMemory, VolatileMemory
 
-from .answer import AsyncInnerAnswer, InnerAnswer, check_outer, unreachable
+from .answer import AsyncInnerAnswer, Correction, InnerAnswer, check_outer, unreachable
 from .errors import ExchangeFailed, NodeRefused, RelayUnreachable
 from .exchange import REQUEST_MEDIA_TYPE, Exchange, InnerRequest
 from .policy import Policy
@@ -96,19 +96,20 @@ class PrivateClient:
         Raises VerificationRefused before anything is sent; RelayUnreachable; ExchangeFailed where the answer was
         cut or altered. A status of 400 and above is an answer like any other: ``InnerAnswer.raise_for_status``.
         """
-        correction: datetime | None = None
+        date: datetime | None = None
         for attempt in (0, 1):
-            exchange = self._begin(request, correction)
+            exchange = self._begin(request, date)
             try:
                 with self._http.stream(
                     "POST", f"{self._url}/ohttp", content=exchange.body, headers=_OUTER_HEADERS
                 ) as r:
                     check_outer(r)
                     answer = InnerAnswer(exchange, r.iter_raw())
-                    correction = answer.date_correction() if attempt == 0 else None
+                    correction = answer.correction() if attempt == 0 else None
                     if correction is None:
                         yield answer
                         return
+                    date = self._corrected(correction)
             except ExchangeFailed as error:
                 if attempt or not error.stale_keys:
                     raise
@@ -123,9 +124,9 @@ class PrivateClient:
             self._async_http = httpx2.AsyncClient(
                 timeout=self._timeout, trust_env=False, follow_redirects=False
             )
-        correction: datetime | None = None
+        date: datetime | None = None
         for attempt in (0, 1):
-            exchange = self._begin(request, correction)
+            exchange = self._begin(request, date)
             try:
                 async with self._async_http.stream(
                     "POST", f"{self._url}/ohttp", content=exchange.body, headers=_OUTER_HEADERS
@@ -133,10 +134,11 @@ class PrivateClient:
                     check_outer(reply)
                     answer = AsyncInnerAnswer(exchange, reply.aiter_raw())
                     await answer.start()
-                    correction = await answer.date_correction() if attempt == 0 else None
+                    correction = await answer.correction() if attempt == 0 else None
                     if correction is None:
                         yield answer
                         return
+                    date = self._corrected(correction)
             except ExchangeFailed as error:
                 if attempt or not error.stale_keys:
                     raise
@@ -206,6 +208,11 @@ class PrivateClient:
     def _begin(self, request: InnerRequest, date: datetime | None) -> Exchange:
         node = self.node()
         return node.begin(request, date=self._now(), request_id=self._random(16), stated_date=date)
+
+    def _corrected(self, correction: Correction) -> datetime | None:
+        if correction.date is None:
+            self._node = None  # the next attempt verifies it anew
+        return correction.date
 
     def _evidence_request(self, challenge: bytes | None) -> tuple[str, str]:
         return ("GET" if challenge is None else "POST", f"{self._url}/attestation")

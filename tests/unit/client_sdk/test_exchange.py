@@ -95,7 +95,7 @@ def test_the_nodes_own_error_keeps_its_code() -> None:
     body = json.dumps({"error": {"code": "context_length_exceeded", "message": "too long"}}).encode()
     exchange, wire = answered(400, [body], content_type=b"application/json")
     answer = InnerAnswer(exchange, iter([wire]))
-    assert answer.date_correction() is None
+    assert answer.correction() is None
     with pytest.raises(NodeRefused) as caught:
         answer.raise_for_status()
     assert (caught.value.code, caught.value.status) == ("context_length_exceeded", 400)
@@ -117,3 +117,29 @@ def test_event_lines_do_not_depend_on_how_they_were_split(parts: list[bytes]) ->
 def test_a_line_without_end_is_refused() -> None:
     with pytest.raises(ExchangeFailed, match="event_too_large"):
         list(SseLines().feed(b"data: " + bytes(SseLines.MAX_LINE)))
+
+
+def problem(status: int, kind: str, headers: list[tuple[bytes, bytes]]) -> InnerAnswer:
+    exchange, gateway = begin()
+    gateway.receive(exchange.body)
+    gateway.end()
+    sealer, encoder = gateway.response(), ResponseEncoder()
+    head = [(b"content-type", b"application/problem+json"), *headers]
+    body = json.dumps({"type": kind, "title": "no"}).encode()
+    plain = encoder.head(status, head) + encoder.content(body) + encoder.end()
+    return InnerAnswer(exchange, iter([sealer.prologue() + sealer.seal_final(plain)]))
+
+
+def test_what_a_second_attempt_may_mend_is_told_apart_from_what_it_may_not() -> None:
+    date = "https://iana.org/assignments/http-problem-types#date"
+    stated = [(b"date", b"Sat, 21 Nov 2026 12:05:00 GMT")]
+    mended = problem(400, date, stated).correction()
+    assert mended is not None
+    assert mended.date == AT.replace(minute=5)
+    anew = problem(409, "urn:cloister:problem:attestation", []).correction()
+    assert anew is not None
+    assert anew.date is None
+    assert problem(400, date, []).correction() is None
+    assert problem(400, date, [(b"date", b"yesterday")]).correction() is None
+    assert problem(400, "about:blank", stated).correction() is None
+    assert problem(503, date, stated).correction() is None
