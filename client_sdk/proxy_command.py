@@ -1,5 +1,6 @@
 """``cloister proxy``: a local endpoint for any program that speaks OpenAI's API."""
 
+import socket
 from typing import Annotated
 
 import typer
@@ -39,12 +40,18 @@ def proxy(
     except ModuleNotFoundError:
         notes.print("the proxy needs a web server: pip install 'cloister\\[relay]'")
         return 2
-    client = PrivateClient(relay, read_policy(policy), memory=memory)
+    judged_by = read_policy(policy)
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client = PrivateClient(relay, judged_by, memory=memory)
+        _require_verified(client, notes)
+        notes.print(f"listening on http://127.0.0.1:{listener.getsockname()[1]}/v1", highlight=False)
+        config = uvicorn.Config(Proxy(client), log_level="critical", access_log=False, server_header=False)
+        uvicorn.Server(config).run(sockets=[listener])
+    return 0
+
+
+def _require_verified(client: PrivateClient, notes: Console) -> None:
     verification = client.verify()
     show_verification(notes, verification)
     verification.require()
-    notes.print(f"listening on http://127.0.0.1:{port}/v1", highlight=False)
-    uvicorn.run(
-        Proxy(client), host="127.0.0.1", port=port, log_level="error", access_log=False, server_header=False
-    )
-    return 0
