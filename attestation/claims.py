@@ -114,6 +114,11 @@ def report_data(claims_raw: bytes) -> bytes:
     return hashlib.sha512(_REPORT_DATA_LABEL + claims_raw).digest()
 
 
+def quote_nonce(claims_raw: bytes) -> bytes:
+    """The 32 bytes of qualifying data by which a TPM's quote vouches for the claims (§2)."""
+    return hashlib.sha256(_REPORT_DATA_LABEL + claims_raw).digest()
+
+
 def _gpu_nonce(keys: bytes, checkpoint: bytes, nonce: bytes, gpu_count: int) -> bytes:
     if not 0 <= gpu_count <= 255:
         raise EvidenceMalformed(code="gpu_count", expected="0 to 255", found=gpu_count)

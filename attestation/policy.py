@@ -13,10 +13,11 @@ from .nvidia.policy import GpuPolicy
 from .policy_table import PolicyTable
 from .sev_snp_certificates import AMD_ROOTS_SHA256
 from .sev_snp_policy import SnpPolicy
+from .tees import SEV_SNP, TDX, TEES
+from .tpm.gcp import GcpPolicy
+from .tpm.policy import AzurePolicy, TpmPolicy, read_gcp_policy
 
-SEV_SNP: Final = "sev-snp"
-TEES: Final = frozenset({SEV_SNP, "tdx", "tpm"})
-"""Kinds of CPU evidence that a policy may accept; of these ``appraise_cpu`` can check ``sev-snp``."""
+__all__ = ["SEV_SNP", "TDX", "TEES", "AttestationPolicy"]
 
 _SHA256: Final = r"[0-9a-f]{64}"
 
@@ -27,6 +28,9 @@ class AttestationPolicy:
 
     tees: frozenset[str] = frozenset({SEV_SNP})
     snp: SnpPolicy = field(default_factory=SnpPolicy)
+    tpm: TpmPolicy = field(default_factory=TpmPolicy)
+    azure: AzurePolicy = field(default_factory=AzurePolicy)
+    gcp: GcpPolicy = field(default_factory=GcpPolicy)
     gpu: GpuPolicy = field(default_factory=GpuPolicy.production)
 
     @property
@@ -61,9 +65,12 @@ class AttestationPolicy:
         cpu = top.table("cpu")
         tees = cpu.names("accept", (SEV_SNP,), allowed=TEES)
         snp = SnpPolicy.from_table(cpu.table("snp"), simulated_root=amd_root)
+        tpm = TpmPolicy.from_table(cpu.table("tpm"))
+        azure = AzurePolicy.from_table(cpu.table("azure"))
+        gcp = read_gcp_policy(cpu.table("gcp"))
         cpu.end()
         gpu = GpuPolicy.from_table(
             top.mapping("gpu"), simulated_root=nvidia_root, simulated_rim_root=rim_root
         )
         top.end()
-        return cls(tees=tees, snp=snp, gpu=gpu)
+        return cls(tees=tees, snp=snp, tpm=tpm, azure=azure, gcp=gcp, gpu=gpu)
