@@ -8,44 +8,23 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Final
 
-from . import sev_snp
-from .bundle import CpuSection, EvidenceBundle
-from .claims import Claims, report_data
-from .errors import AttestationError, BindingMismatch, ChainUntrusted, NotAvailable, PolicyRejected
+from .bundle import EvidenceBundle
+from .claims import Claims
+from .cpu_appraisal import CPU_CHECKS, VerifiedCpu, appraise_cpu
+from .errors import AttestationError, BindingMismatch
 from .nvidia.verify import VerifiedGpu, VerifiedSwitch, appraise_gpu_section, count_gpus
-from .policy import SEV_SNP, AttestationPolicy
+from .policy import AttestationPolicy
 from .results import NOT_EVALUATED, Appraisal, Checklist
-from .sev_snp_report import Product, Report, parse_report
 
-CPU_CHECKS: Final = (
-    "cpu.format",
-    "cpu.chain",
-    "cpu.revocation",
-    "cpu.tcb",
-    "cpu.signature",
-    "cpu.guest_policy",
-    "cpu.report_data",
-)
-"""Ids of the rows of ``appraise_cpu``, in order."""
-
-_COLLATERAL: Final = frozenset({"vek", "ask", "ark", "crl"})
-
-
-@dataclass(frozen=True, slots=True)
-class VerifiedCpu:
-    """A CPU whose evidence is genuine, accepted, and vouches for ``claims``.
-
-    ``measurement`` is the launch digest, 48 bytes.
-    """
-
-    tee: str
-    measurement: bytes
-    claims: Claims
-    product: Product
-    simulated: bool
-    report: Report
+__all__ = [
+    "CPU_CHECKS",
+    "VerifiedCpu",
+    "VerifiedGpus",
+    "appraise_bindings",
+    "appraise_cpu",
+    "appraise_gpus",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,39 +34,6 @@ class VerifiedGpus:
     gpus: tuple[VerifiedGpu, ...]
     simulated: bool
     switches: tuple[VerifiedSwitch, ...] = ()
-
-
-def appraise_cpu(bundle: EvidenceBundle, policy: AttestationPolicy, at: datetime) -> Appraisal[VerifiedCpu]:
-    """Check the CPU's evidence at the time ``at`` (aware), and that it vouches for the bundle's claims."""
-    checks = Checklist()
-    try:
-        snp = sev_snp.appraise(bundle.cpu.evidence, _snp_collateral(bundle.cpu, policy), policy.snp, at)
-    except AttestationError as refusal:
-        checks.failed(CPU_CHECKS[0], refusal)
-        for id in CPU_CHECKS[1:]:
-            checks.not_evaluated(id, "the evidence cannot be read")
-        return Appraisal(checks.rows, checks.error, None)
-    claims = None
-    if snp.rows[0].code is not None:
-        checks.not_evaluated("cpu.report_data", "the evidence cannot be read")
-    else:
-        claims = checks.check(
-            "cpu.report_data",
-            lambda: _check_report_data(bundle.claims, parse_report(bundle.cpu.evidence)),
-            lambda found: f"vouches for claims until {found.not_after:%Y-%m-%dT%H:%M:%SZ}",
-        )
-    rows, error = snp.rows + checks.rows, snp.error or checks.error
-    if error is not None or snp.value is None or claims is None:
-        return Appraisal(rows, error, None, snp.simulated)
-    verified = VerifiedCpu(
-        tee=bundle.cpu.tee,
-        measurement=snp.value.report.measurement,
-        claims=claims,
-        product=snp.value.product,
-        simulated=snp.value.simulated,
-        report=snp.value.report,
-    )
-    return Appraisal(rows, None, verified, snp.simulated)
 
 
 def appraise_gpus(
@@ -131,37 +77,6 @@ def appraise_bindings(bundle: EvidenceBundle, claims: Claims | None, at: datetim
         checks.check(id, partial(_require_digest, name, claimed, data), f"sha256 {claimed.hex()[:16]}…")
     checks.check(ids[3], lambda: _require_epoch(claims, at), f"until {claims.not_after:%Y-%m-%dT%H:%M:%SZ}")
     return Appraisal(checks.rows, checks.error, None if checks.error else claims)
-
-
-def _snp_collateral(cpu: CpuSection, policy: AttestationPolicy) -> sev_snp.SnpCollateral:
-    if SEV_SNP not in policy.tees:
-        raise NotAvailable(
-            f"evidence of the kinds that the policy accepts ({', '.join(sorted(policy.tees))})"
-        )
-    if cpu.tee not in policy.tees:
-        raise PolicyRejected(code="tee_not_accepted", expected=sorted(policy.tees), found=cpu.tee)
-    if cpu.tee != SEV_SNP:
-        raise NotAvailable(f"evidence of the kind {cpu.tee}")
-    given = dict(cpu.collateral)
-    unknown = sorted(given.keys() - _COLLATERAL)
-    if unknown:
-        raise ChainUntrusted(code="collateral_unknown", stage="collateral", found=unknown[0])
-    for name in ("vek", "ask", "ark"):
-        if name not in given:
-            raise ChainUntrusted(code="collateral_missing", stage="collateral", expected=name, retryable=True)
-    return sev_snp.SnpCollateral(given["vek"], given["ask"], given["ark"], given.get("crl"))
-
-
-def _check_report_data(claims: bytes, report: Report) -> Claims:
-    expected = report_data(claims)
-    if report.report_data != expected:
-        raise BindingMismatch(
-            code="report_data_mismatch",
-            expected=expected,
-            found=report.report_data,
-            detail="the CPU does not vouch for these claims",
-        )
-    return Claims.parse(claims)
 
 
 def _expected_nonce(bundle: EvidenceBundle, claims: Claims) -> bytes | None:

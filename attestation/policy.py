@@ -13,6 +13,8 @@ from .nvidia.policy import GpuPolicy
 from .policy_table import PolicyTable
 from .sev_snp_certificates import AMD_ROOTS_SHA256
 from .sev_snp_policy import SnpPolicy
+from .tdx.chain import INTEL_ROOT_SHA256
+from .tdx.policy import TdxPolicy
 from .tees import SEV_SNP, TDX, TEES
 from .tpm.gcp import GcpPolicy
 from .tpm.policy import AzurePolicy, TpmPolicy, read_gcp_policy
@@ -28,6 +30,7 @@ class AttestationPolicy:
 
     tees: frozenset[str] = frozenset({SEV_SNP})
     snp: SnpPolicy = field(default_factory=SnpPolicy)
+    tdx: TdxPolicy = field(default_factory=TdxPolicy)
     tpm: TpmPolicy = field(default_factory=TpmPolicy)
     azure: AzurePolicy = field(default_factory=AzurePolicy)
     gcp: GcpPolicy = field(default_factory=GcpPolicy)
@@ -36,7 +39,8 @@ class AttestationPolicy:
     @property
     def names_simulated_root(self) -> bool:
         """Whether any simulated root is trusted."""
-        return self.snp.simulated_root is not None or self.gpu.simulated_root is not None
+        roots = (self.snp.simulated_root, self.tdx.simulated_root, self.gpu.simulated_root)
+        return any(root is not None for root in roots)
 
     @classmethod
     def production(cls) -> "AttestationPolicy":
@@ -54,17 +58,23 @@ class AttestationPolicy:
         amd_root = simulated.text("amd_root_sha256", _SHA256, "64 lower-case hexadecimal digits")
         nvidia_root = simulated.text("nvidia_root_sha256", _SHA256, "64 lower-case hexadecimal digits")
         rim_root = simulated.text("nvidia_rim_root_sha256", _SHA256, "64 lower-case hexadecimal digits")
+        intel_root = simulated.text("intel_root_sha256", _SHA256, "64 lower-case hexadecimal digits")
         simulated.end()
-        if amd_root in AMD_ROOTS_SHA256.values():
-            raise PolicyMalformed(
-                code="policy_invalid",
-                detail="simulated.amd_root_sha256",
-                expected="a root other than AMD's",
-                found=amd_root,
-            )
+        for name, vendor, root, genuine in (
+            ("amd_root_sha256", "AMD", amd_root, AMD_ROOTS_SHA256.values()),
+            ("intel_root_sha256", "Intel", intel_root, (INTEL_ROOT_SHA256,)),
+        ):
+            if root in genuine:
+                raise PolicyMalformed(
+                    code="policy_invalid",
+                    detail=f"simulated.{name}",
+                    expected=f"a root other than {vendor}'s",
+                    found=root,
+                )
         cpu = top.table("cpu")
         tees = cpu.names("accept", (SEV_SNP,), allowed=TEES)
         snp = SnpPolicy.from_table(cpu.table("snp"), simulated_root=amd_root)
+        tdx = TdxPolicy.from_table(cpu.table("tdx"), simulated_root=intel_root)
         tpm = TpmPolicy.from_table(cpu.table("tpm"))
         azure = AzurePolicy.from_table(cpu.table("azure"))
         gcp = read_gcp_policy(cpu.table("gcp"))
@@ -73,4 +83,4 @@ class AttestationPolicy:
             top.mapping("gpu"), simulated_root=nvidia_root, simulated_rim_root=rim_root
         )
         top.end()
-        return cls(tees=tees, snp=snp, tpm=tpm, azure=azure, gcp=gcp, gpu=gpu)
+        return cls(tees=tees, snp=snp, tdx=tdx, tpm=tpm, azure=azure, gcp=gcp, gpu=gpu)

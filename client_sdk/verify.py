@@ -7,7 +7,7 @@ row that can still be evaluated after a failure is reported; the first failure i
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
@@ -15,7 +15,6 @@ from attestation.appraisal import VerifiedCpu, VerifiedGpus, appraise_bindings, 
 from attestation.bundle import EvidenceBundle, bundle_digest
 from attestation.claims import Claims
 from attestation.errors import AttestationError
-from attestation.sev_snp_report import read_tcb
 from measurements.errors import Code, TransparencyError
 from measurements.rollback import RollbackMemory
 from measurements.staple import VerifiedRelease, check_staple
@@ -287,9 +286,8 @@ def _match_measurements(
         recorder.not_evaluated("log.measurement", "needs verified CPU evidence and a verified release")
     else:
         measurement = cpu.measurement.hex()
-        tcb = asdict(read_tcb(cpu.report.reported_tcb, cpu.product))
         try:
-            release.match_cpu(cpu.tee, {"launchDigest": measurement}, tcb)
+            release.match_cpu(cpu.tee, cpu.registers, cpu.tcb)
         except TransparencyError as error:
             recorder.failed("log.measurement", error)
         else:

@@ -226,7 +226,22 @@ def test_gpu_evidence_removed(amd: SimulatedAmd, gpus: SimulatedGpus, policy: At
     assert appraise_gpus(bundle, claims, none_wanted, AT).require().gpus == ()  # control
 
 
-@pytest.mark.parametrize("tee", ["tdx", "tpm"])
+@pytest.mark.parametrize("tee", ["tdx", "tpm", "azure-snp"])
+def test_a_report_passed_off_as_evidence_of_another_kind(
+    amd: SimulatedAmd, policy: AttestationPolicy, tee: str
+) -> None:
+    claims = claims_over()
+    section = evidence(amd, claims)
+    appraise_cpu(bundle_of(claims, section), policy, AT).require()  # control
+    accepting = dataclasses.replace(policy, tees=frozenset({"sev-snp", tee}))
+    for collateral in (section.collateral, {}):
+        other = dataclasses.replace(section, tee=tee, collateral=collateral)
+        found = appraise_cpu(bundle_of(claims, other), accepting, AT)
+        assert found.value is None
+        assert found.error is not None
+
+
+@pytest.mark.parametrize("tee", ["azure-tdx"])
 def test_evidence_of_a_kind_that_cannot_be_checked(
     amd: SimulatedAmd, policy: AttestationPolicy, tee: str
 ) -> None:
