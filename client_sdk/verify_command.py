@@ -17,6 +17,16 @@ from .errors import ClientError
 from .policy import Policy
 from .render import show_verification
 from .verify import Verification, verify_bundle
+from .verify_gpu import (
+    GpuVerification,
+    parse_nonce,
+    read_evidence,
+    read_gpu_policy,
+    read_rules,
+    show_gpu_verification,
+    verify_evidence,
+    verify_local,
+)
 
 PolicyOption = Annotated[
     Path | None,
@@ -39,8 +49,9 @@ def register(app: typer.Typer) -> None:
 _HELP = """Verify a node and print every check.
 
 The evidence is fetched through the relay (--relay), or read from a file that holds a bundle as a node serves it;
-with a file, --at judges it at a stated time. Exit status 0: verified. 3: refused, with the first failing check
-named. 1: no evidence could be read.
+with a file, --at judges it at a stated time. --gpu-evidence judges GPUs by themselves, from a file as NVIDIA's tools
+write it; --local-gpu looks at this machine's own. Exit status 0: verified. 3: refused, with the first failing check
+named. 2: this machine cannot give evidence. 1: no evidence could be read.
 """
 
 
@@ -61,8 +72,39 @@ def verify(
     ] = None,
     memory: MemoryOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    gpu_evidence: Annotated[
+        Path | None, typer.Option(help="A file of GPU evidence as NVIDIA's tools write it (JSON list).")
+    ] = None,
+    nonce: Annotated[
+        str | None, typer.Option(help="The nonce (hex) that the GPUs in --gpu-evidence were asked with.")
+    ] = None,
+    rim_dir: Annotated[
+        Path | None, typer.Option(help="A folder of NVIDIA's reference manifests and OCSP responses.")
+    ] = None,
+    claim_rules: Annotated[
+        Path | None, typer.Option(help="A policy file of NVIDIA's tools, run over the GPUs' claims.")
+    ] = None,
+    local_gpu: Annotated[
+        bool, typer.Option("--local-gpu", help="Look at this machine's GPUs, and say what is missing.")
+    ] = False,
 ) -> int:
     """See ``cloister verify --help``."""
+    if gpu_evidence is not None or local_gpu:
+        if bundle is not None or relay is not None or (gpu_evidence is not None and local_gpu):
+            raise ClientError("usage", "give one of a bundle file, --relay, --gpu-evidence and --local-gpu")
+        asked, rules = read_gpu_policy(policy), read_rules(claim_rules)
+        if local_gpu:
+            gpus = verify_local(asked, lambda: datetime.now(UTC), rim_dir=rim_dir, rules=rules)
+        else:
+            gpus = verify_evidence(
+                read_evidence(Path(str(gpu_evidence))),
+                parse_nonce(nonce),
+                asked,
+                parse_time(at),
+                rim_dir=rim_dir,
+                rules=rules,
+            )
+        return _show_gpus(gpus, as_json=as_json)
     judged_by = read_policy(policy)
     if (bundle is None) == (relay is None):
         raise ClientError("usage", "give either a bundle file or --relay", "see 'cloister verify --help'")
@@ -85,6 +127,15 @@ def verify(
     else:
         show_verification(Console(), result)
     return 0 if result.error is None else 3
+
+
+def _show_gpus(result: GpuVerification, *, as_json: bool) -> int:
+    if as_json:
+        json.dump(result.to_json(), sys.stdout, indent=2)
+        print()
+    else:
+        show_gpu_verification(Console(), result)
+    return result.status
 
 
 def read_policy(path: Path | None) -> Policy:

@@ -56,6 +56,8 @@ class FakeNvml:
     settings_code: int = 0
     architecture: int = HOPPER
     is_ready: int = 0
+    cpu_capability: int = 3
+    gpu_capability: int = 1
     keeps_ready: bool = True
     report_size: int | None = None
     certificate_size: int | None = None
@@ -95,7 +97,7 @@ class FakeNvml:
         return "590.12"
 
     def nvmlSystemGetConfComputeCapabilities(self) -> Any:
-        return pynvml.c_nvmlConfComputeSystemCaps_t(cpuCaps=3, gpusCaps=1)
+        return pynvml.c_nvmlConfComputeSystemCaps_t(cpuCaps=self.cpu_capability, gpusCaps=self.gpu_capability)
 
     def nvmlSystemGetConfComputeSettings(self, reference: Any) -> int:
         settings = reference._obj

@@ -136,27 +136,6 @@ class CollateralCache:
             os.close(handle)
 
 
-def read_folder(folder: Path) -> dict[str, bytes]:
-    """Manifests from a plain folder, as people keep them: ``<RIM id>.xml`` or ``.swidtag``, by piece name.
-
-    Subfolders and other files are passed over. Raises `CollateralFault` (``cache_size``, ``cache_unusable``).
-    """
-    pieces: dict[str, bytes] = {}
-    try:
-        for path in sorted(folder.iterdir()):
-            name = f"rim/{path.stem}"
-            if path.suffix not in (".xml", ".swidtag") or not path.is_file() or not _NAME.fullmatch(name):
-                continue
-            with path.open("rb") as file:
-                data = file.read(MAX_PIECE + 1)
-            if len(data) > MAX_PIECE:
-                raise _fault("cache_size", path.name, f"at most {MAX_PIECE} bytes")
-            pieces[name] = data
-    except OSError as error:
-        raise _unusable(error) from None
-    return pieces
-
-
 def _encode_index(issues: Iterable[Issue]) -> bytes:
     entries = [{"sha256": one.sha256, "fetched_at": one.fetched_at.strftime(_TIME)} for one in issues]
     return json.dumps({"issues": entries}, indent=1).encode("ascii")

@@ -21,11 +21,11 @@ from attestation.nvidia.verify import VerifiedGpu
 
 ENVIRONMENT_PRODUCTION: Final = 2
 FEATURE_ENABLED: Final = 1
-DEVTOOLS_ON: Final = 1
+DEVTOOLS_OFF: Final = 0
 MULTI_GPU_NONE, MULTI_GPU_PROTECTED_PCIE, MULTI_GPU_NVLINK_ENCRYPTED = 0, 1, 2
 READY: Final = 1
 
-_ARCHITECTURES: Final = {9: HOPPER, 10: BLACKWELL}
+ARCHITECTURES: Final = {9: HOPPER, 10: BLACKWELL}
 _MULTI_GPU_MODES: Final = frozenset({MULTI_GPU_NONE, MULTI_GPU_PROTECTED_PCIE, MULTI_GPU_NVLINK_ENCRYPTED})
 _STAGE: Final = "platform"
 
@@ -45,8 +45,18 @@ class ConfidentialState:
     def require(self) -> None:
         """The state is one in which evidence means something.
 
-        Raises `GpuFault`: ``cc_environment`` (not production), ``cc_off``, ``cc_devtools``,
-        ``cc_multi_gpu_mode`` (unknown).
+        Raises `GpuFault`: what `require_confidential` raises, and ``cc_devtools``.
+        """
+        self.require_confidential()
+        if self.devtools != DEVTOOLS_OFF:
+            raise _fault(
+                "cc_devtools", "developer tools can read the GPUs' memory", DEVTOOLS_OFF, self.devtools
+            )
+
+    def require_confidential(self) -> None:
+        """Confidential computing is on, in a production environment.
+
+        Raises `GpuFault`: ``cc_off``, ``cc_environment``, ``cc_multi_gpu_mode`` (unknown).
         """
         if self.multi_gpu_mode is not None and self.multi_gpu_mode not in _MULTI_GPU_MODES:
             raise _fault("cc_multi_gpu_mode", "", sorted(_MULTI_GPU_MODES), self.multi_gpu_mode)
@@ -58,8 +68,6 @@ class ConfidentialState:
             raise _fault(
                 "cc_environment", "not a production environment", ENVIRONMENT_PRODUCTION, self.environment
             )
-        if self.devtools != 0:
-            raise _fault("cc_devtools", "developer tools can read the GPUs' memory", 0, self.devtools)
 
 
 class NvmlGpus:
@@ -149,10 +157,10 @@ class NvmlGpus:
 
     def _evidence_of(self, handle: object, nonce: bytes) -> GpuEvidence:
         number = self._nvml("nvmlDeviceGetArchitecture", handle)
-        architecture = _ARCHITECTURES.get(number)
+        architecture = ARCHITECTURES.get(number)
         if architecture is None:
             raise _fault(
-                "gpu_architecture", "no confidential computing", sorted(_ARCHITECTURES.values()), number
+                "gpu_architecture", "no confidential computing", sorted(ARCHITECTURES.values()), number
             )
         certificate = self._nvml("nvmlDeviceGetConfComputeGpuCertificate", handle)
         chain = _sized(

@@ -108,7 +108,7 @@ def explain(name: str, code: int) -> GpuFault:
     """The error for a return code of the library's function ``name``."""
     word = _CODES.get(code, "nvml_failed")
     meaning = _EXPLAINED.get(word)
-    return _fault(word, f"{name}: {meaning}" if meaning else name, found=code)
+    return _fault(word, f"{name}: {meaning}" if meaning else name, SUCCESS, code)
 
 
 def load_library() -> Any:
@@ -122,5 +122,5 @@ def load_library() -> Any:
     return pynvml
 
 
-def _fault(code: str, detail: str, found: object = None) -> GpuFault:
-    return GpuFault(code=code, stage=_STAGE, detail=detail, found=found)
+def _fault(code: str, detail: str, expected: object = None, found: object = None) -> GpuFault:
+    return GpuFault(code=code, stage=_STAGE, detail=detail, expected=expected, found=found)

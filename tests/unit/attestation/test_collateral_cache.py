@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from attestation.nvidia.collateral_cache import MAX_ISSUES, MAX_PIECE, CollateralCache, read_folder
+from attestation.nvidia.collateral_cache import MAX_ISSUES, MAX_PIECE, CollateralCache
 from attestation.nvidia.errors import CollateralFault
 
 AT = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -137,17 +137,3 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "cache").write_bytes(b"")
     assert code_of(lambda: CollateralCache(tmp_path / "cache").put(RIM, b"x", AT)) == "cache_unusable"
-
-
-def test_folder_of_manifests_as_people_keep_them(tmp_path: Path) -> None:
-    (tmp_path / "NV_GPU_DRIVER_GH100_590.12.xml").write_bytes(b"driver")
-    (tmp_path / "NV_GPU_VBIOS_1010_0200_882_96009F0001.swidtag").write_bytes(b"vbios")
-    (tmp_path / "README.md").write_bytes(b"no")
-    (tmp_path / "sub.xml").mkdir()
-    assert read_folder(tmp_path) == {
-        "rim/NV_GPU_DRIVER_GH100_590.12": b"driver",
-        "rim/NV_GPU_VBIOS_1010_0200_882_96009F0001": b"vbios",
-    }
-    (tmp_path / "NV.xml").write_bytes(b"x" * (MAX_PIECE + 1))
-    assert code_of(lambda: read_folder(tmp_path)) == "cache_size"
-    assert code_of(lambda: read_folder(tmp_path / "nowhere")) == "cache_unusable"

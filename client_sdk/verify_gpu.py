@@ -1,0 +1,246 @@
+"""``cloister verify --gpu-evidence`` and ``--local-gpu``: GPUs by themselves, without a node around them.
+
+Evidence is judged as NVIDIA's own tools store it (a JSON list), against a nonce that the caller knows; the
+machine at hand is looked at through NVIDIA's library, and what it lacks is said row by row. What such a
+result says of a GPU says nothing about who uses it: only a node's bundle binds GPUs to a key.
+"""
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from attestation.errors import AttestationError
+from attestation.nvidia.claim_rules import MAX_RULES, ClaimRules
+from attestation.nvidia.collateral_folder import read_collateral
+from attestation.nvidia.collect import NvmlGpus
+from attestation.nvidia.evidence import MAX_SECTION, GpuEvidence, parse_evidence_list
+from attestation.nvidia.local_claims import LocalClaims, local_claims
+from attestation.nvidia.machine import inspect_machine
+from attestation.nvidia.nvml import load_library
+from attestation.nvidia.policy import GpuPolicy
+from attestation.nvidia.verify import appraise_gpu_section
+from attestation.policy import AttestationPolicy
+from attestation.results import Outcome, Row
+
+from .errors import ClientError, PolicyError
+from .policy import MAX_POLICY
+from .render import SIMULATED_NOTICE
+
+REFUSED: Final = 3
+NOT_AVAILABLE: Final = 2
+
+_NOT_OF_GPUS: Final = ("version", "name", "transparency")
+
+_STYLE: Final = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.NOT_REQUIRED: "yellow"}
+_MARK: Final = {Outcome.PASS: "✓ pass", Outcome.FAIL: "✗ fail", Outcome.NOT_REQUIRED: "– not required"}
+
+
+@dataclass(frozen=True, slots=True)
+class GpuVerification:
+    """Every row, the first error or None, and NVIDIA's claims about each verified device.
+
+    ``status`` is the command's exit status: 0, 2 (this machine cannot give evidence) or 3 (refused).
+    """
+
+    rows: tuple[Row, ...]
+    error: AttestationError | None
+    claims: LocalClaims | None
+    simulated: bool
+    status: int
+    at: datetime
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON can hold it."""
+        return {
+            "verified": self.error is None,
+            "simulated": self.simulated,
+            "at": f"{self.at:%Y-%m-%dT%H:%M:%SZ}",
+            "rows": [
+                {"id": row.id, "outcome": row.outcome.value, "code": row.code, "detail": row.detail}
+                for row in self.rows
+            ],
+            "error": None
+            if self.error is None
+            else {"code": self.error.code, "stage": self.error.stage, "detail": str(self.error)},
+            "claims": None if self.claims is None else self.claims.to_json(),
+        }
+
+
+def verify_evidence(
+    evidence: bytes,
+    nonce: bytes,
+    policy: GpuPolicy,
+    at: datetime,
+    *,
+    rim_dir: Path | None = None,
+    rules: ClaimRules | None = None,
+) -> GpuVerification:
+    """Judge a JSON list of GPU evidence by ``policy`` at the time ``at`` (aware).
+
+    ``nonce``: the 32 bytes that the devices were asked with. ``rim_dir``: a folder of reference manifests and
+    OCSP responses. ``rules``: a policy file of NVIDIA, run over the claims that the result makes.
+    """
+    return _appraise(evidence, nonce, policy, at, _collateral(rim_dir, evidence, policy, at), rules, ())
+
+
+def verify_local(
+    policy: GpuPolicy,
+    now: Callable[[], datetime],
+    *,
+    load: Callable[[], Any] = load_library,
+    entropy: Callable[[int], bytes] = os.urandom,
+    rim_dir: Path | None = None,
+    rules: ClaimRules | None = None,
+) -> GpuVerification:
+    """Look at this machine's GPUs, and judge the evidence they give where they can give any.
+
+    ``load`` gives NVIDIA's library, ``entropy(n)`` n random bytes for the nonce.
+    """
+    machine = inspect_machine(load)
+    if not machine.attestable:
+        return GpuVerification(machine.rows, machine.error, None, False, NOT_AVAILABLE, now())
+    nonce = entropy(32)
+    try:
+        gpus = NvmlGpus(load(), machine.gpus)
+        section = gpus.evidence(nonce)
+        gpus.close()
+    except AttestationError as error:
+        row = Row("local.evidence", Outcome.FAIL, str(error), error.code)
+        return GpuVerification((*machine.rows, row), error, None, False, NOT_AVAILABLE, now())
+    taken = Row("local.evidence", Outcome.PASS, f"{machine.gpus} reports over a fresh nonce")
+    at = now()
+    collateral = _collateral(rim_dir, section, policy, at)
+    return _appraise(section, nonce, policy, at, collateral, rules, (*machine.rows, taken), machine.error)
+
+
+def read_gpu_policy(path: Path | None) -> GpuPolicy:
+    """What a policy file asks of GPUs, or strict production. Raises PolicyError.
+
+    Unlike a node's policy it may leave [transparency] out, since GPUs by themselves have no release.
+    """
+    if path is None:
+        return GpuPolicy.production()
+    with path.open("rb") as file:
+        data = file.read(MAX_POLICY + 1)
+    if len(data) > MAX_POLICY:
+        raise PolicyError("policy_too_large", f"a policy has at most {MAX_POLICY} bytes")
+    try:
+        document = tomllib.loads(data.decode("utf-8"))
+        tables = {name: value for name, value in document.items() if name not in _NOT_OF_GPUS}
+        return AttestationPolicy.from_table(tables).gpu
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PolicyError("policy_malformed", f"not TOML: {error}") from error
+    except AttestationError as error:
+        raise PolicyError("policy_malformed", str(error)) from error
+
+
+def read_evidence(path: Path) -> bytes:
+    """A file of evidence. Raises ClientError."""
+    with path.open("rb") as file:
+        data = file.read(MAX_SECTION + 1)
+    if len(data) > MAX_SECTION:
+        raise ClientError("evidence_too_large", f"{path} has more than {MAX_SECTION} bytes")
+    return data
+
+
+def read_rules(path: Path | None) -> ClaimRules | None:
+    """A policy file of NVIDIA's (version 4 JSON), or None. Raises ClientError."""
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        data = file.read(MAX_RULES + 1)
+    try:
+        return ClaimRules.parse(data)
+    except AttestationError as error:
+        raise ClientError(error.code, f"{path}: {error.detail}") from error
+
+
+def parse_nonce(text: str | None) -> bytes:
+    """A nonce of 32 bytes in hexadecimal. Raises ClientError: it is never taken from the evidence itself."""
+    if text is None:
+        raise ClientError(
+            "usage", "--gpu-evidence needs --nonce", "the 32 bytes (hex) that you asked the GPUs with"
+        )
+    try:
+        nonce = bytes.fromhex(text)
+    except ValueError:
+        nonce = b""
+    if len(nonce) != 32 or len(text) != 64:
+        raise ClientError("usage", "--nonce is not 32 bytes in hexadecimal")
+    return nonce
+
+
+def show_gpu_verification(console: Console, result: GpuVerification) -> None:
+    """Print every row and the verdict."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("check", no_wrap=True)
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("detail", overflow="fold")
+    for row in result.rows:
+        detail = f"[{row.code}] {row.detail}" if row.code else row.detail
+        style = "red" if row.outcome is Outcome.FAIL else ""
+        table.add_row(row.id, Text(_MARK[row.outcome], _STYLE[row.outcome]), Text(detail, style))
+    console.print(table)
+    if result.simulated:
+        console.print(Text(SIMULATED_NOTICE, "bold black on yellow"))
+    if result.error is None:
+        count = 0 if result.claims is None else len(result.claims.devices)
+        console.print(
+            Text.assemble(("verified", "bold green"), f"  {count} device{'' if count == 1 else 's'}")
+        )
+    elif result.status == NOT_AVAILABLE:
+        console.print(Text.assemble(("no evidence", "bold red"), f"  {result.error.code}"))
+    else:
+        console.print(
+            Text.assemble(("refused", "bold red"), f"  {result.error.code} at {result.error.stage}")
+        )
+
+
+def _appraise(
+    section: bytes,
+    nonce: bytes,
+    policy: GpuPolicy,
+    at: datetime,
+    collateral: Mapping[str, bytes],
+    rules: ClaimRules | None,
+    before: tuple[Row, ...],
+    error: AttestationError | None = None,
+) -> GpuVerification:
+    appraisal = appraise_gpu_section(section, nonce, policy, at, collateral)
+    rows, error, claims = (*before, *appraisal.rows), error or appraisal.error, None
+    if appraisal.error is None:
+        claims = local_claims(appraisal.gpus, appraisal.switches, at)
+        if rules is not None:
+            row, refusal = _follow(rules, claims)
+            rows, error = (*rows, row), error or refusal
+    status = 0 if error is None else REFUSED
+    return GpuVerification(rows, error, claims, appraisal.simulated, status, at)
+
+
+def _follow(rules: ClaimRules, claims: LocalClaims) -> tuple[Row, AttestationError | None]:
+    try:
+        claims.follow(rules)
+    except AttestationError as error:
+        return Row("gpu.claims", Outcome.FAIL, str(error), error.code), error
+    return Row("gpu.claims", Outcome.PASS, "every rule of NVIDIA's policy file holds"), None
+
+
+def _collateral(rim_dir: Path | None, section: bytes, policy: GpuPolicy, at: datetime) -> dict[str, bytes]:
+    if rim_dir is None:
+        return {}
+    try:
+        entries: Sequence[GpuEvidence] = parse_evidence_list(section)
+    except AttestationError:
+        return {}  # the appraisal says why
+    try:
+        return read_collateral(rim_dir, entries, policy, at)
+    except AttestationError as error:
+        raise ClientError(error.code, error.detail) from error
