@@ -165,10 +165,15 @@ def summarise_metric(metric: Metric, by_arm: dict[ArmName, list[float | None]]) 
 
 
 def verdict(metric: Metric, ratio: Ratio | None, floor: Ratio | None) -> str:
-    """What may be said: ``costs``, ``gains``, ``within noise`` or ``not enough samples``."""
+    """What may be said: ``costs``, ``gains``, ``within noise`` or ``not enough samples``.
+
+    The noise floor is the farthest end of the plain/plain interval, counted both ways: a machine that made the
+    second of two equal arms slower might as well have made it faster.
+    """
     if ratio is None or floor is None or math.isnan(ratio.low) or math.isnan(floor.low):
         return "not enough samples"
-    if ratio.low <= max(floor.high, 1.0) and ratio.high >= min(floor.low, 1.0):
+    noise = max(abs(math.log(floor.low)), abs(math.log(floor.high)))
+    if math.log(ratio.low) <= noise and math.log(ratio.high) >= -noise:
         return "within noise"
     return "costs" if (ratio.ratio > 1.0) == metric.less_is_better else "gains"
 

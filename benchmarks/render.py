@@ -13,14 +13,22 @@ def show_run(console: Console, summary: Mapping[str, Any]) -> None:
     console.print(f"{where['model']} on {where['cores']} cores, {where['cpu']} (all numbers measured)")
     if where.get("sealed", {}).get("simulated"):
         console.print("[bold yellow]SIMULATED[/] platform: this says nothing about a hardware TEE's cost")
+    table = Table(
+        "metric", "plain", "sealed", "sealed/plain", "plain/plain", "verdict", box=None, header_style="dim"
+    )
     for metric in summary["metrics"]:
-        console.print(
-            f"[bold]{metric['name']}[/], {metric['unit']} [dim]= {metric['formula']}[/]", highlight=False
+        table.add_row(
+            f"{metric['name']} \\[{metric['unit']}]",
+            spread(metric["plain"]),
+            spread(metric["sealed"]),
+            ratio(metric["sealed_over_plain"]),
+            ratio(metric["plain_over_plain"]),
+            f"[bold]{metric['verdict']}[/]",
         )
-        console.print(f"  plain {spread(metric['plain'])}   sealed {spread(metric['sealed'])}")
-        shown, floor = ratio(metric["sealed_over_plain"]), ratio(metric["plain_over_plain"])
-        console.print(f"  sealed/plain {shown}, plain/plain {floor}: [bold]{metric['verdict']}[/]")
+    console.print(table)
     console.print("median \\[95 % interval]; ratio = exp(mean(ln)) over pairs \\[95 % interval]", style="dim")
+    for metric in summary["metrics"]:
+        console.print(f"{metric['name']} = {metric['formula']}", style="dim", markup=False, highlight=False)
     if differing := summary["slots_with_differing_answers"]:
         console.print(f"[yellow]{differing} slots had answers that differ between requests[/]")
     for limit in summary["limits"]:
@@ -43,17 +51,17 @@ def spread(value: Mapping[str, Any] | None) -> str:
     """A median with its interval."""
     if value is None:
         return "-"
-    return f"{value['median']:.4g}" + _interval(value)
+    return f"{value['median']:.3g}" + _interval(value)
 
 
 def ratio(value: Mapping[str, Any] | None) -> str:
     """A ratio with its interval."""
     if value is None:
         return "-"
-    return f"{value['ratio']:.3f}" + _interval(value)
+    return f"{value['ratio']:.3g}" + _interval(value)
 
 
 def _interval(value: Mapping[str, Any]) -> str:
     if value["low"] is None:
         return ""
-    return f" \\[{value['low']:.4g}, {value['high']:.4g}]"
+    return f" \\[{value['low']:.3g}, {value['high']:.3g}]"
