@@ -14,15 +14,16 @@ from .claims import Claims, quote_nonce, report_data
 from .errors import AttestationError, BindingMismatch, ChainUntrusted, NotAvailable, PolicyRejected
 from .policy import AttestationPolicy
 from .results import Appraisal, Checklist, Outcome, Row
+from .sev_snp import VerifiedSnp
 from .sev_snp_report import Report, parse_report
 from .tdx.collateral import TdxCollateral
 from .tdx.quote import Quote, parse_quote
-from .tdx.verify import TDX_CHECKS
+from .tdx.verify import TDX_CHECKS, VerifiedTdx
 from .tdx.verify import appraise as appraise_tdx
-from .tees import AZURE_SNP, SEV_SNP, TDX, TPM
-from .tpm.section import appraise_azure_snp_section, appraise_tpm_section
-from .tpm.verify import QUOTE_CHECKS, VerifiedQuote
-from .tpm.verify_azure import HARDWARE_CHECKS, PARAVISOR_CHECKS, VerifiedAzure
+from .tees import AZURE_SNP, AZURE_TDX, SEV_SNP, TDX, TPM
+from .tpm.section import appraise_azure_snp_section, appraise_azure_tdx_section, appraise_tpm_section
+from .tpm.verify import QUOTE_CHECKS, TPM_CHECKS, VerifiedQuote
+from .tpm.verify_azure import PARAVISOR_CHECKS, TD_REPORT, VerifiedAzure
 
 SNP_CHECKS: Final = (
     "cpu.format",
@@ -40,7 +41,7 @@ REPORT_DATA: Final = "cpu.report_data"
 CPU_CHECKS: Final = (*SNP_CHECKS, REPORT_DATA)
 """Ids of the rows of ``appraise_cpu`` on SEV-SNP evidence, in order."""
 
-Evidence = Report | Quote | VerifiedQuote | VerifiedAzure
+Evidence = Report | Quote | VerifiedQuote | VerifiedAzure[VerifiedSnp] | VerifiedAzure[VerifiedTdx]
 
 _SNP_COLLATERAL: Final = frozenset({"vek", "ask", "ark", "crl"})
 
@@ -193,11 +194,30 @@ def _appraise_azure_snp(
     return _joined(azure.rows, azure.error, facts, azure.simulated, bound)
 
 
+def _appraise_azure_tdx(
+    cpu: CpuSection, claims: bytes, policy: AttestationPolicy, at: datetime
+) -> Appraisal[CpuFacts]:
+    nonce = quote_nonce(claims)
+    azure = appraise_azure_tdx_section(cpu, policy.tdx, policy.tpm, policy.azure, nonce, at)
+    bound = _nonce_row(claims, azure.rows)
+    facts = None
+    if azure.value is not None:
+        facts = CpuFacts(
+            measurement=azure.value.hardware.quote.body.mrtd,
+            registers=azure.value.registers,
+            product=TDX,
+            tcb=None,
+            report=azure.value,
+        )
+    return _joined(azure.rows, azure.error, facts, azure.simulated, bound)
+
+
 _KINDS: Final[Mapping[str, _Kind]] = {
     SEV_SNP: _Kind(SNP_CHECKS, _appraise_snp),
     TDX: _Kind(TDX_CHECKS, _appraise_tdx),
-    TPM: _Kind(QUOTE_CHECKS, _appraise_tpm),
-    AZURE_SNP: _Kind((*PARAVISOR_CHECKS, *QUOTE_CHECKS, *HARDWARE_CHECKS), _appraise_azure_snp),
+    TPM: _Kind(TPM_CHECKS, _appraise_tpm),
+    AZURE_SNP: _Kind((*PARAVISOR_CHECKS, *QUOTE_CHECKS, *SNP_CHECKS), _appraise_azure_snp),
+    AZURE_TDX: _Kind((*PARAVISOR_CHECKS, *QUOTE_CHECKS, TD_REPORT, *TDX_CHECKS), _appraise_azure_tdx),
 }
 
 

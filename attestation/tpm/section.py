@@ -7,12 +7,15 @@ from typing import Final
 from ..bundle import CpuSection
 from ..errors import ChainUntrusted
 from ..results import Appraisal
-from ..sev_snp import SnpCollateral
+from ..sev_snp import SnpCollateral, VerifiedSnp
 from ..sev_snp_policy import SnpPolicy
+from ..tdx.collateral import TdxCollateral
+from ..tdx.policy import TdxPolicy
+from ..tdx.verify import VerifiedTdx
 from .gcp import GcpPolicy
 from .policy import AzurePolicy, TpmPolicy
 from .verify import TpmCollateral, VerifiedQuote, appraise
-from .verify_azure import VerifiedAzure, appraise_azure_snp
+from .verify_azure import AzureDemands, VerifiedAzure, appraise_azure_snp, appraise_azure_tdx
 
 _TPM_COLLATERAL: Final = ("eventlog", "ak_chain", "ak_crl")
 _SNP_COLLATERAL: Final = ("vek", "ask", "ark")
@@ -28,17 +31,28 @@ def appraise_tpm_section(
 
 
 def appraise_azure_snp_section(
-    cpu: CpuSection, snp: SnpPolicy, tpm: TpmPolicy, azure: AzurePolicy, nonce: bytes, at: datetime
-) -> Appraisal[VerifiedAzure]:
+    cpu: CpuSection, policy: SnpPolicy, tpm: TpmPolicy, azure: AzurePolicy, nonce: bytes, at: datetime
+) -> Appraisal[VerifiedAzure[VerifiedSnp]]:
     """Check evidence of kind ``azure-snp``.
 
     Raises ChainUntrusted (``collateral_unknown``, ``collateral_missing``).
     """
     given = _collateral(cpu, _SNP_COLLATERAL, ("crl", "eventlog"))
     hardware = SnpCollateral(given["vek"], given["ask"], given["ark"], given.get("crl"))
-    return appraise_azure_snp(
-        cpu.evidence, hardware, given.get("eventlog"), snp=snp, tpm=tpm, azure=azure, nonce=nonce, at=at
-    )
+    demands = AzureDemands(tpm, azure, nonce, given.get("eventlog"))
+    return appraise_azure_snp(cpu.evidence, hardware, policy, demands, at)
+
+
+def appraise_azure_tdx_section(
+    cpu: CpuSection, policy: TdxPolicy, tpm: TpmPolicy, azure: AzurePolicy, nonce: bytes, at: datetime
+) -> Appraisal[VerifiedAzure[VerifiedTdx]]:
+    """Check evidence of kind ``azure-tdx``.
+
+    Raises ChainUntrusted (``collateral_unknown``, ``collateral_missing``).
+    """
+    given = dict(cpu.collateral)
+    demands = AzureDemands(tpm, azure, nonce, given.pop("eventlog", None))
+    return appraise_azure_tdx(cpu.evidence, TdxCollateral.from_members(given), policy, demands, at)
 
 
 def _collateral(cpu: CpuSection, required: Collection[str], optional: Collection[str]) -> Mapping[str, bytes]:

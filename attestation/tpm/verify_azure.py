@@ -9,13 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Final
+from typing import Final, Generic, TypeVar
 
-from ..errors import PolicyRejected
+from ..errors import BindingMismatch, PolicyRejected
 from ..results import Appraisal, Checklist
 from ..sev_snp import SnpCollateral, VerifiedSnp
 from ..sev_snp import appraise as appraise_snp
 from ..sev_snp_policy import SnpPolicy
+from ..tdx.collateral import TdxCollateral
+from ..tdx.policy import TdxPolicy
+from ..tdx.quote import parse_quote
+from ..tdx.verify import TDX_CHECKS, VerifiedTdx
+from ..tdx.verify import appraise as appraise_tdx
 from .azure import HclKind, HclReport, RuntimeClaims, check_binding, parse_hcl_report, read_runtime_claims
 from .evidence import AzureEvidence
 from .policy import AzurePolicy, TpmPolicy
@@ -24,7 +29,7 @@ from .verify import QUOTE_CHECKS, VerifiedQuote, appraise_quote
 PARAVISOR_CHECKS: Final = ("azure.format", "azure.binding", "azure.configuration")
 """Ids of the rows about the paravisor, in order."""
 
-HARDWARE_CHECKS: Final = (
+SNP_CHECKS: Final = (
     "cpu.format",
     "cpu.chain",
     "cpu.revocation",
@@ -32,74 +37,129 @@ HARDWARE_CHECKS: Final = (
     "cpu.signature",
     "cpu.guest_policy",
 )
-"""Ids of the rows about the hardware below, in order."""
+"""Ids of the rows about SEV-SNP below the paravisor, in order."""
+
+
+TD_REPORT: Final = "azure.td_report"
+"""Id of the row that says whether the TD quote is of the paravisor's own TDREPORT; TDX alone has it."""
+
+_H = TypeVar("_H", VerifiedSnp, VerifiedTdx)
 
 
 @dataclass(frozen=True, slots=True)
-class VerifiedAzure:
-    """A confidential VM of Azure's. ``hardware`` is the verified report below the paravisor."""
+class VerifiedAzure(Generic[_H]):
+    """A confidential VM of Azure's. ``hardware`` is the verified evidence below the paravisor."""
 
-    hardware: VerifiedSnp
+    hardware: _H
     paravisor: RuntimeClaims
     quote: VerifiedQuote
 
     @property
     def registers(self) -> Mapping[str, str]:
-        """The paravisor's launch digest, and the quoted PCRs, in hexadecimal."""
-        return {"launchDigest": self.hardware.report.measurement.hex(), **self.quote.registers}
+        """The paravisor's launch registers, and the quoted PCRs, in hexadecimal."""
+        if isinstance(self.hardware, VerifiedTdx):
+            launch = {name: value.hex() for name, value in self.hardware.quote.body.registers.items()}
+        else:
+            launch = {"launchDigest": self.hardware.report.measurement.hex()}
+        return {**launch, **self.quote.registers}
+
+
+@dataclass(frozen=True, slots=True)
+class AzureDemands:
+    """What is asked of a machine's vTPM and paravisor: policies, challenge, and the event log beside it."""
+
+    tpm: TpmPolicy
+    azure: AzurePolicy
+    nonce: bytes
+    eventlog: bytes | None
 
 
 def appraise_azure_snp(
-    evidence: bytes,
-    collateral: SnpCollateral,
-    eventlog: bytes | None,
-    *,
-    snp: SnpPolicy,
-    tpm: TpmPolicy,
-    azure: AzurePolicy,
-    nonce: bytes,
-    at: datetime,
-) -> Appraisal[VerifiedAzure]:
-    """Check evidence of kind ``azure-snp`` at the time ``at`` (aware) against the challenge ``nonce``."""
+    evidence: bytes, collateral: SnpCollateral, policy: SnpPolicy, demands: AzureDemands, at: datetime
+) -> Appraisal[VerifiedAzure[VerifiedSnp]]:
+    """Check evidence of kind ``azure-snp`` at the time ``at`` (aware)."""
     checks = Checklist()
-    found = _appraise_vtpm(checks, evidence, HclKind.SNP, eventlog, tpm, azure, nonce)
+    found = _appraise_vtpm(checks, evidence, HclKind.SNP, demands)
     if found is None:
-        for id in HARDWARE_CHECKS:
-            checks.not_evaluated(id, "the evidence cannot be read")
-        return Appraisal(checks.rows, checks.error, None)
-    report, claims, quote = found
+        return _unread(checks, SNP_CHECKS)
     # The paravisor is the guest's own most trusted part; a report of a lower level speaks for no paravisor.
-    hardware = appraise_snp(report.hardware, collateral, replace(snp, vmpl=snp.vmpl & {0}), at)
-    rows, error = (*checks.rows, *hardware.rows), checks.error or hardware.error
-    if error is not None or hardware.value is None or claims is None or quote is None:
-        return Appraisal(rows, error, None, hardware.simulated)
-    return Appraisal(rows, None, VerifiedAzure(hardware.value, claims, quote), hardware.simulated)
+    policy = replace(policy, vmpl=policy.vmpl & {0})
+    return _joined(checks, found, appraise_snp(found.report.hardware, collateral, policy, at))
 
 
-def _appraise_vtpm(
-    checks: Checklist,
-    data: bytes,
-    kind: HclKind,
-    eventlog: bytes | None,
-    tpm: TpmPolicy,
-    azure: AzurePolicy,
-    nonce: bytes,
-) -> tuple[HclReport, RuntimeClaims | None, VerifiedQuote | None] | None:
-    found = checks.check("azure.format", lambda: _read(data, kind), f"a report on {kind.name}, and a quote")
+def appraise_azure_tdx(
+    evidence: bytes, collateral: TdxCollateral, policy: TdxPolicy, demands: AzureDemands, at: datetime
+) -> Appraisal[VerifiedAzure[VerifiedTdx]]:
+    """Check evidence of kind ``azure-tdx`` at the time ``at`` (aware).
+
+    The TDREPORT has a code that only its own machine can check. So it counts for nothing but its report
+    data, and only because a quote that Intel's chain vouches for has the same.
+    """
+    checks = Checklist()
+    found = _appraise_vtpm(checks, evidence, HclKind.TDX, demands)
     if found is None:
+        return _unread(checks, (TD_REPORT, *TDX_CHECKS))
+    quote = found.evidence.td_quote or b""
+    checks.check(TD_REPORT, partial(_check_td_report, found.report, quote), "quoted as the paravisor has it")
+    return _joined(checks, found, appraise_tdx(quote, collateral, policy, at))
+
+
+@dataclass(frozen=True, slots=True)
+class _Vtpm:
+    """What could be read of the vTPM's part; claims and quote only where their rows passed."""
+
+    evidence: AzureEvidence
+    report: HclReport
+    claims: RuntimeClaims | None
+    quote: VerifiedQuote | None
+
+
+def _joined(checks: Checklist, vtpm: _Vtpm, hardware: Appraisal[_H]) -> Appraisal[VerifiedAzure[_H]]:
+    rows, error = (*checks.rows, *hardware.rows), checks.error or hardware.error
+    if error is not None or hardware.value is None or vtpm.claims is None or vtpm.quote is None:
+        return Appraisal(rows, error, None, hardware.simulated)
+    value = VerifiedAzure(hardware.value, vtpm.claims, vtpm.quote)
+    return Appraisal(rows, None, value, hardware.simulated)
+
+
+def _unread(checks: Checklist, ids: tuple[str, ...]) -> Appraisal[VerifiedAzure[_H]]:
+    for id in ids:
+        checks.not_evaluated(id, "the evidence cannot be read")
+    return Appraisal(checks.rows, checks.error, None)
+
+
+def _check_td_report(report: HclReport, quote: bytes) -> None:
+    found = parse_quote(quote).body.report_data
+    if found != report.report_data:
+        raise BindingMismatch(
+            code="hcl_binding",
+            expected=report.report_data,
+            found=found,
+            detail="the TD quote is not of the paravisor's report",
+        )
+
+
+def _appraise_vtpm(checks: Checklist, data: bytes, kind: HclKind, demands: AzureDemands) -> _Vtpm | None:
+    read = checks.check("azure.format", lambda: _read(data, kind), f"a report on {kind.name}, and a quote")
+    if read is None:
         for id in (*PARAVISOR_CHECKS[1:], *QUOTE_CHECKS):
             checks.not_evaluated(id, "the evidence cannot be read")
         return None
-    evidence, report = found
+    evidence, report = read
     claims = checks.check(
         "azure.binding", lambda: _bound_claims(report), "the hardware vouches for the paravisor's data"
     )
     if claims is None:
         for id in (*PARAVISOR_CHECKS[2:], *QUOTE_CHECKS):
             checks.not_evaluated(id, "no attestation key that the hardware vouches for")
-        return report, None, None
-    checks.check("azure.configuration", partial(_check_configuration, claims, azure), "as the policy asks")
-    return report, claims, appraise_quote(checks, evidence.quote, claims.ak, None, eventlog, tpm, nonce)
+        return _Vtpm(evidence, report, None, None)
+    checks.check(
+        "azure.configuration", partial(_check_configuration, claims, demands.azure), "as the policy asks"
+    )
+    quote = appraise_quote(
+        checks, evidence.quote, claims.ak, None, demands.eventlog, demands.tpm, demands.nonce
+    )
+    return _Vtpm(evidence, report, claims, quote)
 
 
 def _read(data: bytes, kind: HclKind) -> tuple[AzureEvidence, HclReport]:

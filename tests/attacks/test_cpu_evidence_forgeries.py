@@ -226,7 +226,7 @@ def test_gpu_evidence_removed(amd: SimulatedAmd, gpus: SimulatedGpus, policy: At
     assert appraise_gpus(bundle, claims, none_wanted, AT).require().gpus == ()  # control
 
 
-@pytest.mark.parametrize("tee", ["tdx", "tpm", "azure-snp"])
+@pytest.mark.parametrize("tee", ["tdx", "tpm", "azure-snp", "azure-tdx"])
 def test_a_report_passed_off_as_evidence_of_another_kind(
     amd: SimulatedAmd, policy: AttestationPolicy, tee: str
 ) -> None:
@@ -241,7 +241,7 @@ def test_a_report_passed_off_as_evidence_of_another_kind(
         assert found.error is not None
 
 
-@pytest.mark.parametrize("tee", ["azure-tdx"])
+@pytest.mark.parametrize("tee", ["another-kind"])
 def test_evidence_of_a_kind_that_cannot_be_checked(
     amd: SimulatedAmd, policy: AttestationPolicy, tee: str
 ) -> None:

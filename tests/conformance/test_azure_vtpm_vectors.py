@@ -11,14 +11,21 @@ from typing import Any
 
 import pytest
 
-from attestation.errors import AttestationError
 from attestation.results import Appraisal
-from attestation.sev_snp import SnpCollateral
+from attestation.sev_snp import SnpCollateral, VerifiedSnp
 from attestation.sev_snp_policy import SnpPolicy
 from attestation.sev_snp_report import Product
+from attestation.tdx.collateral import TdxCollateral
+from attestation.tdx.policy import TdxPolicy
+from attestation.tdx.verify import VerifiedTdx
 from attestation.tpm.evidence import AzureEvidence, Quote
 from attestation.tpm.policy import AzurePolicy, TpmPolicy
-from attestation.tpm.verify_azure import VerifiedAzure, appraise_azure_snp
+from attestation.tpm.verify_azure import (
+    AzureDemands,
+    VerifiedAzure,
+    appraise_azure_snp,
+    appraise_azure_tdx,
+)
 
 
 @dataclass(frozen=True)
@@ -80,9 +87,14 @@ def cases(vectors: Path, kind: str) -> list[dict[str, Any]]:
 TPM = TpmPolicy(replay_eventlog=False, secure_boot=False, required_pcrs={"sha256": frozenset(range(24))})
 
 
-def appraised(
+def demands(case: Mapping[str, Any], nonce: bytes | None) -> AzureDemands:
+    challenge = bytes.fromhex(case["nonce_hex"]) if nonce is None else nonce
+    return AzureDemands(TPM, AzurePolicy(secure_boot=case["secure_boot"]), challenge, None)
+
+
+def appraised_snp(
     vectors: Path, case: Mapping[str, Any], evidence: Recorded, nonce: bytes | None = None
-) -> Appraisal[VerifiedAzure]:
+) -> Appraisal[VerifiedAzure[VerifiedSnp]]:
     product = case["expect"]["product"]
     chain = (vectors / "snp" / "trust" / f"{product}_vcek_chain.pem").read_text()
     ask, ark = (
@@ -90,26 +102,45 @@ def appraised(
         for text in re.findall("-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", chain, re.S)
     )
     assert evidence.vcek is not None
-    snp = SnpPolicy(bulletins=(), min_report_version=2, require_crl=False, **case["policy"])
-    return appraise_azure_snp(
-        evidence.encode(),
-        SnpCollateral(evidence.vcek, ask, ark),
-        None,
-        snp=snp,
-        tpm=TPM,
-        azure=AzurePolicy(secure_boot=case["secure_boot"]),
-        nonce=bytes.fromhex(case["nonce_hex"]) if nonce is None else nonce,
-        at=datetime.fromtimestamp(case["time"], UTC),
-    )
+    policy = SnpPolicy(bulletins=(), min_report_version=2, require_crl=False, **case["policy"])
+    at = datetime.fromtimestamp(case["time"], UTC)
+    collateral = SnpCollateral(evidence.vcek, ask, ark)
+    return appraise_azure_snp(evidence.encode(), collateral, policy, demands(case, nonce), at)
+
+
+def appraised_tdx(
+    vectors: Path, case: Mapping[str, Any], evidence: Recorded, nonce: bytes | None = None
+) -> Appraisal[VerifiedAzure[VerifiedTdx]]:
+    collateral = TdxCollateral.from_json((vectors / case["collateral"]).read_bytes())
+    policy, at = TdxPolicy(**case["policy"]), datetime.fromtimestamp(case["collateral_time"], UTC)
+    return appraise_azure_tdx(evidence.encode(), collateral, policy, demands(case, nonce), at)
+
+
+def appraised(
+    vectors: Path, case: Mapping[str, Any], evidence: Recorded, nonce: bytes | None = None
+) -> Appraisal[Any]:
+    judge = appraised_snp if case["report_type"] == "SNP" else appraised_tdx
+    return judge(vectors, case, evidence, nonce)
 
 
 def test_every_snp_case_has_its_verdict(vectors: Path) -> None:
     for case in cases(vectors, "SNP"):
-        found = appraised(vectors, case, recorded(vectors / "tpm" / case["file"])).require()
+        found = appraised_snp(vectors, case, recorded(vectors / "tpm" / case["file"])).require()
         assert found.hardware.product is Product(case["expect"]["product"]), case["id"]
         assert found.hardware.report.vmpl == case["expect"]["vmpl"]
         assert found.paravisor.user_data.hex() == case["user_data"]
         assert found.quote.attest.selections[0].indices == tuple(case["quote_pcr_selection"])
+
+
+def test_every_tdx_case_has_its_verdict(vectors: Path) -> None:
+    for case in cases(vectors, "TDX"):
+        appraisal = appraised_tdx(vectors, case, recorded(vectors / "tpm" / case["file"]))
+        assert code(appraisal) == case["expect"].get("code"), case["id"]
+        if case["expect"]["verdict"] == "accept":
+            found = appraisal.require()
+            assert found.hardware.tcb.status == case["expect"]["tcb_status"]
+            assert found.paravisor.user_data.hex() == case["user_data"]
+            assert {"mrtd", "rtmr3", "pcr0"} <= found.registers.keys()
 
 
 def flipped(data: bytes, position: int) -> bytes:
@@ -120,12 +151,13 @@ def code(appraisal: Appraisal[Any]) -> str | None:
     return None if appraisal.error is None else appraisal.error.code
 
 
-def test_every_change_that_the_manifest_names_is_refused(vectors: Path) -> None:
-    snp = cases(vectors, "SNP")
-    for case in snp:
+@pytest.mark.parametrize("kind", ["SNP", "TDX"])
+def test_every_change_that_the_manifest_names_is_refused(vectors: Path, kind: str) -> None:
+    every = cases(vectors, kind)
+    for case in every:
         evidence = recorded(vectors / "tpm" / case["file"])
         nonce = bytes.fromhex(case["nonce_hex"])
-        other = next(recorded(vectors / "tpm" / c["file"]) for c in snp if c is not case)
+        other = next(recorded(vectors / "tpm" / c["file"]) for c in every if c is not case)
         pcrs = (*evidence.pcrs[:7], flipped(evidence.pcrs[7], 0), *evidence.pcrs[8:])
         attempts = {
             "nonce_mismatch": appraised(vectors, case, evidence, flipped(nonce, 0)),
@@ -141,7 +173,14 @@ def test_every_change_that_the_manifest_names_is_refused(vectors: Path) -> None:
         assert code(appraised(vectors, case, replace(evidence, hcl_report=other.hcl_report))) == "signature"
 
 
-@pytest.mark.parametrize("kind", ["SNP"])
+def test_a_td_quote_of_another_machine_is_refused(vectors: Path) -> None:
+    every = [(case, recorded(vectors / "tpm" / case["file"])) for case in cases(vectors, "TDX")]
+    for case, evidence in every:
+        other = next(found for c, found in every if c is not case)
+        assert code(appraised(vectors, case, replace(evidence, td_quote=other.td_quote))) == "hcl_binding"
+
+
+@pytest.mark.parametrize("kind", ["SNP", "TDX"])
 def test_no_byte_of_the_paravisors_data_can_change(vectors: Path, kind: str) -> None:
     for case in cases(vectors, kind):
         evidence = recorded(vectors / "tpm" / case["file"])
@@ -158,18 +197,10 @@ def test_the_order_of_members_changes_no_verdict(vectors: Path) -> None:
     assert AzureEvidence.parse(backwards, tdx=False) == AzureEvidence.parse(evidence, tdx=False)
 
 
-def test_default_policy_asks_for_an_event_log(vectors: Path) -> None:
+def test_the_default_policy_asks_for_an_event_log(vectors: Path) -> None:
     case = cases(vectors, "SNP")[0]
-    evidence = recorded(vectors / "tpm" / case["file"])
-    found = appraise_azure_snp(
-        evidence.encode(),
-        SnpCollateral(b"", b"", b""),
-        None,
-        snp=SnpPolicy(),
-        tpm=TpmPolicy(),
-        azure=AzurePolicy(),
-        nonce=bytes.fromhex(case["nonce_hex"]),
-        at=datetime.fromtimestamp(case["time"], UTC),
-    )
-    assert isinstance(found.error, AttestationError)
-    assert found.error.code == "eventlog_missing"
+    evidence = recorded(vectors / "tpm" / case["file"]).encode()
+    asked = replace(demands(case, None), tpm=TpmPolicy())
+    at = datetime.fromtimestamp(case["time"], UTC)
+    found = appraise_azure_snp(evidence, SnpCollateral(b"", b"", b""), SnpPolicy(), asked, at)
+    assert code(found) == "eventlog_missing"
