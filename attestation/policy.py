@@ -59,6 +59,7 @@ class AttestationPolicy:
         nvidia_root = simulated.text("nvidia_root_sha256", _SHA256, "64 lower-case hexadecimal digits")
         rim_root = simulated.text("nvidia_rim_root_sha256", _SHA256, "64 lower-case hexadecimal digits")
         intel_root = simulated.text("intel_root_sha256", _SHA256, "64 lower-case hexadecimal digits")
+        nras = simulated.text("nvidia_nras_sha256", _SHA256, "64 lower-case hexadecimal digits")
         simulated.end()
         for name, vendor, root, genuine in (
             ("amd_root_sha256", "AMD", amd_root, AMD_ROOTS_SHA256.values()),
@@ -80,7 +81,7 @@ class AttestationPolicy:
         gcp = read_gcp_policy(cpu.table("gcp"))
         cpu.end()
         gpu = GpuPolicy.from_table(
-            top.mapping("gpu"), simulated_root=nvidia_root, simulated_rim_root=rim_root
+            top.mapping("gpu"), simulated_root=nvidia_root, simulated_rim_root=rim_root, simulated_nras=nras
         )
         top.end()
         return cls(tees=tees, snp=snp, tdx=tdx, tpm=tpm, azure=azure, gcp=gcp, gpu=gpu)

@@ -3,6 +3,7 @@
 import json
 import sys
 from datetime import UTC, datetime
+from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Annotated
 
@@ -17,12 +18,19 @@ from .errors import ClientError
 from .policy import Policy
 from .render import show_verification
 from .verify import Verification, verify_bundle
+from .verify_cpu import (
+    CpuVerification,
+    parse_cpu_nonce,
+    read_cpu_evidence,
+    read_cpu_policy,
+    show_cpu_verification,
+    verify_cpu_evidence,
+)
 from .verify_gpu import (
     GpuVerification,
     parse_nonce,
     read_evidence,
     read_gpu_policy,
-    read_rules,
     show_gpu_verification,
     verify_evidence,
     verify_local,
@@ -50,7 +58,8 @@ _HELP = """Verify a node and print every check.
 
 The evidence is fetched through the relay (--relay), or read from a file that holds a bundle as a node serves it;
 with a file, --at judges it at a stated time. --gpu-evidence judges GPUs by themselves, from a file as NVIDIA's tools
-write it; --local-gpu looks at this machine's own. Exit status 0: verified. 3: refused, with the first failing check
+write it; --local-gpu looks at this machine's own. --cpu-evidence judges stored evidence of a CPU or a TPM by itself,
+with the collateral in a folder (`cloister collateral fetch` makes one). Exit status 0: verified. 3: refused, with the first failing check
 named. 2: this machine cannot give evidence. 1: no evidence could be read.
 """
 
@@ -76,7 +85,8 @@ def verify(
         Path | None, typer.Option(help="A file of GPU evidence as NVIDIA's tools write it (JSON list).")
     ] = None,
     nonce: Annotated[
-        str | None, typer.Option(help="The nonce (hex) that the GPUs in --gpu-evidence were asked with.")
+        str | None,
+        typer.Option(help="The nonce (hex) that stored evidence must answer; a CPU's report data."),
     ] = None,
     rim_dir: Annotated[
         Path | None, typer.Option(help="A folder of NVIDIA's reference manifests and OCSP responses.")
@@ -87,14 +97,44 @@ def verify(
     local_gpu: Annotated[
         bool, typer.Option("--local-gpu", help="Look at this machine's GPUs, and say what is missing.")
     ] = False,
+    cpu_evidence: Annotated[
+        Path | None,
+        typer.Option(help="A file of CPU evidence: SEV-SNP report, TDX quote, TPM or Azure evidence."),
+    ] = None,
+    collateral: Annotated[
+        Path | None, typer.Option(help="A folder of collateral for --cpu-evidence, one file for each piece.")
+    ] = None,
+    tee: Annotated[
+        str | None, typer.Option(help="The kind of --cpu-evidence, where its content shall not tell.")
+    ] = None,
+    ear: Annotated[
+        bool, typer.Option("--ear", help="Print the result of --cpu-evidence as an EAT attestation result.")
+    ] = False,
 ) -> int:
     """See ``cloister verify --help``."""
+    if cpu_evidence is not None:
+        if bundle is not None or relay is not None or gpu_evidence is not None or local_gpu:
+            raise ClientError(
+                "usage", "give one of a bundle file, --relay, --gpu-evidence and --cpu-evidence"
+            )
+        evidence, pieces = read_cpu_evidence(cpu_evidence, collateral)
+        cpu = verify_cpu_evidence(
+            evidence,
+            pieces,
+            read_cpu_policy(policy),
+            parse_time(at),
+            tee=tee,
+            nonce=parse_cpu_nonce(nonce),
+        )
+        return _show_cpu(cpu, as_json=as_json, ear=ear)
+    if collateral is not None or tee is not None or ear:
+        raise ClientError("usage", "--collateral, --tee and --ear belong to --cpu-evidence")
     if gpu_evidence is not None or local_gpu:
         if bundle is not None or relay is not None or (gpu_evidence is not None and local_gpu):
             raise ClientError("usage", "give one of a bundle file, --relay, --gpu-evidence and --local-gpu")
-        asked, rules = read_gpu_policy(policy), read_rules(claim_rules)
+        asked = read_gpu_policy(policy, claim_rules)
         if local_gpu:
-            gpus = verify_local(asked, lambda: datetime.now(UTC), rim_dir=rim_dir, rules=rules)
+            gpus = verify_local(asked, lambda: datetime.now(UTC), rim_dir=rim_dir)
         else:
             gpus = verify_evidence(
                 read_evidence(Path(str(gpu_evidence))),
@@ -102,7 +142,6 @@ def verify(
                 asked,
                 parse_time(at),
                 rim_dir=rim_dir,
-                rules=rules,
             )
         return _show_gpus(gpus, as_json=as_json)
     judged_by = read_policy(policy)
@@ -127,6 +166,16 @@ def verify(
     else:
         show_verification(Console(), result)
     return 0 if result.error is None else 3
+
+
+def _show_cpu(result: CpuVerification, *, as_json: bool, ear: bool) -> int:
+    if ear or as_json:
+        build = f"cloister {distribution_version('cloister')}"
+        json.dump(result.to_ear(build) if ear else result.to_json(), sys.stdout, indent=2)
+        print()
+    else:
+        show_cpu_verification(Console(), result)
+    return result.status
 
 
 def _show_gpus(result: GpuVerification, *, as_json: bool) -> int:

@@ -7,8 +7,8 @@ result says of a GPU says nothing about who uses it: only a node's bundle binds 
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ from attestation.nvidia.collateral_folder import read_collateral
 from attestation.nvidia.collect import NvmlGpus
 from attestation.nvidia.evidence import MAX_SECTION, GpuEvidence, parse_evidence_list
 from attestation.nvidia.local_claims import LocalClaims, local_claims
-from attestation.nvidia.machine import inspect_machine
+from attestation.nvidia.machine import Machine, inspect_machine
 from attestation.nvidia.nvml import load_library
 from attestation.nvidia.policy import GpuPolicy
 from attestation.nvidia.verify import appraise_gpu_section
@@ -81,14 +81,13 @@ def verify_evidence(
     at: datetime,
     *,
     rim_dir: Path | None = None,
-    rules: ClaimRules | None = None,
 ) -> GpuVerification:
     """Judge a JSON list of GPU evidence by ``policy`` at the time ``at`` (aware).
 
     ``nonce``: the 32 bytes that the devices were asked with. ``rim_dir``: a folder of reference manifests and
-    OCSP responses. ``rules``: a policy file of NVIDIA, run over the claims that the result makes.
+    OCSP responses.
     """
-    return _appraise(evidence, nonce, policy, at, _collateral(rim_dir, evidence, policy, at), rules, ())
+    return _appraise(evidence, nonce, policy, at, rim_dir)
 
 
 def verify_local(
@@ -98,7 +97,6 @@ def verify_local(
     load: Callable[[], Any] = load_library,
     entropy: Callable[[int], bytes] = os.urandom,
     rim_dir: Path | None = None,
-    rules: ClaimRules | None = None,
 ) -> GpuVerification:
     """Look at this machine's GPUs, and judge the evidence they give where they can give any.
 
@@ -115,31 +113,18 @@ def verify_local(
     except AttestationError as error:
         row = Row("local.evidence", Outcome.FAIL, str(error), error.code)
         return GpuVerification((*machine.rows, row), error, None, False, NOT_AVAILABLE, now())
-    taken = Row("local.evidence", Outcome.PASS, f"{machine.gpus} reports over a fresh nonce")
-    at = now()
-    collateral = _collateral(rim_dir, section, policy, at)
-    return _appraise(section, nonce, policy, at, collateral, rules, (*machine.rows, taken), machine.error)
+    return _appraise(section, nonce, policy, now(), rim_dir, machine)
 
 
-def read_gpu_policy(path: Path | None) -> GpuPolicy:
-    """What a policy file asks of GPUs, or strict production. Raises PolicyError.
+def read_gpu_policy(path: Path | None, claim_rules: Path | None = None) -> GpuPolicy:
+    """What a policy file asks of GPUs, or strict production, with a policy file of NVIDIA's tools added to it.
+
+    Raises PolicyError, or ClientError for the rules.
 
     Unlike a node's policy it may leave [transparency] out, since GPUs by themselves have no release.
     """
-    if path is None:
-        return GpuPolicy.production()
-    with path.open("rb") as file:
-        data = file.read(MAX_POLICY + 1)
-    if len(data) > MAX_POLICY:
-        raise PolicyError("policy_too_large", f"a policy has at most {MAX_POLICY} bytes")
-    try:
-        document = tomllib.loads(data.decode("utf-8"))
-        tables = {name: value for name, value in document.items() if name not in _NOT_OF_GPUS}
-        return AttestationPolicy.from_table(tables).gpu
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise PolicyError("policy_malformed", f"not TOML: {error}") from error
-    except AttestationError as error:
-        raise PolicyError("policy_malformed", str(error)) from error
+    policy = GpuPolicy.production() if path is None else _load_policy(path)
+    return policy if claim_rules is None else replace(policy, claim_rules=_load_rules(claim_rules))
 
 
 def read_evidence(path: Path) -> bytes:
@@ -149,18 +134,6 @@ def read_evidence(path: Path) -> bytes:
     if len(data) > MAX_SECTION:
         raise ClientError("evidence_too_large", f"{path} has more than {MAX_SECTION} bytes")
     return data
-
-
-def read_rules(path: Path | None) -> ClaimRules | None:
-    """A policy file of NVIDIA's (version 4 JSON), or None. Raises ClientError."""
-    if path is None:
-        return None
-    with path.open("rb") as file:
-        data = file.read(MAX_RULES + 1)
-    try:
-        return ClaimRules.parse(data)
-    except AttestationError as error:
-        raise ClientError(error.code, f"{path}: {error.detail}") from error
 
 
 def parse_nonce(text: str | None) -> bytes:
@@ -209,28 +182,41 @@ def _appraise(
     nonce: bytes,
     policy: GpuPolicy,
     at: datetime,
-    collateral: Mapping[str, bytes],
-    rules: ClaimRules | None,
-    before: tuple[Row, ...],
-    error: AttestationError | None = None,
+    rim_dir: Path | None,
+    before: Machine | None = None,
 ) -> GpuVerification:
+    collateral = _collateral(rim_dir, section, policy, at)
     appraisal = appraise_gpu_section(section, nonce, policy, at, collateral)
-    rows, error, claims = (*before, *appraisal.rows), error or appraisal.error, None
-    if appraisal.error is None:
-        claims = local_claims(appraisal.gpus, appraisal.switches, at)
-        if rules is not None:
-            row, refusal = _follow(rules, claims)
-            rows, error = (*rows, row), error or refusal
-    status = 0 if error is None else REFUSED
-    return GpuVerification(rows, error, claims, appraisal.simulated, status, at)
+    rows, error = appraisal.rows, appraisal.error
+    if before is not None:
+        taken = Row("local.evidence", Outcome.PASS, f"{before.gpus} reports over a fresh nonce")
+        rows, error = (*before.rows, taken, *rows), before.error or error
+    claims = None if appraisal.error else local_claims(appraisal.gpus, appraisal.switches, at)
+    return GpuVerification(rows, error, claims, appraisal.simulated, REFUSED if error else 0, at)
 
 
-def _follow(rules: ClaimRules, claims: LocalClaims) -> tuple[Row, AttestationError | None]:
+def _load_policy(path: Path) -> GpuPolicy:
+    with path.open("rb") as file:
+        data = file.read(MAX_POLICY + 1)
+    if len(data) > MAX_POLICY:
+        raise PolicyError("policy_too_large", f"a policy has at most {MAX_POLICY} bytes")
     try:
-        claims.follow(rules)
+        document = tomllib.loads(data.decode("utf-8"))
+        tables = {name: value for name, value in document.items() if name not in _NOT_OF_GPUS}
+        return AttestationPolicy.from_table(tables).gpu
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PolicyError("policy_malformed", f"not TOML: {error}") from error
     except AttestationError as error:
-        return Row("gpu.claims", Outcome.FAIL, str(error), error.code), error
-    return Row("gpu.claims", Outcome.PASS, "every rule of NVIDIA's policy file holds"), None
+        raise PolicyError("policy_malformed", str(error)) from error
+
+
+def _load_rules(path: Path) -> ClaimRules:
+    with path.open("rb") as file:
+        data = file.read(MAX_RULES + 1)
+    try:
+        return ClaimRules.parse(data)
+    except AttestationError as error:
+        raise ClientError(error.code, f"{path}: {error.detail}") from error
 
 
 def _collateral(rim_dir: Path | None, section: bytes, policy: GpuPolicy, at: datetime) -> dict[str, bytes]:

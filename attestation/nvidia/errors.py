@@ -4,7 +4,6 @@ from attestation.errors import (
     AttestationError,
     ChainUntrusted,
     EvidenceMalformed,
-    NotAvailable,
     PlatformFault,
     PolicyMalformed,
     PolicyRejected,
@@ -85,14 +84,6 @@ class RevocationError(GpuAttestationError, RevocationFailed):
 
 class TopologyError(GpuAttestationError):
     """GPUs and NVSwitches of one board do not see each other, and only each other."""
-
-
-class GpuCheckNotAvailable(GpuAttestationError, NotAvailable):
-    """The policy asks for a check that this version cannot make; what cannot be checked has failed."""
-
-    def __init__(self, what: str, *, stage: str) -> None:
-        NotAvailable.__init__(self, what)
-        self.stage = stage
 
 
 class GpuPolicyError(GpuAttestationError, PolicyMalformed):

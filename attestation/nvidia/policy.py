@@ -7,7 +7,9 @@ from datetime import timedelta
 from typing import Literal
 
 from attestation.nvidia.chain import NVIDIA_DEVICE_ROOT_SHA256
+from attestation.nvidia.claim_rules import ClaimRules
 from attestation.nvidia.errors import GpuPolicyError
+from attestation.nvidia.nras_keys import NRAS_AUTHORITIES_SHA256
 from attestation.nvidia.opaque import Mode
 from attestation.nvidia.rim import NVIDIA_RIM_ROOT_SHA256
 
@@ -20,6 +22,7 @@ _DRIVER = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,5}){1,3}")
 _VBIOS = re.compile(r"[0-9A-F]{2}(?:\.[0-9A-F]{2}){4}")
 _UEID = re.compile(r"[1-9][0-9]{0,48}")
 _ARCHITECTURES = frozenset({"HOPPER", "BLACKWELL"})
+_CLAIMS_VERSIONS = frozenset({"2.0", "3.0"})
 _MAX_HOURS = 24 * 365
 _MAX_COUNT = 255  # the count is one byte of the nonce that every GPU signs
 
@@ -37,8 +40,10 @@ class GpuPolicy:
     measurement 35 even while its decoder is off. ``revocation``: ``required`` wants a good OCSP response for
     every certificate that has one, ``stapled`` judges those that are there, ``off`` none;
     ``allow_rim_cert_hold`` tolerates a manifest signer on hold; ``ocsp_max_age_hours`` bounds responses that
-    state no next update. ``simulated_root``, ``simulated_rim_root``: SHA-256 of the root certificates of a
-    simulated platform, or None; only a policy that names one trusts it.
+    state no next update. ``nras_claims``: versions that the service's claims may have; ``nras_rules``,
+    ``claim_rules``: policy files of NVIDIA's tools, run over the service's claims and over our own.
+    ``simulated_root``, ``simulated_rim_root``, ``simulated_nras``: SHA-256 of the root certificates of a
+    simulated platform and of the key of its service, or None; only a policy that names one trusts it.
     """
 
     count: int | None = None
@@ -58,10 +63,16 @@ class GpuPolicy:
     allow_rim_cert_hold: bool = False
     ocsp_max_age_hours: int = 7 * 24
     nras: Demand = "off"
+    nras_claims: frozenset[str] = _CLAIMS_VERSIONS
+    nras_rules: ClaimRules | None = None
+    claim_rules: ClaimRules | None = None
     simulated_root: str | None = None
     simulated_rim_root: str | None = None
+    simulated_nras: str | None = None
 
     def __post_init__(self) -> None:
+        if self.simulated_nras in NRAS_AUTHORITIES_SHA256:
+            raise _invalid("simulated_nras", "an authority other than NVIDIA's", self.simulated_nras)
         for name in ("simulated_root", "simulated_rim_root"):
             if getattr(self, name) in (NVIDIA_DEVICE_ROOT_SHA256, NVIDIA_RIM_ROOT_SHA256):
                 raise _invalid(name, "a root other than NVIDIA's", getattr(self, name))
@@ -81,6 +92,12 @@ class GpuPolicy:
             return frozenset({NVIDIA_RIM_ROOT_SHA256})
         return frozenset() if self.simulated_rim_root is None else frozenset({self.simulated_rim_root})
 
+    def nras_authorities(self, *, simulated: bool) -> frozenset[str]:
+        """SHA-256 of the keys of the service's authorities, for devices under the simulated root or real ones."""
+        if not simulated:
+            return NRAS_AUTHORITIES_SHA256
+        return frozenset() if self.simulated_nras is None else frozenset({self.simulated_nras})
+
     @property
     def ocsp_max_age(self) -> timedelta:
         """``ocsp_max_age_hours`` as a duration."""
@@ -98,11 +115,12 @@ class GpuPolicy:
         *,
         simulated_root: str | None = None,
         simulated_rim_root: str | None = None,
+        simulated_nras: str | None = None,
     ) -> "GpuPolicy":
         """Read a ``[gpu]`` table; what it leaves out has the production value.
 
-        ``simulated_root`` and ``simulated_rim_root`` are ``nvidia_root_sha256`` and
-        ``nvidia_rim_root_sha256`` of the ``[simulated]`` table. Raises `GpuPolicyError`
+        ``simulated_root``, ``simulated_rim_root`` and ``simulated_nras`` are ``nvidia_root_sha256``,
+        ``nvidia_rim_root_sha256`` and ``nvidia_nras_sha256`` of the ``[simulated]`` table. Raises `GpuPolicyError`
         (``policy_invalid``) for an unknown key or a value of the wrong kind.
         """
         unknown = sorted(str(key) for key in table.keys() - _READERS.keys())
@@ -113,6 +131,8 @@ class GpuPolicy:
             values["simulated_root"] = _text("nvidia_root_sha256", simulated_root, _SHA256)
         if simulated_rim_root is not None:
             values["simulated_rim_root"] = _text("nvidia_rim_root_sha256", simulated_rim_root, _SHA256)
+        if simulated_nras is not None:
+            values["simulated_nras"] = _text("nvidia_nras_sha256", simulated_nras, _SHA256)
         return cls(**values)  # type: ignore[arg-type]
 
 
@@ -160,6 +180,12 @@ def _pairs(name: str, value: object) -> frozenset[tuple[str, str]]:
         vbios = vbios.upper() if isinstance(vbios, str) else vbios
         pairs.add((_text(name, driver, _DRIVER), _text(name, vbios, _VBIOS)))
     return frozenset(pairs)
+
+
+def _rules(name: str, value: object) -> ClaimRules:
+    if not isinstance(value, str):
+        raise _invalid(name, "the text of a policy file of NVIDIA's tools", value)
+    return ClaimRules.parse(value.encode("utf-8"))
 
 
 def _text(name: str, value: object, form: re.Pattern[str]) -> str:
@@ -223,6 +249,11 @@ _READERS: Mapping[str, Callable[[str, object], object]] = {
     "allow_rim_cert_hold": _flag,
     "ocsp_max_age_hours": _hours,
     "nras": _demand,
+    "nras_claims": lambda name, value: frozenset(
+        _one_of(name, item, _CLAIMS_VERSIONS) for item in _some(name, value)
+    ),
+    "nras_rules": _rules,
+    "claim_rules": _rules,
 }
 
 

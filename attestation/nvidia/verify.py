@@ -21,8 +21,10 @@ from attestation.nvidia.errors import (
     TopologyError,
 )
 from attestation.nvidia.evidence import GpuEvidence, parse_evidence_list
+from attestation.nvidia.local_claims import local_claims
 from attestation.nvidia.opaque import Mode
 from attestation.nvidia.policy import GpuPolicy
+from attestation.nvidia.second_opinion import check_second_opinion
 from attestation.nvidia.steps import DEVICE_CHECKS, Device, Step, not_evaluated
 from attestation.nvidia.topology import check_topology, gpu_links, switch_links
 from attestation.nvidia.verified import VerifiedGpu, VerifiedSwitch
@@ -51,6 +53,8 @@ CHECKS = (
     "gpu.measurements",
     "gpu.revocation",
     "gpu.topology",
+    "gpu.nras",
+    "gpu.claims",
 )
 """Ids of the rows, in the order of the protocol."""
 
@@ -155,6 +159,8 @@ def appraise_gpu_section(
             ledger.fail("gpu.mode", error)
     _run_distinct(ledger, devices)
     _run_topology(ledger, devices)
+    _run_second_opinion(ledger, devices, expected_nonce, policy, at, collateral or {})
+    _run_claim_rules(ledger, devices, policy, at)
     simulated = any(device.simulated(policy) for device in devices)
     if ledger.failed:
         return GpuSectionAppraisal(ledger.rows(), ledger.first_error(), (), simulated)
@@ -286,6 +292,52 @@ def _run_topology(ledger: "_Ledger", devices: Sequence[Device]) -> None:
         ledger.ok("gpu.topology", f"{len(gpus)} GPUs and {len(switches)} switches of one board")
     else:
         ledger.not_required("gpu.topology", "NVLink is encrypted, or not used, in this mode")
+
+
+def _run_second_opinion(
+    ledger: _Ledger,
+    devices: Sequence[Device],
+    nonce: bytes | None,
+    policy: GpuPolicy,
+    at: datetime,
+    pieces: Mapping[str, bytes],
+) -> None:
+    if policy.nras == "off":
+        ledger.not_required("gpu.nras", "not required by the policy")
+        return
+    gpus = [device for device in devices if not device.is_switch]
+    try:
+        if nonce is None or not ledger.passed("gpu.mode"):
+            raise not_evaluated("gpu.nras", "the devices, or the nonce, are not known")
+        verified = [device.verified_gpu(policy) for device in gpus]
+        answer = check_second_opinion(
+            [(gpu.ueid, gpu.driver_version, gpu.vbios_version) for gpu in verified],
+            pieces=pieces,
+            nonce=nonce,
+            policy=policy,
+            simulated=any(gpu.simulated for gpu in verified),
+            at=at,
+        )
+    except GpuAttestationError as error:
+        ledger.fail("gpu.nras", error)
+        return
+    ledger.ok("gpu.nras", f"NVIDIA's service agrees, until {answer.expires_at:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def _run_claim_rules(ledger: _Ledger, devices: Sequence[Device], policy: GpuPolicy, at: datetime) -> None:
+    if policy.claim_rules is None:
+        ledger.not_required("gpu.claims", "the policy names no rules over claims")
+        return
+    try:
+        if ledger.failed:
+            raise not_evaluated("gpu.claims", "there are no claims before every other check passed")
+        gpus = [device.verified_gpu(policy) for device in devices if not device.is_switch]
+        switches = [device.verified_switch(policy) for device in devices if device.is_switch]
+        local_claims(gpus, switches, at).follow(policy.claim_rules)
+    except GpuAttestationError as error:
+        ledger.fail("gpu.claims", error)
+        return
+    ledger.ok("gpu.claims", "every rule of the policy file holds")
 
 
 def _check_count(entries: Sequence[GpuEvidence], policy: GpuPolicy) -> None:

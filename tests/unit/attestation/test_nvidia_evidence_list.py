@@ -47,7 +47,8 @@ def test_all_rows_pass() -> None:
     outcomes = {row.id: row.outcome for row in appraisal.rows}
     assert outcomes.pop("gpu.measurements") is Outcome.NOT_REQUIRED
     assert outcomes.pop("gpu.revocation") is Outcome.NOT_REQUIRED
-    assert outcomes.pop("gpu.topology") is Outcome.NOT_REQUIRED
+    for asked_for_by_policy in ("gpu.topology", "gpu.nras", "gpu.claims"):
+        assert outcomes.pop(asked_for_by_policy) is Outcome.NOT_REQUIRED
     assert set(outcomes.values()) == {Outcome.PASS}
     assert len({gpu.ueid for gpu in appraisal.gpus}) == 2
     assert all(gpu.simulated for gpu in appraisal.gpus)
@@ -141,9 +142,9 @@ def test_missing_collateral_is_a_failure() -> None:
     assert "NV_GPU_DRIVER_GH100_590.12" in str(appraisal.error)
 
 
-def test_what_is_not_available_is_a_failure() -> None:
+def test_an_answer_of_nvidias_service_that_is_not_there_is_a_failure() -> None:
     policy = GpuPolicy(simulated_root=PKI.root_sha256, rim="off", revocation="off", nras="required")
-    assert "NRAS" in str(appraise_gpu_section(SECTION, NONCE, policy, AT).error)
+    assert codes(appraise_gpu_section(SECTION, NONCE, policy, AT)) == {"gpu.nras": "token_missing"}
 
 
 def test_node_without_gpus() -> None:
