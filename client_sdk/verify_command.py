@@ -59,8 +59,8 @@ _HELP = """Verify a node and print every check.
 The evidence is fetched through the relay (--relay), or read from a file that holds a bundle as a node serves it;
 with a file, --at judges it at a stated time. --gpu-evidence judges GPUs by themselves, from a file as NVIDIA's tools
 write it; --local-gpu looks at this machine's own. --cpu-evidence judges stored evidence of a CPU or a TPM by itself,
-with the collateral in a folder (`cloister collateral fetch` makes one). Exit status 0: verified. 3: refused, with the first failing check
-named. 2: this machine cannot give evidence. 1: no evidence could be read.
+with the collateral in a folder (`cloister collateral fetch` makes one). Exit status 0: verified. 3: refused, with the
+first failing check named. 2: this machine cannot give evidence. 1: no evidence could be read.
 """
 
 
