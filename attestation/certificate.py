@@ -25,6 +25,9 @@ MAX_REVOCATION_LIST: Final = 256 * 1024
 OID_BASIC_CONSTRAINTS: Final = "2.5.29.19"
 OID_KEY_USAGE: Final = "2.5.29.15"
 _OID_COMMON_NAME: Final = "2.5.4.3"
+_COMMON_NAME: Final = 3
+"""The last arc of it."""
+
 _OID_RSASSA_PSS: Final = "1.2.840.113549.1.1.10"
 _OID_MGF1: Final = "1.2.840.113549.1.1.8"
 _OID_SHA384: Final = "2.16.840.1.101.3.4.2.2"
@@ -256,43 +259,56 @@ def _extensions(wrapper: der.Reader) -> tuple[Extension, ...]:
 
 def _revoked(entries: der.Reader) -> frozenset[int]:
     serials: set[int] = set()
-    read: set[bytes] = set()  # dates with reasons recur from entry to entry: each is read once
-    while entries.more:
-        fields = entries.inside()
+    read: set[bytes] = set()  # what follows the date recurs from entry to entry: each is read once
+    data = entries.rest()
+    at, end = 0, len(data)
+    while at < end:
+        # SEQUENCE, INTEGER, UTCTime, and extensions read before; any other entry takes the long way.
+        header = data[at : at + 5]
+        if len(header) == 5 and header[0] == der.SEQUENCE and header[1] < 0x80 and 1 < header[3] < 0x80:
+            date, stop = at + 4 + header[3], at + 2 + header[1]
+            positive = header[4] < 0x80 and (header[4] or data[at + 5] >= 0x80)
+            if header[2] == der.INTEGER and positive and date + 15 <= stop <= end:
+                moment = data[date : date + 15]
+                plain = moment[:2] == b"\x17\x0d" and moment[2:14].isdigit() and moment[14] == 0x5A
+                if plain and data[date + 15 : stop] in read:
+                    serials.add(int.from_bytes(data[at + 4 : date], "big"))
+                    at = stop
+                    continue
+        entry = der.Reader(data, at)
+        fields = entry.inside()
         serials.add(fields.integer())
+        fields.time()
         rest = fields.rest()
-        if rest not in read:
-            _check_rest_of_entry(der.Reader(rest))
-            read.add(rest)
-        if len(serials) > _MAX_REVOKED:
-            raise der.DerError("too many revoked certificates")
+        _check_extensions_of_entry(der.Reader(rest))
+        read.add(rest)
+        at = entry.position
+    if len(serials) > _MAX_REVOKED:
+        raise der.DerError("too many revoked certificates")
     return frozenset(serials)
 
 
-def _check_rest_of_entry(fields: der.Reader) -> None:
-    fields.time()
-    if fields.more:
-        for extension in _extensions_of_entry(fields.inside()):
-            if extension.critical:
-                raise der.DerError(f"critical extension {extension.oid} is not understood")
+def _check_extensions_of_entry(fields: der.Reader) -> None:
+    if not fields.more:
+        return
+    extensions = fields.inside()
     fields.end()
-
-
-def _extensions_of_entry(sequence: der.Reader) -> tuple[Extension, ...]:
-    extensions = []
-    while sequence.more:
-        fields = sequence.inside()
-        oid = fields.oid()
-        critical = fields.boolean() if fields.next_is(der.BOOLEAN) else False
-        extensions.append(Extension(oid, critical, fields.octets()))
-        fields.end()
-    return tuple(extensions)
+    while extensions.more:
+        extension = extensions.inside()
+        oid = extension.oid()
+        critical = extension.boolean() if extension.next_is(der.BOOLEAN) else False
+        extension.octets()
+        extension.end()
+        if critical:
+            raise der.DerError(f"critical extension {oid} is not understood")
 
 
 def _common_name(name: bytes) -> str:
     found = []
     relative_names = der.Reader(name).inside()
     while relative_names.more:
+        if relative_names.skip_attribute_other_than(_COMMON_NAME):
+            continue
         attributes = relative_names.inside(der.SET)
         while attributes.more:
             attribute = attributes.inside()

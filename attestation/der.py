@@ -95,6 +95,28 @@ class Reader:
         """Step over the next element, whatever it is."""
         self._enter(None)
 
+    @property
+    def position(self) -> int:
+        """How many bytes of the data lie behind."""
+        return self._at
+
+    def skip_attribute_other_than(self, number: int) -> bool:
+        """Step over a RelativeDistinguishedName of one attribute 2.5.4.x, x not ``number``; else stay.
+
+        Names are mostly made of these, so that most of a name need not be taken apart.
+        """
+        data, at = self._data, self._at
+        head = data[at : at + 11]
+        if len(head) < 11 or head[0] != SET or head[2] != SEQUENCE or head[4:8] != b"\x06\x03\x55\x04":
+            return False
+        end = at + 2 + head[1]
+        if head[1] != head[3] + 2 or head[3] != head[10] + 7 or head[1] >= 0x80 or end > self._end:
+            return False
+        if head[8] == number or head[8] & 0x80 or head[9] & 0x1F == 0x1F:
+            return False
+        self._at = end
+        return True
+
     def rest(self) -> bytes:
         """All bytes that are left."""
         start, self._at = self._at, self._end

@@ -13,7 +13,7 @@ from .nvidia.policy import GpuPolicy
 from .policy_table import PolicyTable
 from .sev_snp_certificates import AMD_ROOTS_SHA256
 from .sev_snp_policy import SnpPolicy
-from .tdx.chain import INTEL_ROOT_SHA256
+from .tdx.intel_root import INTEL_ROOT_SHA256
 from .tdx.policy import TdxPolicy
 from .tees import SEV_SNP, TDX, TEES
 from .tpm.gcp import GcpPolicy

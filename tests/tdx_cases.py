@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from attestation.tdx.chain import INTEL_ROOT_SHA256
 from attestation.tdx.collateral import TdxCollateral
+from attestation.tdx.intel_root import INTEL_ROOT_SHA256
 from attestation.tdx.policy import TdxPolicy
 from attestation.tdx.quote import parse_quote
 from attestation.tdx.tcb_status import TcbStatus

@@ -8,7 +8,6 @@ may speak for it.
 """
 
 import binascii
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,9 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ..certificate import Certificate, PublicKey, RevocationList, key_name
 from ..errors import CertificateMalformed, ChainUntrusted, RevocationFailed
-
-INTEL_ROOT_SHA256: Final = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
-"""SHA-256 of the DER of the certificate "Intel SGX Root CA", valid until 2049."""
+from .intel_root import INTEL_ROOT
+from .pck import PckPlatform, read_platform
 
 MAX_CHAIN: Final = 16 * 1024
 """Bytes of a PEM chain at most; Intel's have less than 4 KiB."""
@@ -34,7 +32,6 @@ TCB_SIGNER: Final = frozenset({"Intel SGX TCB Signing"})
 
 _BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 _END: Final = b"-----END CERTIFICATE-----"
-_BASE64: Final = re.compile(rb"[A-Za-z0-9+/=\r\n]+")
 _ECDSA_SHA256: Final = bytes.fromhex("300a06082a8648ce3d040302")
 _SHA256_ECDSA: Final = ec.ECDSA(hashes.SHA256())
 _UNDERSTOOD: Final = frozenset({"2.5.29.14", "2.5.29.15", "2.5.29.19", "2.5.29.31", "2.5.29.35"})
@@ -42,11 +39,16 @@ _UNDERSTOOD: Final = frozenset({"2.5.29.14", "2.5.29.15", "2.5.29.19", "2.5.29.3
 
 @dataclass(frozen=True, slots=True)
 class PckChain:
-    """The chain that came with a quote."""
+    """The chain that came with a quote, and what its first certificate says of the platform."""
 
     pck: Certificate
     ca: Certificate
     root: Certificate
+    platform: PckPlatform
+
+    def require_in_force(self, at: datetime) -> None:
+        """Check the dates of all three. Raises ChainUntrusted: ``cert_not_yet_valid``, ``cert_expired``."""
+        require_in_force((self.root, self.ca, self.pck), at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +69,17 @@ class Trust:
     def __init__(self, roots: frozenset[str], known: Iterable[tuple[Certificate, Certificate]] = ()) -> None:
         self._roots = roots
         self._chains: dict[bytes, tuple[Certificate, ...]] = {}
-        self._read: dict[bytes, Certificate] = {}
+        self._read: dict[bytes, Certificate] = {INTEL_ROOT.raw: INTEL_ROOT}
         self._issued: set[tuple[bytes, bytes]] = set()
         for subject, issuer in known:
             self._read[subject.raw], self._read[issuer.raw] = subject, issuer
             self._issued.add((subject.raw, issuer.raw))
 
-    def pck_chain(self, pem: bytes, at: datetime) -> PckChain:
-        """The chain PCK, PCK CA, root, in force at ``at``.
+    def pck_chain(self, pem: bytes) -> PckChain:
+        """The chain PCK, PCK CA, root; dates are ``PckChain.require_in_force``'s.
 
         Raises ChainUntrusted: ``chain_malformed``, ``chain_untrusted``, ``chain_wrong_role``,
-        ``cert_key_type``, ``cert_signature_algorithm``, ``cert_expired`` or ``cert_not_yet_valid``.
+        ``cert_key_type`` or ``cert_signature_algorithm``; EndorsementMismatch (``pck_extension_malformed``).
         """
         chain = self._chain(pem)
         if len(chain) != 3:
@@ -87,15 +89,14 @@ class Trust:
         self._require_root(root)
         self._require_issued(ca, root, PCK_CA)
         self._require_issued(pck, ca, PCK)
-        require_in_force((root, ca, pck), at)
-        return PckChain(pck, ca, root)
+        return PckChain(pck, ca, root, read_platform(pck))
 
     def pck_ca(self, pem: bytes) -> Signer:
         """The issuer of a PCK revocation list, from the chain PCK CA, root. Raises as ``pck_chain``."""
         return self._two(pem, PCK_CA)
 
     def tcb_signer(self, pem: bytes) -> Signer:
-        """The signer of TCB levels, from the chain signer, root. Raises as ``pck_chain``, dates aside."""
+        """The signer of TCB levels, from the chain signer, root. Raises as ``pck_chain``."""
         return self._two(pem, TCB_SIGNER)
 
     def _two(self, pem: bytes, role: frozenset[str]) -> Signer:
@@ -216,10 +217,10 @@ def read_pem(text: bytes) -> list[bytes]:
     found = []
     for block in text.rstrip(b"\0").split(_BEGIN)[1:]:
         body, end, after = block.partition(_END)
-        if not end or after.strip() or not _BASE64.fullmatch(body):
+        if not end or after.strip():
             raise ChainUntrusted(code="chain_malformed", detail="not a sequence of PEM certificates")
         try:
-            found.append(binascii.a2b_base64(b"".join(body.split()), strict_mode=True))
+            found.append(binascii.a2b_base64(b"".join(body.splitlines()), strict_mode=True))
         except (binascii.Error, ValueError):
             raise ChainUntrusted(code="chain_malformed", detail="PEM is not base64") from None
     if not found or text.partition(_BEGIN)[0].strip():

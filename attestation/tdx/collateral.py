@@ -7,13 +7,13 @@ checked up to a pinned root; dates and revocation depend on the moment, and are 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from ..certificate import Certificate
 from ..errors import ChainUntrusted, CollateralInvalid, EvidenceMalformed
 from ..strict_json import load_object
-from .chain import Revocations, Signer, Trust, read_revocations
+from .chain import PckChain, Revocations, Signer, Trust, read_revocations
 from .qe_identity import QeIdentity, read_qe_identity
 from .tcb_info import TcbInfo, read_tcb_info
 
@@ -83,7 +83,7 @@ class TdxCollateral:
         return hashed.digest()
 
 
-COLLATERAL_NAMES: Final = tuple(field.name for field in fields(TdxCollateral))
+COLLATERAL_NAMES: Final = tuple(piece.name for piece in fields(TdxCollateral))
 """Names of the pieces, in the bundle and in files."""
 
 
@@ -165,9 +165,14 @@ def read_enclave(collateral: TdxCollateral, signers: Signers) -> QeIdentity:
 
 @dataclass(frozen=True, slots=True)
 class CollateralCache:
-    """Authentic collateral by the digest of its bytes. Immutable: ``adding`` gives a larger one."""
+    """What earlier checks found authentic, by the digest of its bytes. Immutable: adding gives a larger one.
 
-    entries: Mapping[bytes, AuthenticCollateral]
+    ``entries`` are collateral. ``chains`` are PCK chains as quotes carry them, by SHA-256 of their PEM text;
+    quotes of one platform carry the same one. Dates and revocation are checked anew each time.
+    """
+
+    entries: Mapping[bytes, AuthenticCollateral] = field(default_factory=dict)
+    chains: Mapping[bytes, PckChain] = field(default_factory=dict)
 
     @classmethod
     def of(cls, *entries: AuthenticCollateral) -> "CollateralCache":
@@ -176,7 +181,16 @@ class CollateralCache:
 
     def adding(self, entry: AuthenticCollateral) -> "CollateralCache":
         """A cache of these and one more."""
-        return CollateralCache({**self.entries, entry.digest: entry})
+        return CollateralCache({**self.entries, entry.digest: entry}, self.chains)
+
+    def adding_chain(self, pem: bytes, chain: PckChain) -> "CollateralCache":
+        """A cache of these and the chain that ``Trust.pck_chain`` gave for this text."""
+        return CollateralCache(self.entries, {**self.chains, hashlib.sha256(pem).digest(): chain})
+
+    def find_chain(self, pem: bytes, roots: frozenset[str]) -> PckChain | None:
+        """What is known of exactly this text under one of these roots."""
+        found = self.chains.get(hashlib.sha256(pem).digest()) if self.chains else None
+        return found if found is not None and found.root.sha256.hex() in roots else None
 
     def find(self, collateral: TdxCollateral, roots: frozenset[str]) -> AuthenticCollateral | None:
         """What is known of exactly these bytes under one of these roots."""

@@ -13,6 +13,9 @@ from ..errors import EndorsementMismatch
 OID_SGX_EXTENSIONS: Final = "1.2.840.113741.1.13.1"
 _ARC: Final = bytes.fromhex("2a864886f84d010d01")
 _ENUMERATED: Final = 0x0A
+_LEVEL_OID: Final = b"\x06\x0b" + _ARC + b"\x02\x00"
+"""An OID of the part TCB in DER, its last arc left open."""
+
 _COMPONENTS: Final = 16
 _PCESVN: Final = 17
 _CPUSVN: Final = 18
@@ -55,7 +58,9 @@ def _read(value: bytes) -> PckPlatform:
     for number in (_PPID, _TCB, _PCEID, _FMSPC, _SGX_TYPE):
         if number not in parts:
             raise _malformed(f"part {number} is missing")
-    levels = _pairs(_sequence(parts[_TCB]), _ARC + bytes((_TCB,)))
+    if parts[_TCB].tag != der.SEQUENCE:
+        raise _malformed("the levels are no SEQUENCE")
+    levels = _levels(parts[_TCB].content)
     components = [_number(levels.get(index), 255) for index in range(1, _COMPONENTS + 1)]
     if parts[_SGX_TYPE].tag != _ENUMERATED:
         raise _malformed("the SGX type is no ENUMERATED")
@@ -63,7 +68,7 @@ def _read(value: bytes) -> PckPlatform:
         ppid=_octets(parts[_PPID], 16),
         components=bytes(components),
         pcesvn=_number(levels.get(_PCESVN), 0xFFFF),
-        cpusvn=_octets(levels.get(_CPUSVN), 16),
+        cpusvn=_octets(_read_element(levels.get(_CPUSVN)), 16),
         pceid=_octets(parts[_PCEID], 2),
         fmspc=_octets(parts[_FMSPC], 6),
         configuration=_configuration(parts[_CONFIGURATION]) if _CONFIGURATION in parts else None,
@@ -99,13 +104,45 @@ def _sequence(element: der.Element) -> der.Reader:
     return der.Reader(element.raw).inside()
 
 
-def _number(element: der.Element | None, highest: int) -> int:
-    if element is None:
+def _levels(content: bytes) -> dict[int, bytes]:
+    """The elements of the part TCB by number; each is SEQUENCE {OID, value} of less than 128 bytes."""
+    found: dict[int, bytes] = {}
+    at, end = 0, len(content)
+    while at < end:
+        value = at + 2 + len(_LEVEL_OID)
+        stop = at + 2 + content[at + 1] if end - at > 1 else end + 1
+        if content[at] != der.SEQUENCE or content[at + 1 : at + 2] >= b"\x80" or stop > end or value >= stop:
+            raise _malformed("a level is no short SEQUENCE")
+        if content[at + 2 : value - 1] != _LEVEL_OID[:-1] or content[value - 1] & 0x80:
+            raise _malformed("a level from elsewhere")
+        number = content[value - 1]
+        if number in found:
+            raise _malformed(f"level {number} occurs twice")
+        found[number] = content[value:stop]
+        at = stop
+    return found
+
+
+def _number(data: bytes | None, highest: int) -> int:
+    if data is None:
         raise _malformed("a level is missing")
-    number = der.Reader(element.raw).integer()
+    if len(data) == 3 and data[:2] == b"\x02\x01" and data[2] < 0x80:
+        return data[2]
+    reader = der.Reader(data)
+    number = reader.integer()
+    reader.end()
     if not 0 <= number <= highest:
         raise _malformed("a level is out of range")
     return number
+
+
+def _read_element(data: bytes | None) -> der.Element | None:
+    if data is None:
+        return None
+    reader = der.Reader(data)
+    element = reader.element()
+    reader.end()
+    return element
 
 
 def _octets(element: der.Element | None, length: int) -> bytes:

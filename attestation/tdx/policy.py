@@ -7,7 +7,7 @@ from typing import Final
 
 from ..errors import PolicyMalformed
 from ..policy_table import PolicyTable
-from .chain import INTEL_ROOT_SHA256
+from .intel_root import INTEL_ROOT_SHA256
 from .tcb_status import TcbStatus
 
 TD_ATTRIBUTES: Final[Mapping[str, int]] = {

@@ -5,7 +5,7 @@ twice never is.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
@@ -104,13 +104,12 @@ class Document:
     def time(self, key: str) -> datetime:
         """A time in UTC seconds, as in 2025-12-30T00:00:00Z."""
         value = self._members.get(key)
-        if isinstance(value, str) and len(value) == 20 and value.isascii():
-            digits = value[0:4] + value[5:7] + value[8:10] + value[11:13] + value[14:16] + value[17:19]
-            if digits.isdigit() and value[4::3] == "--T::Z":
-                try:
-                    return datetime.fromisoformat(value[:19]).replace(tzinfo=UTC)
-                except ValueError:
-                    pass
+        # With these six in their places, only digits can stand in the others.
+        if isinstance(value, str) and len(value) == 20 and value[4::3] == "--T::Z" and value.isascii():
+            try:
+                return datetime.fromisoformat(value)
+            except ValueError:
+                pass
         raise malformed(self.name, f"{key} is not a time in UTC seconds")
 
     def inner(self, key: str) -> "Document":

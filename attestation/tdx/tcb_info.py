@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from ..certificate import PublicKey
 from .signed_document import Document, malformed
@@ -11,8 +12,7 @@ from .tcb_status import TcbStatus
 _NAME = "tcb_info"
 
 
-@dataclass(frozen=True, slots=True)
-class PlatformLevel:
+class PlatformLevel(NamedTuple):
     """One level of the platform: ``sgx`` and ``tdx`` are 16 security version numbers each."""
 
     sgx: bytes
@@ -23,8 +23,7 @@ class PlatformLevel:
     advisories: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class SvnLevel:
+class SvnLevel(NamedTuple):
     """One level of a TDX module or of the quoting enclave, by its security version number."""
 
     isvsvn: int

@@ -29,7 +29,7 @@ from .collateral import (
     read_signers,
 )
 from .guest import check_debug, check_guest, check_tcb
-from .pck import PckPlatform, read_platform
+from .pck import PckPlatform
 from .policy import TdxPolicy
 from .qe_identity import QeIdentity
 from .quote import Quote, parse_quote
@@ -52,7 +52,7 @@ TDX_CHECKS: Final = (
 )
 """Ids of the rows of ``appraise``, in order."""
 
-_NO_CACHE: Final = CollateralCache({})
+_NO_CACHE: Final = CollateralCache()
 _T = TypeVar("_T")
 _N = TypeVar("_N")
 
@@ -102,8 +102,11 @@ def appraise(
 @dataclass(frozen=True, slots=True)
 class _Chains:
     pck: PckChain
-    platform: PckPlatform
     signers: Signers | None
+
+    @property
+    def platform(self) -> PckPlatform:
+        return self.pck.platform
 
 
 class _Steps:
@@ -123,6 +126,7 @@ class _Steps:
         self._policy = policy
         self._at = at
         self._checks = checks
+        self._cache = cache
         self._known: AuthenticCollateral | None = None
         if cache.entries and collateral is not None:
             self._known = cache.find(collateral, policy.trusted_roots)
@@ -181,8 +185,9 @@ class _Steps:
     def _chains(self) -> _Chains:
         known = self._known
         trust = Trust(self._policy.trusted_roots, known.issued if known else ())
-        chain = trust.pck_chain(self._quote.pck_chain, self._at)
-        platform = read_platform(chain.pck)
+        chain = self._cache.find_chain(self._quote.pck_chain, self._policy.trusted_roots)
+        chain = chain or trust.pck_chain(self._quote.pck_chain)
+        chain.require_in_force(self._at)
         if known is not None:
             signers: Signers | None = known.signers
         else:
@@ -193,7 +198,7 @@ class _Steps:
             # One word of trust for both: a simulated platform's levels say nothing of a genuine one.
             if any(signer.root.raw != chain.root.raw for signer in three):
                 raise ChainUntrusted(code="chain_untrusted", detail="quote and collateral end at other roots")
-        return _Chains(chain, platform, signers)
+        return _Chains(chain, signers)
 
     def _revocation(self, chains: _Chains) -> None:
         if self._collateral is None or chains.signers is None:

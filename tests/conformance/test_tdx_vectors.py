@@ -10,8 +10,8 @@ from tdx_cases import TdxCase, cases
 from attestation.certificate import Certificate
 from attestation.errors import AttestationError
 from attestation.results import Appraisal
-from attestation.tdx.chain import INTEL_ROOT_SHA256
 from attestation.tdx.collateral import CollateralCache, TdxCollateral, authenticate
+from attestation.tdx.intel_root import INTEL_ROOT, INTEL_ROOT_SHA256
 from attestation.tdx.policy import TdxPolicy
 from attestation.tdx.verify import TDX_CHECKS, VerifiedTdx, appraise
 
@@ -111,4 +111,5 @@ def test_the_pinned_root_is_intels_own(vectors: Path) -> None:
     data = (vectors / "tdx" / "trust" / "intel_sgx_root_ca.der").read_bytes()
     assert hashlib.sha256(data).hexdigest() == INTEL_ROOT_SHA256
     root = Certificate.parse(data)
+    assert root == INTEL_ROOT
     assert (root.common_name, root.is_ca, root.issuer) == ("Intel SGX Root CA", True, root.subject)
