@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -95,29 +95,13 @@ class CollateralCache:
             raise _fault(_DAMAGED, f"{issue.name} is not what was fetched")
         return data
 
-    def staple(
-        self, names: Iterable[str], *, at: datetime, max_age: timedelta | None = None
-    ) -> dict[str, bytes]:
-        """The newest issue of each name, for a bundle's GPU collateral.
+    def staple(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The newest issue of each name that there is, for a bundle's GPU collateral.
 
-        Raises `CollateralFault`: ``collateral_missing``, or ``collateral_stale`` where ``max_age`` is given
-        and the newest was fetched longer than that before ``at``.
+        A name that was never fetched is left out: who verifies refuses what is missing, if the policy asks.
         """
-        pieces = {}
-        for name in names:
-            issues = self.issues(name)
-            if not issues:
-                raise _fault("collateral_missing", f"{name} was never fetched", retryable=True)
-            if max_age is not None and at - issues[0].fetched_at > max_age:
-                raise _fault(
-                    "collateral_stale",
-                    name,
-                    f"fetched in the last {max_age}",
-                    issues[0].fetched_at.strftime(_TIME),
-                    retryable=True,
-                )
-            pieces[name] = self.read(issues[0])
-        return pieces
+        newest = {name: issues[0] for name in names if (issues := self.issues(name))}
+        return {name: self.read(issue) for name, issue in newest.items()}
 
     def _object(self, sha256: str) -> Path:
         return self._folder / "objects" / sha256[:2] / sha256
@@ -196,9 +180,5 @@ def _unusable(error: OSError) -> CollateralFault:
     return _fault("cache_unusable", error.strerror or type(error).__name__)
 
 
-def _fault(
-    code: str, detail: str, expected: object = None, found: object = None, *, retryable: bool = False
-) -> CollateralFault:
-    return CollateralFault(
-        code=code, stage="collateral", detail=detail, expected=expected, found=found, retryable=retryable
-    )
+def _fault(code: str, detail: str, expected: object = None, found: object = None) -> CollateralFault:
+    return CollateralFault(code=code, stage="collateral", detail=detail, expected=expected, found=found)

@@ -5,6 +5,7 @@ way, checks them as a client will, and keeps them for stapling. Who verifies who
 but the two of them.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,7 @@ from typing import Final, Protocol
 from attestation.certificate import Certificate
 from attestation.errors import AttestationError, EvidenceMalformed
 from attestation.nvidia import ocsp
+from attestation.nvidia.c14n import parse_document
 from attestation.nvidia.chain import parse_chain, verify_chain
 from attestation.nvidia.collateral_cache import MAX_PIECE, CollateralCache
 from attestation.nvidia.device import LS10
@@ -24,6 +26,7 @@ from attestation.nvidia.policy import GpuPolicy
 from attestation.nvidia.rim import Rim, check_rim, verify_rim
 from attestation.nvidia.rim_id import RimRequest, collateral_name, gpu_rims, switch_rim
 from attestation.nvidia.spdm import parse_report
+from attestation.nvidia.xmldsig import open_envelope
 from attestation.strict_json import base64_bytes, load_object
 
 RIM_SERVICE: Final = "https://rim.attestation.nvidia.com/v1/rim/"
@@ -181,6 +184,25 @@ class CollateralFetcher:
             nonce=nonce,
         )
         self._cache.put(ocsp.collateral_name(subject), data, self._now())
+
+
+def needed_names(section: bytes, cache: CollateralCache) -> tuple[str, ...]:
+    """The names of all collateral that the devices of a GPU section call for, as far as the cache can tell.
+
+    Which responses a manifest's signers need is known once the manifest is there. Raises the errors of
+    evidence that cannot be read, and of the cache.
+    """
+    names: dict[str, None] = {}
+    for entry in parse_evidence_list(section):
+        chain = parse_chain(entry.certificate)
+        names |= dict.fromkeys(ocsp.collateral_name(one) for one in chain.certificates[1:-1])
+        for request in needed_rims(entry):
+            name = collateral_name(request.id)
+            names[name] = None
+            for data in cache.staple([name]).values():
+                path = open_envelope(parse_document(data)).certificates
+                names |= dict.fromkeys(f"ocsp/{hashlib.sha256(one).hexdigest()}" for one in path[:-1])
+    return tuple(names)
 
 
 def needed_rims(entry: GpuEvidence) -> Sequence[RimRequest]:

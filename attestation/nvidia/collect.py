@@ -6,12 +6,15 @@ only for GPUs whose evidence, as collected here, was verified.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from attestation.errors import AttestationError
 from attestation.nvidia.chain import parse_chain
+from attestation.nvidia.collateral_cache import CollateralCache
+from attestation.nvidia.collateral_fetch import needed_names
 from attestation.nvidia.device import BLACKWELL, HOPPER
 from attestation.nvidia.errors import GpuFault
 from attestation.nvidia.evidence import MAX_DEVICES, GpuEvidence, encode_evidence_list
@@ -73,22 +76,31 @@ class ConfidentialState:
 class NvmlGpus:
     """The GPUs of this machine, of which there must be exactly ``expected``.
 
-    ``nvml`` is ``pynvml`` (see `open`), or an object with functions of the same names. Not for use by
-    several threads at once.
+    ``nvml`` is ``pynvml`` (see `open`), or an object with functions of the same names; ``cache`` holds the
+    collateral to staple (see `CollateralFetcher`). Not for use by several threads at once.
     """
 
-    def __init__(self, nvml: Any, expected: int, *, call_seconds: float = CALL_SECONDS) -> None:
+    def __init__(
+        self,
+        nvml: Any,
+        expected: int,
+        *,
+        cache: CollateralCache | None = None,
+        call_seconds: float = CALL_SECONDS,
+    ) -> None:
         if not 1 <= expected <= MAX_DEVICES:
             raise ValueError(f"1 to {MAX_DEVICES} GPUs")
         self._expected = expected
         self._nvml = NvmlCalls(nvml, call_seconds)
+        self._cache = cache
+        self._section = b""
         self._collected: frozenset[bytes] = frozenset()
         self._nvml("nvmlInit")
 
     @classmethod
-    def open(cls, expected: int) -> "NvmlGpus":
+    def open(cls, expected: int, *, cache: CollateralCache | None = None) -> "NvmlGpus":
         """The GPUs of this machine by NVIDIA's own library. Raises `GpuFault` where there is none."""
-        return cls(load_library(), expected)
+        return cls(load_library(), expected, cache=cache)
 
     def close(self) -> None:
         """Let go of the library."""
@@ -115,13 +127,24 @@ class NvmlGpus:
         """
         if len(nonce) != NONCE_BYTES:
             raise _fault("nonce_length", "", NONCE_BYTES, len(nonce))
-        self._collected = frozenset()
+        self._collected, self._section = frozenset(), b""
         self.state().require()
         entries = [self._device(place, nonce) for place in range(self.count())]
         if len({parse_chain(entry.certificate).ueid for entry in entries}) != len(entries):
             raise _fault("duplicate_gpu", "two GPUs answered with one certificate")
         self._collected = frozenset(entry.evidence for entry in entries)
-        return encode_evidence_list(entries)
+        self._section = encode_evidence_list(entries)
+        return self._section
+
+    def collateral(self, at: datetime) -> Mapping[str, bytes]:
+        """What the cache holds for the evidence last collected; empty without a cache, or without evidence.
+
+        Raises `CollateralFault` where the cache is damaged. ``at`` is not needed: the newest is stapled, and
+        whether it is still in force is for the verifier to say.
+        """
+        if self._cache is None or not self._section:
+            return {}
+        return self._cache.staple(needed_names(self._section, self._cache))
 
     def ready(self) -> bool:
         """Whether the driver lets work onto the GPUs. Raises `GpuFault`."""

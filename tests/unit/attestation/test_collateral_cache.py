@@ -30,7 +30,7 @@ def code_of(call: object) -> str:
 def test_what_goes_in_comes_out(cache: CollateralCache) -> None:
     cache.put(RIM, b"<manifest/>", AT)
     cache.put(OCSP, b"response", AT)
-    assert cache.staple([RIM, OCSP], at=AT) == {RIM: b"<manifest/>", OCSP: b"response"}
+    assert cache.staple([RIM, OCSP]) == {RIM: b"<manifest/>", OCSP: b"response"}
 
 
 def test_every_issue_is_kept_and_the_newest_stapled(cache: CollateralCache, tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_every_issue_is_kept_and_the_newest_stapled(cache: CollateralCache, tmp_
         b"fetched late, issued early",
         b"issue of 2024",
     ]
-    assert again.staple([RIM], at=AT) == {RIM: b"issue of 2026"}
+    assert again.staple([RIM]) == {RIM: b"issue of 2026"}
 
 
 def test_the_same_bytes_fetched_again_are_one_issue_with_the_newer_time(cache: CollateralCache) -> None:
@@ -60,12 +60,10 @@ def test_the_oldest_issues_go(cache: CollateralCache) -> None:
     assert kept == [b"%d" % number for number in reversed(range(3, MAX_ISSUES + 3))]
 
 
-def test_missing_and_stale(cache: CollateralCache) -> None:
+def test_what_is_missing_is_left_out(cache: CollateralCache) -> None:
     assert cache.issues(RIM) == ()
-    assert code_of(lambda: cache.staple([RIM], at=AT)) == "collateral_missing"
-    cache.put(RIM, b"x", AT - timedelta(hours=2))
-    assert cache.staple([RIM], at=AT, max_age=timedelta(hours=2))
-    assert code_of(lambda: cache.staple([RIM], at=AT, max_age=timedelta(hours=1))) == "collateral_stale"
+    cache.put(OCSP, b"response", AT)
+    assert cache.staple([RIM, OCSP]) == {OCSP: b"response"}
 
 
 @pytest.mark.parametrize(
@@ -102,7 +100,7 @@ def test_changed_bytes_are_noticed(cache: CollateralCache, tmp_path: Path) -> No
     (path,) = [path for path in (tmp_path / "cache" / "objects").rglob("*") if path.is_file()]
     path.write_bytes(b"<manifesT/>")
     assert code_of(lambda: cache.read(issue)) == "cache_damaged"
-    assert code_of(lambda: cache.staple([RIM], at=AT)) == "cache_damaged"
+    assert code_of(lambda: cache.staple([RIM])) == "cache_damaged"
     cache.put(RIM, b"<manifest/>", AT)  # fetched again, it is whole again
     assert cache.read(issue) == b"<manifest/>"
     path.unlink()
