@@ -247,6 +247,7 @@ class _LittleReader:
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
+        self._filler = len(data) - len(data.rstrip(data[-1:])) if data[-1:] in (b"\0", b"\xff") else 0
 
     @property
     def left(self) -> int:
@@ -254,12 +255,7 @@ class _LittleReader:
 
     def only_padding(self) -> bool:
         """Whether the rest is the filler of the buffer that firmware keeps its log in."""
-        head = self._data[self._at]
-        if head not in (0x00, 0xFF) or self._data[self._at : self._at + 8] != bytes([head]) * min(
-            8, self.left
-        ):
-            return False
-        return self._data.count(head, self._at) == self.left
+        return self.left <= self._filler
 
     def take(self, length: int) -> bytes:
         if length > self.left:

@@ -45,8 +45,8 @@ class TpmPolicy:
     ``pinned_spki``: SHA-256 of the SubjectPublicKeyInfo of AKs trusted by themselves; ``ca``: SHA-256 of
     root certificates whose AK certificates are trusted. Without either, no AK is. ``required_pcrs``: what a
     quote must cover, by bank. ``pins``: accepted values by PCR; the values of one bank are alternatives.
-    ``secure_boot``: the event log must show Secure Boot on. ``max_reset_age_s``: the TPM has counted no
-    more seconds than these, so it cannot have been reset longer ago.
+    ``secure_boot``: the event log must show Secure Boot on. ``max_reset_age_s``: the TPM's clock, which has
+    run without a gap, counts no more seconds than these, so it cannot have been reset longer ago.
     """
 
     pinned_spki: frozenset[bytes] = frozenset()
@@ -70,13 +70,15 @@ class TpmPolicy:
         require_crl = ak.flag("require_crl", False)
         ak.end()
         banks = table.names("banks", strict.banks, allowed=ACCEPTABLE_BANKS)
+        if not banks:
+            raise PolicyMalformed(code="policy_invalid", detail="banks", expected="at least one bank")
         policy = cls(
             pinned_spki=pinned_spki or frozenset(),
             ca=ca or frozenset(),
             require_crl=require_crl,
             require_restricted_ak=table.flag("require_restricted_ak", strict.require_restricted_ak),
             banks=banks,
-            required_pcrs=_required(table, banks) if "required_pcrs" in table else strict.required_pcrs,
+            required_pcrs=_required(table, banks),
             pins=_pins(table.table("pcr")),
             replay_eventlog=table.flag("replay_eventlog", strict.replay_eventlog),
             secure_boot=table.flag("secure_boot", strict.secure_boot),
@@ -129,6 +131,8 @@ def read_gcp_policy(table: PolicyTable) -> GcpPolicy:
 
 
 def _required(table: PolicyTable, banks: frozenset[str]) -> dict[str, frozenset[int]]:
+    if "required_pcrs" not in table:
+        return {SHA256 if SHA256 in banks else min(banks): DEFAULT_REQUIRED}
     by_bank = table.table("required_pcrs")
     found = {
         bank: frozenset(by_bank.numbers(bank, (), highest=PCR_COUNT - 1))

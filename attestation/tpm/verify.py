@@ -256,14 +256,12 @@ def _replayed(data: bytes, values: PcrValues) -> EventLog:
 
 def _check_state(attest: Attest, values: PcrValues, log: EventLog | None, policy: TpmPolicy) -> bool | None:
     limit = policy.max_reset_age_s
-    if limit is not None and attest.clock > 1000 * limit:
-        raise PolicyRejected(
-            code="tpm_reset_age", expected=f"at most {limit} s", found=f"{attest.clock // 1000} s"
-        )
-    known = log is not None and any(SECURE_BOOT_PCR in pcrs for pcrs in values.values())
+    if limit is not None and (attest.clock > 1000 * limit or not attest.safe):
+        found = f"{attest.clock // 1000} s" if attest.safe else "a clock that lost time"
+        raise PolicyRejected(code="tpm_reset_age", expected=f"at most {limit} s", found=found)
     if not policy.secure_boot:
         return None
-    if log is None or not known:
+    if log is None or not any(SECURE_BOOT_PCR in pcrs for pcrs in values.values()):
         raise PolicyRejected(code="secure_boot", detail="needs an event log that the quoted PCR 7 confirms")
     if not log.secure_boot():
         raise PolicyRejected(code="secure_boot", expected="on", found="off")
