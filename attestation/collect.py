@@ -1,5 +1,7 @@
 """Where a node's evidence comes from: the two devices that it asks at boot, and for each challenge."""
 
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Protocol
 
 from .bundle import CpuSection
@@ -24,5 +26,12 @@ class GpuDevices(Protocol):
         """Evidence of every GPU over one nonce of 32 bytes, as the JSON list that a bundle carries.
 
         Empty where there is no GPU. Raises PlatformFault.
+        """
+        ...
+
+    def collateral(self, at: datetime) -> Mapping[str, bytes]:
+        """What a verifier needs beside the evidence to judge it at ``at``: ``rim/<id>`` and ``ocsp/<digest>``.
+
+        As a bundle's ``gpu_collateral`` carries it (docs/gpu-evidence.md). Raises PlatformFault.
         """
         ...

@@ -2,6 +2,7 @@
 §2).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -39,7 +40,7 @@ class EvidenceMaker:
         Raises NodeError: GPU where a GPU is missing, too many or does not verify by the node's own policy
         at the time ``at``, PLATFORM where the CPU gives no evidence.
         """
-        gpu_section = self._gpu_section(ohttp_keys, nonce, at)
+        gpu_section, gpu_collateral = self._gpu_section(ohttp_keys, nonce, at)
         try:
             claims = Claims.build(
                 ohttp_keys=ohttp_keys,
@@ -54,7 +55,7 @@ class EvidenceMaker:
                 claims=claims.raw,
                 cpu=self.cpu.report(report_data(claims.raw)),
                 gpus=gpu_section,
-                gpu_collateral={},
+                gpu_collateral=gpu_collateral,
                 ohttp_keys=ohttp_keys,
                 runtime=self.runtime,
                 transparency=TransparencySection(
@@ -69,20 +70,24 @@ class EvidenceMaker:
         except AttestationError as error:
             raise NodeError(error.code, ExitCode.PLATFORM, error.detail) from None
 
-    def _gpu_section(self, ohttp_keys: bytes, nonce: bytes, at: datetime) -> bytes:
+    def _gpu_section(
+        self, ohttp_keys: bytes, nonce: bytes, at: datetime
+    ) -> tuple[bytes, Mapping[str, bytes]]:
+        """The GPUs' evidence and what it takes to judge it, once judged here."""
         try:
             found = self.gpus.count()
             if found != self.gpu_count:
                 raise NodeError("gpu_count", ExitCode.GPU, f"{self.gpu_count} configured, {found} found")
             if found == 0:
-                return b""
+                return b"", {}
             challenge = gpu_nonce(
                 ohttp_keys=ohttp_keys, checkpoint=self.staple.checkpoint, nonce=nonce, gpu_count=found
             )
             section = self.gpus.evidence(challenge)
-            verified = verify_gpus(section, challenge, self.gpu_policy, at)
+            collateral = self.gpus.collateral(at)
+            verified = verify_gpus(section, challenge, self.gpu_policy, at, collateral)
             if len(verified) != found:
                 raise NodeError("gpu_count", ExitCode.GPU, f"{found} GPUs, evidence of {len(verified)}")
         except AttestationError as error:
             raise NodeError(error.code, ExitCode.GPU, error.detail) from None
-        return section
+        return section, collateral

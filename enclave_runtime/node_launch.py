@@ -43,10 +43,9 @@ def node_config(
 ) -> NodeConfig:
     """The configuration of a node on the simulated platform with these ``roots`` (``Platform.roots``).
 
-    Its own GPUs have to verify under the platform's root; reference measurements and revocation of
-    simulated GPUs do not exist. Its bytes (``encode``) are the command line that the platform measures.
+    Its own GPUs have to verify in full under the platform's roots. Its bytes (``encode``) are the command line that the platform measures.
     """
-    gpu = {"count": gpu_count, "rim": "off", "revocation": "off"}
+    gpu = {"count": gpu_count}
     return NodeConfig(
         model_name=model_name,
         gpu_count=gpu_count,

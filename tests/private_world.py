@@ -36,7 +36,7 @@ GPU = {
     "driver": ["590.12"],
     "vbios": ["96.00.A5.00.01"],
 }
-POLICY_HEAD = 'version = 1\nname = "tests"\n[gpu]\ncount = 1\nrim = "off"\nrevocation = "off"\n'
+POLICY_HEAD = 'version = 1\nname = "tests"\n[gpu]\ncount = 1\n'
 
 
 def now() -> datetime:

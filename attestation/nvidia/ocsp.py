@@ -67,7 +67,7 @@ def check_status(
     _check_signer(response, subject, issuer, at)
     if nonce is not None and response.nonce != nonce:
         raise ocsp_error("ocsp_nonce", "the response answers another request", nonce, response.nonce)
-    _check_time(single, response.produced_at, at, max_age)
+    _check_time(single, at, max_age)
     if single.status == "unknown":
         raise ocsp_error("revocation_unknown", f"the responder does not know {subject.common_name}")
     return CertificateStatus(
@@ -132,8 +132,8 @@ def _check_delegation(signer: Certificate, subject: Certificate, issuer: Certifi
         )
 
 
-def _check_time(single: Single, produced_at: datetime, at: datetime, max_age: timedelta) -> None:
-    if single.this_update > at + CLOCK_SKEW or produced_at > at + CLOCK_SKEW:
+def _check_time(single: Single, at: datetime, max_age: timedelta) -> None:
+    if single.this_update > at + CLOCK_SKEW:
         raise ocsp_error("revocation_stale", "the response is of the future", at, single.this_update)
     end = single.next_update if single.next_update is not None else single.this_update + max_age
     if at > end:

@@ -79,7 +79,6 @@ class Response:
     signature: bytes
     responder_key_hash: bytes | None
     responder_name: bytes | None
-    produced_at: datetime
     singles: tuple[Single, ...]
     nonce: bytes | None
     certificates: tuple[Certificate, ...]
@@ -139,7 +138,7 @@ def _read_signed(
         keyed = fields.inside(der.context(2))
         key_hash = keyed.octets()
         keyed.end()
-    produced_at = _time(fields)
+    _time(fields)  # when it was produced, which may be later than what it tells of
     entries = fields.inside()
     singles: list[Single] = []
     while entries.more:
@@ -153,9 +152,7 @@ def _read_signed(
         elif extension.critical:
             raise der.DerError("a critical extension that is not understood")
     fields.end()
-    return Response(
-        signed.raw, algorithm, signature, key_hash, name, produced_at, tuple(singles), nonce, certificates
-    )
+    return Response(signed.raw, algorithm, signature, key_hash, name, tuple(singles), nonce, certificates)
 
 
 def _single(fields: der.Reader) -> Single:

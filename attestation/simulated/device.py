@@ -8,6 +8,7 @@ has u32 length ‖ value for each. Lengths are big-endian.
 
 import socket
 from collections.abc import Sequence
+from datetime import datetime
 from struct import Struct
 from threading import Lock
 from typing import Final
@@ -23,7 +24,8 @@ PLATFORM_FD: Final = "CLOISTER_PLATFORM_FD"
 REPORT: Final = 1
 GPU_COUNT: Final = 2
 GPU_EVIDENCE: Final = 3
-OPERATIONS: Final = {REPORT: REPORT_DATA_LENGTH, GPU_COUNT: 0, GPU_EVIDENCE: NONCE_LENGTH}
+GPU_COLLATERAL: Final = 4
+OPERATIONS: Final = {REPORT: REPORT_DATA_LENGTH, GPU_COUNT: 0, GPU_EVIDENCE: NONCE_LENGTH, GPU_COLLATERAL: 8}
 """Operations, with the length of each request's body."""
 
 OK: Final = 0
@@ -54,10 +56,7 @@ class SimulatedDevice:
     def report(self, report_data: bytes) -> CpuSection:
         """CPU evidence over 64 bytes of REPORT_DATA. Raises PlatformFault."""
         tee, evidence, *collateral = split_values(self._ask(REPORT, report_data), at_least=2)
-        names = [name.decode("ascii", "replace") for name in collateral[0::2]]
-        return CpuSection(
-            tee.decode("ascii", "replace"), evidence, dict(zip(names, collateral[1::2], strict=False))
-        )
+        return CpuSection(tee.decode("ascii", "replace"), evidence, _named(collateral))
 
     def count(self) -> int:
         """How many GPUs there are. Raises PlatformFault."""
@@ -69,6 +68,11 @@ class SimulatedDevice:
     def evidence(self, nonce: bytes) -> bytes:
         """GPU evidence over a nonce of 32 bytes, as a bundle carries it. Raises PlatformFault."""
         return self._ask(GPU_EVIDENCE, nonce)
+
+    def collateral(self, at: datetime) -> dict[str, bytes]:
+        """Reference manifests and OCSP responses about the GPUs, good at ``at``. Raises PlatformFault."""
+        reply = self._ask(GPU_COLLATERAL, int(at.timestamp()).to_bytes(8, "big"))
+        return _named(split_values(reply, at_least=0))
 
     def _ask(self, operation: int, body: bytes) -> bytes:
         if len(body) != OPERATIONS[operation]:
@@ -129,6 +133,12 @@ def split_values(body: bytes, *, at_least: int) -> list[bytes]:
     if len(values) < at_least or (len(values) - at_least) % 2:
         raise _unreachable("a reply of another form")
     return values
+
+
+def _named(values: Sequence[bytes]) -> dict[str, bytes]:
+    """Values that are names and contents in turn."""
+    names = [name.decode("ascii", "replace") for name in values[0::2]]
+    return dict(zip(names, values[1::2], strict=False))
 
 
 def _receive(sock: socket.socket, length: int) -> bytes | None:

@@ -1,43 +1,59 @@
 """Simulated GPUs: a device PKI of their own, in NVIDIA's format, and GPUs that answer nonces under it.
 
-The root is made at first start and kept in a state folder; nothing trusts it but a policy that names its
-SHA-256. Private keys are OpenSSL objects in memory and PKCS #8 files of mode 0600 in that folder, which
+The roots are made at first start and kept in a state folder; nothing trusts them but a policy that names
+their SHA-256. Private keys are OpenSSL objects in memory and PKCS #8 files of mode 0600 in that folder, which
 whoever runs the simulated platform can read: it stands for the manufacturer and protects nothing.
 """
 
 import fcntl
-import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from attestation.errors import PlatformFault
 from attestation.nvidia.evidence import GpuEvidence, encode_evidence_list
-from attestation.nvidia.fwid import COMPOSITE_DEVICE_ID
-from attestation.simulated.nvidia_report import GpuSettings, sign_report
+from attestation.nvidia.fwid import COMPOSITE_DEVICE_ID, DICE_TCB_INFO
+from attestation.simulated.nvidia_certificates import (
+    CA,
+    Authority,
+    below,
+    damaged,
+    load_authority,
+    load_key,
+    name_of,
+    new_key,
+    private_pem,
+    read,
+    save_authority,
+    self_signed,
+    usage,
+    write,
+)
+from attestation.simulated.nvidia_ocsp import Answer, answer, response_name
+from attestation.simulated.nvidia_report import (
+    BLACKWELL,
+    HOPPER,
+    LS10,
+    GpuSettings,
+    SwitchSettings,
+    sign_report,
+    sign_switch_report,
+)
+from attestation.simulated.nvidia_rim import SimulatedRimPki
 
 Entropy = Callable[[int], bytes]
 
-_ORGANISATION = "Cloister simulated platform (not NVIDIA)"
-_BEGIN = datetime(2023, 1, 1, tzinfo=UTC)
-_END = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 _DEVICE_OTHER_NAME = x509.ObjectIdentifier("1.3.6.1.4.1.412.274.1")
+_SHA384 = bytes.fromhex("0609608648016503040202")
+_CHIPS = {HOPPER: ("GH100", "GSP"), BLACKWELL: ("GB100", "GSP"), LS10: ("LS_10", "FSP")}
 _MAX_GPUS = 32
 
 
@@ -52,25 +68,24 @@ class SimulatedGpu:
         self, nonce: bytes, settings: GpuSettings | None = None, entropy: Entropy = os.urandom
     ) -> GpuEvidence:
         """Answer ``nonce`` (32 bytes) with a signed report, as an entry of an evidence list."""
-        report = sign_report(self.key, nonce, settings or GpuSettings(), entropy)
-        return GpuEvidence("HOPPER", nonce, report, self.certificate)
+        settings = settings or GpuSettings()
+        return GpuEvidence(
+            settings.arch, nonce, sign_report(self.key, nonce, settings, entropy), self.certificate
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Authority:
-    """A certificate and its key, which issues the certificates below it."""
+class SimulatedSwitch:
+    """One NVSwitch: its attestation key and its PEM chain of five certificates, leaf first."""
 
     key: ec.EllipticCurvePrivateKey = field(repr=False)
-    certificate: x509.Certificate
+    certificate: bytes
 
-    def issue(
-        self,
-        public_key: ec.EllipticCurvePublicKey,
-        subject: x509.Name,
-        *extensions: tuple[x509.ExtensionType, bool],
-    ) -> x509.Certificate:
-        """Issue a certificate for ``public_key``; extensions are given with whether they are critical."""
-        return _certificate(public_key, subject, self.certificate.subject, self.key, extensions)
+    def evidence(self, nonce: bytes, settings: SwitchSettings, entropy: Entropy = os.urandom) -> GpuEvidence:
+        """Answer ``nonce`` (32 bytes) with a signed report, as an entry of an evidence list."""
+        return GpuEvidence(
+            LS10, nonce, sign_switch_report(self.key, nonce, settings, entropy), self.certificate
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,67 +99,94 @@ class SimulatedDevicePki:
     @classmethod
     def create(cls) -> "SimulatedDevicePki":
         """Make a root and the two authorities below it, with new keys."""
-        root_key = _new_key()
-        name = _name("Simulated Device Identity CA")
-        root = Authority(root_key, _certificate(root_key.public_key(), name, name, root_key, _CA))
-        family = _below(root, _name("Simulated GH100 Identity"))
-        return cls(root, family, _below(family, _name("Simulated GH100 Provisioner ICA 1")))
+        root = self_signed("Simulated Device Identity CA")
+        family = below(root, "Simulated GH100 Identity")
+        return cls(root, family, below(family, "Simulated GH100 Provisioner ICA 1"))
 
     @property
     def root_sha256(self) -> str:
         """SHA-256 of the root certificate's DER, in lower-case hexadecimal: what a policy names."""
-        return hashlib.sha256(self.root.certificate.public_bytes(Encoding.DER)).hexdigest()
+        return self.root.sha256
 
-    def make_identity(self) -> Authority:
-        """Make a device identity: what a GPU's ROM holds for life, whatever firmware it starts."""
-        key = _new_key()
-        return Authority(key, self.provisioner.issue(key.public_key(), _device_name("BROM", key), *_CA))
+    def make_identity(self, arch: str = HOPPER) -> Authority:
+        """Make a device identity: what a device's ROM holds for life, whatever firmware it starts."""
+        key = new_key()
+        name = _device_name("BROM", key, arch)
+        return Authority(key, self.provisioner.issue(key.public_key(), name, *CA))
 
     def make_gpu(
         self, settings: GpuSettings | None = None, identity: Authority | None = None
     ) -> SimulatedGpu:
         """Start a GPU, new unless ``identity`` is given, with an attestation key for its firmware."""
-        identity = identity or self.make_identity()
-        identity_key, key = identity.key.public_key(), _new_key()
-        leaf = identity.issue(
-            key.public_key(),
-            _device_name("FMC LF", key),
-            (_usage(digital_signature=True), True),
-            (_alternative_name(identity_key), False),
-            (_composite_device_id(identity_key, (settings or GpuSettings()).fwid), False),
-        )
-        above = (identity, self.provisioner, self.family, self.root)
-        chain = (leaf, *(authority.certificate for authority in above))
-        return SimulatedGpu(key, b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain))
+        settings = settings or GpuSettings()
+        return SimulatedGpu(*self._device(settings.arch, settings.fwid, identity))
+
+    def make_switch(self, settings: SwitchSettings) -> SimulatedSwitch:
+        """Start a new NVSwitch."""
+        return SimulatedSwitch(*self._device(LS10, settings.fwid, None))
+
+    def ocsp(self, certificate: bytes, at: datetime, how: Answer | None = None) -> dict[str, bytes]:
+        """OCSP responses about a PEM chain's certificates but leaf and root, made at ``at``, as collateral.
+
+        ``how`` is the answer about the device identity; the others are good.
+        """
+        chain = x509.load_pem_x509_certificates(certificate)
+        responses = {}
+        issuers = (self.provisioner, self.family, self.root)
+        for place, ((subject, _), issuer) in enumerate(zip(list(pairwise(chain))[1:], issuers, strict=True)):
+            stated = how if how is not None and place == 0 else Answer()
+            responses[response_name(subject)] = answer(subject, issuer, at, stated)
+        return responses
 
     def save(self, folder: Path) -> None:
         """Write keys and certificates into ``folder``; the root last, as the mark of a complete set."""
         for name in ("provisioner", "family", "root"):
-            authority: Authority = getattr(self, name)
-            _write(folder / f"{name}.key", _private_pem(authority.key))
-            _write(folder / f"{name}.pem", authority.certificate.public_bytes(Encoding.PEM))
+            save_authority(folder, name, getattr(self, name))
 
     @classmethod
     def load(cls, folder: Path) -> "SimulatedDevicePki":
         """Read what `save` wrote. Raises `PlatformFault` (``simulated_state``) where it is damaged."""
-        return cls(**{name: _load_authority(folder, name) for name in ("root", "family", "provisioner")})
+        return cls(**{name: load_authority(folder, name) for name in ("root", "family", "provisioner")})
+
+    def _device(
+        self, arch: str, fwid: bytes, identity: Authority | None
+    ) -> tuple[ec.EllipticCurvePrivateKey, bytes]:
+        identity = identity or self.make_identity(arch)
+        identity_key, key = identity.key.public_key(), new_key()
+        firmware = _tcb_info(fwid) if arch == BLACKWELL else _composite_device_id(identity_key, fwid)
+        leaf = identity.issue(
+            key.public_key(),
+            _device_name("FMC LF", key, arch),
+            (usage(digital_signature=True), True),
+            (_alternative_name(identity_key, arch), False),
+            (firmware, False),
+        )
+        above = (identity, self.provisioner, self.family, self.root)
+        chain = (leaf, *(authority.certificate for authority in above))
+        return key, b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain)
 
 
 class SimulatedGpus:
-    """The GPUs of a simulated platform: a `GpuDevices` whose evidence ends at this platform's own root."""
+    """The GPUs of a simulated platform: a `GpuDevices` whose evidence ends at this platform's own roots."""
 
     def __init__(
-        self, gpus: tuple[SimulatedGpu, ...], root_sha256: str, *, entropy: Entropy = os.urandom
+        self,
+        gpus: tuple[SimulatedGpu, ...],
+        pki: SimulatedDevicePki,
+        rims: SimulatedRimPki,
+        *,
+        entropy: Entropy = os.urandom,
     ) -> None:
         self._gpus = gpus
+        self._pki = pki
+        self._rims = rims
         self._entropy = entropy
-        self.root_sha256 = root_sha256
 
     @classmethod
     def open(cls, state_dir: Path, count: int, *, entropy: Entropy = os.urandom) -> "SimulatedGpus":
         """Open the GPUs kept in ``state_dir``, making the PKI and any GPU that is not there yet.
 
-        The same folder gives the same root and the same devices. Raises `AttestationError`
+        The same folder gives the same roots and the same devices. Raises `AttestationError`
         (``simulated_state``) where the folder is damaged, and ValueError for a count outside 0 to 32.
         """
         if not 0 <= count <= _MAX_GPUS:
@@ -157,8 +199,19 @@ class SimulatedGpus:
             else:
                 pki = SimulatedDevicePki.create()
                 pki.save(folder)
+            rims = SimulatedRimPki.open(folder)
             gpus = tuple(_open_gpu(pki, folder, index) for index in range(count))
-        return cls(gpus, pki.root_sha256, entropy=entropy)
+        return cls(gpus, pki, rims, entropy=entropy)
+
+    @property
+    def root_sha256(self) -> str:
+        """SHA-256 of the device root's certificate: what a policy names."""
+        return self._pki.root_sha256
+
+    @property
+    def rim_root_sha256(self) -> str:
+        """SHA-256 of the reference-value root's certificate: what a policy names."""
+        return self._rims.root_sha256
 
     def count(self) -> int:
         """How many GPUs this platform has."""
@@ -170,19 +223,29 @@ class SimulatedGpus:
             return b""
         return encode_evidence_list([gpu.evidence(nonce, entropy=self._entropy) for gpu in self._gpus])
 
+    def collateral(self, at: datetime) -> dict[str, bytes]:
+        """Reference manifests, and OCSP responses made at ``at``, under the names that a bundle gives them."""
+        if not self._gpus:
+            return {}
+        pieces = self._rims.gpu_rims(GpuSettings())
+        pieces.update(self._rims.ocsp(at))
+        for gpu in self._gpus:
+            pieces.update(self._pki.ocsp(gpu.certificate, at))
+        return pieces
+
 
 def _open_gpu(pki: SimulatedDevicePki, folder: Path, index: int) -> SimulatedGpu:
     chain_path, key_path = folder / f"gpu-{index}.pem", folder / f"gpu-{index}.key"
     if not chain_path.exists():
         gpu = pki.make_gpu()
-        _write(key_path, _private_pem(gpu.key))
-        _write(chain_path, gpu.certificate)
+        write(key_path, private_pem(gpu.key))
+        write(chain_path, gpu.certificate)
         return gpu
-    chain = _read(chain_path)
+    chain = read(chain_path)
     # A chain under a root that was replaced since would be refused later, far from the cause.
     if not chain.endswith(pki.root.certificate.public_bytes(Encoding.PEM)):
-        raise _damaged(chain_path, "its chain ends at another root")
-    return SimulatedGpu(_load_key(key_path), chain)
+        raise damaged(chain_path, "its chain ends at another root")
+    return SimulatedGpu(load_key(key_path), chain)
 
 
 @contextmanager
@@ -196,85 +259,28 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _below(issuer: Authority, name: x509.Name) -> Authority:
-    key = _new_key()
-    return Authority(key, issuer.issue(key.public_key(), name, *_CA))
-
-
-def _new_key() -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP384R1())
-
-
-def _name(common_name: str, *attributes: x509.NameAttribute[str]) -> x509.Name:
-    return x509.Name(
-        [
-            *attributes,
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, _ORGANISATION),
-            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
-        ]
-    )
-
-
-def _device_name(part: str, key: ec.EllipticCurvePrivateKey) -> x509.Name:
+def _device_name(part: str, key: ec.EllipticCurvePrivateKey, arch: str) -> x509.Name:
+    chip, processor = _CHIPS[arch]
     serial = x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest.hex().upper()
-    return _name(f"GH100 A01 GSP {part}", x509.NameAttribute(NameOID.SERIAL_NUMBER, serial))
+    return name_of(f"{chip} A01 {processor} {part}", x509.NameAttribute(NameOID.SERIAL_NUMBER, serial))
 
 
-def _certificate(
-    public_key: ec.EllipticCurvePublicKey,
-    subject: x509.Name,
-    issuer: x509.Name,
-    issuer_key: ec.EllipticCurvePrivateKey,
-    extensions: tuple[tuple[x509.ExtensionType, bool], ...],
-) -> x509.Certificate:
-    builder = x509.CertificateBuilder(
-        subject_name=subject,
-        issuer_name=issuer,
-        public_key=public_key,
-        serial_number=x509.random_serial_number(),
-        not_valid_before=_BEGIN,
-        not_valid_after=_END,
-    )
-    identifiers: tuple[tuple[x509.ExtensionType, bool], ...] = (
-        (x509.SubjectKeyIdentifier.from_public_key(public_key), False),
-        (x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), False),
-    )
-    for extension, critical in (*extensions, *identifiers):
-        builder = builder.add_extension(extension, critical)
-    return builder.sign(issuer_key, hashes.SHA384())
-
-
-def _usage(*, digital_signature: bool = False, certificates: bool = False) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=digital_signature,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=certificates,
-        crl_sign=certificates,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-_CA: tuple[tuple[x509.ExtensionType, bool], ...] = (
-    (x509.BasicConstraints(ca=True, path_length=None), True),
-    (_usage(certificates=True), True),
-)
-
-
-def _alternative_name(identity_key: ec.EllipticCurvePublicKey) -> x509.SubjectAlternativeName:
+def _alternative_name(identity_key: ec.EllipticCurvePublicKey, arch: str) -> x509.SubjectAlternativeName:
     device_id = x509.SubjectKeyIdentifier.from_public_key(identity_key).digest[:8].hex().upper()
-    text = f"NVIDIA:GH100:{device_id}".encode("ascii")
+    text = f"NVIDIA:{_CHIPS[arch][0]}:{device_id}".encode("ascii")
     return x509.SubjectAlternativeName([x509.OtherName(_DEVICE_OTHER_NAME, _der(0x0C, text))])
 
 
 def _composite_device_id(identity_key: ec.EllipticCurvePublicKey, fwid: bytes) -> x509.UnrecognizedExtension:
     spki = identity_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    sha384 = bytes.fromhex("0609608648016503040202")
-    content = _der(0x02, b"\x01") + spki + _der(0x30, sha384 + _der(0x04, fwid))
+    content = _der(0x02, b"\x01") + spki + _der(0x30, _SHA384 + _der(0x04, fwid))
     return x509.UnrecognizedExtension(x509.ObjectIdentifier(COMPOSITE_DEVICE_ID), _der(0x30, content))
+
+
+def _tcb_info(fwid: bytes) -> x509.UnrecognizedExtension:
+    ids = b"".join(_der(0x30, _SHA384 + _der(0x04, digest)) for digest in (fwid, bytes(len(fwid))))
+    content = _der(0x80, b"NVIDIA") + _der(0x81, b"GB100") + _der(0xA6, ids)
+    return x509.UnrecognizedExtension(x509.ObjectIdentifier(DICE_TCB_INFO), _der(0x30, content))
 
 
 def _der(tag: int, content: bytes) -> bytes:
@@ -282,51 +288,3 @@ def _der(tag: int, content: bytes) -> bytes:
         return bytes([tag, len(content)]) + content
     length = len(content).to_bytes((len(content).bit_length() + 7) // 8, "big")
     return bytes([tag, 0x80 | len(length)]) + length + content
-
-
-def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _write(path: Path, data: bytes) -> None:
-    # A temporary file is made with mode 0600 and moved in place whole.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _damaged(path, "cannot be read") from error
-
-
-def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    try:
-        key = load_pem_private_key(_read(path), password=None)
-    except (ValueError, TypeError) as error:
-        raise _damaged(path, "holds no key") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise _damaged(path, "holds a key of another kind")
-    return key
-
-
-def _load_authority(folder: Path, name: str) -> Authority:
-    path = folder / f"{name}.pem"
-    try:
-        certificate = x509.load_pem_x509_certificate(_read(path))
-    except ValueError as error:
-        raise _damaged(path, "holds no certificate") from error
-    return Authority(_load_key(folder / f"{name}.key"), certificate)
-
-
-def _damaged(path: Path, detail: str) -> PlatformFault:
-    return PlatformFault(code="simulated_state", detail=f"state file {path.name}: {detail}")

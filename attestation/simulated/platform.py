@@ -12,7 +12,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
 from typing import IO
@@ -21,6 +21,7 @@ from attestation.errors import AttestationError, PlatformFault
 
 from .amd import ReportSettings, SimulatedAmd
 from .device import (
+    GPU_COLLATERAL,
     GPU_COUNT,
     GPU_EVIDENCE,
     OK,
@@ -65,8 +66,12 @@ class Platform:
 
     @property
     def roots(self) -> dict[str, str]:
-        """SHA-256 of both root certificates, under the keys of a policy's ``[simulated]`` table."""
-        return {"amd_root_sha256": self._amd.root_sha256, "nvidia_root_sha256": self._gpus.root_sha256}
+        """SHA-256 of the root certificates, under the keys of a policy's ``[simulated]`` table."""
+        return {
+            "amd_root_sha256": self._amd.root_sha256,
+            "nvidia_root_sha256": self._gpus.root_sha256,
+            "nvidia_rim_root_sha256": self._gpus.rim_root_sha256,
+        }
 
     def policy_table(self) -> str:
         """The ``[simulated]`` table, as TOML, of a policy that trusts this platform's roots."""
@@ -129,9 +134,21 @@ class Platform:
             send_message(sock, REFUSED, b"")
         elif operation == REPORT:
             section = self._amd.section(body, settings)
-            named = [part for name, data in section.collateral.items() for part in (name.encode(), data)]
-            send_message(sock, OK, join_values([section.tee.encode(), section.evidence, *named]))
+            values = [section.tee.encode(), section.evidence, *_named(section.collateral)]
+            send_message(sock, OK, join_values(values))
         elif operation == GPU_COUNT:
             send_message(sock, OK, bytes([self._gpus.count()]))
         elif operation == GPU_EVIDENCE:
             send_message(sock, OK, self._gpus.evidence(body))
+        elif operation == GPU_COLLATERAL:
+            try:
+                at = datetime.fromtimestamp(int.from_bytes(body, "big"), UTC)
+            except (ValueError, OverflowError, OSError):
+                send_message(sock, REFUSED, b"")
+            else:
+                send_message(sock, OK, join_values(_named(self._gpus.collateral(at))))
+
+
+def _named(pieces: Mapping[str, bytes]) -> list[bytes]:
+    """Names and contents in turn."""
+    return [part for name, data in pieces.items() for part in (name.encode(), data)]

@@ -26,11 +26,9 @@ _POLICY_HEAD = """\
 version = 1
 name = "demo on the simulated platform"
 
-# Simulated GPUs have neither reference measurements nor revocation lists.
+# What [gpu] leaves out has its strict value: reference measurements and revocation status are required.
 [gpu]
 count = 1
-rim = "off"
-revocation = "off"
 """
 
 

@@ -31,8 +31,7 @@ def node(tmp_path_factory, model):
 
 
 def policy_for(node: Node) -> AttestationPolicy:
-    gpu = {"rim": "off", "revocation": "off"}
-    return AttestationPolicy.from_table({"gpu": gpu, "simulated": node.platform.roots})
+    return AttestationPolicy.from_table({"simulated": node.platform.roots})
 
 
 def test_its_evidence_verifies_and_names_what_was_launched(node):

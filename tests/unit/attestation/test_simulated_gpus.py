@@ -45,7 +45,10 @@ def test_another_folder_is_another_root(tmp_path: Path) -> None:
 def test_only_the_owner_reads_the_keys(tmp_path: Path) -> None:
     SimulatedGpus.open(tmp_path, 1)
     keys = sorted((tmp_path / "nvidia").glob("*.key"))
-    assert [key.name for key in keys] == ["family.key", "gpu-0.key", "provisioner.key", "root.key"]
+    rim_keys = [f"rim-{name}.key" for name in ("family", "issuer", "root", "signer")]
+    assert [key.name for key in keys] == sorted(
+        ["family.key", "gpu-0.key", "provisioner.key", "root.key", *rim_keys]
+    )
     assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
     assert not [path for path in (tmp_path / "nvidia").iterdir() if path.name.startswith(".")]
 

@@ -101,7 +101,7 @@ def test_gpus_under_a_root_that_the_measured_policy_does_not_name(refused, confi
 
 
 def test_a_policy_that_asks_for_what_is_not_there_yet(refused, config, host):
-    policy = {**config.gpu_policy, "gpu": {"rim": "required", "revocation": "off"}}
+    policy = {**config.gpu_policy, "gpu": {"nras": "required"}}
     assert refused(replace(config, gpu_policy=policy), host).exit_code is ExitCode.GPU
 
 

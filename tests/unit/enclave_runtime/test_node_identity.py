@@ -54,8 +54,9 @@ def gpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gpu_policy(gpus):
-    table = {"count": 2, "rim": "off", "revocation": "off"}
-    return GpuPolicy.from_table(table, simulated_root=gpus.root_sha256)
+    return GpuPolicy.from_table(
+        {"count": 2}, simulated_root=gpus.root_sha256, simulated_rim_root=gpus.rim_root_sha256
+    )
 
 
 @pytest.fixture
@@ -99,7 +100,8 @@ def test_the_bundle_binds_key_gpus_runtime_and_checkpoint(identity, gpu_policy):
     assert claims.checkpoint == hashlib.sha256(b"checkpoint").digest()
     assert bundle.cpu.evidence == report_data(bundle.claims)
     nonce = gpu_nonce(ohttp_keys=bundle.ohttp_keys, checkpoint=b"checkpoint", nonce=b"", gpu_count=2)
-    assert len(verify_gpus(bundle.gpus, nonce, gpu_policy, datetime.fromtimestamp(START, UTC))) == 2
+    at = datetime.fromtimestamp(START, UTC)
+    assert len(verify_gpus(bundle.gpus, nonce, gpu_policy, at, bundle.gpu_collateral)) == 2
     assert claims.not_before <= datetime.fromtimestamp(START, UTC) < claims.not_after
 
 
