@@ -1,0 +1,185 @@
+"""Stored CPU evidence of every kind, judged as `cloister verify --cpu-evidence` does: content, folder, policy, time."""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tdx_cases import cases as tdx_cases
+from typer.testing import CliRunner
+
+from attestation.collateral_folder import read_collateral, write_collateral
+from attestation.errors import EvidenceMalformed
+from attestation.evidence_kind import recognise
+from attestation.policy import AttestationPolicy
+from attestation.sev_snp_policy import SnpPolicy
+from attestation.tees import AZURE_SNP, SEV_SNP, TDX, TEES
+from client_sdk.cli import build_app
+from client_sdk.verify_cpu import CpuPolicy, CpuVerification, verify_cpu_evidence
+
+POLICY = AttestationPolicy(tees=TEES, snp=SnpPolicy(require_crl=False, bulletins=(), min_report_version=2))
+DIGEST = bytes(32)
+
+
+def judged(evidence: bytes, collateral: Mapping[str, bytes], at: datetime, **changes: Any) -> CpuVerification:
+    policy = replace(POLICY, **changes)
+    return verify_cpu_evidence(evidence, collateral, CpuPolicy(policy, DIGEST), at)
+
+
+def snp_cases(vectors: Path) -> list[tuple[dict[str, Any], bytes, dict[str, bytes]]]:
+    found = []
+    for case in json.loads((vectors / "snp/real/cases.json").read_text()):
+        if case.get("mutations") or case.get("policy"):
+            continue
+        ek = (vectors / "snp" / case["ek"]).read_bytes()
+        kind = "vlek" if case["kind"].lower() == "vlek" else "vcek"
+        chain = (vectors / "snp/trust" / f"{case['product'].lower()}_{kind}_chain.pem").read_bytes()
+        evidence = (vectors / "snp" / case["report"]).read_bytes() if case.get("report") else b""
+        found.append((case, evidence, {"vek": ek, "cert_chain": chain}))
+    return [entry for entry in found if entry[1]]
+
+
+def test_real_snp_reports_as_stored(vectors: Path, tmp_path: Path) -> None:
+    count = 0
+    for number, (case, evidence, pieces) in enumerate(snp_cases(vectors)):
+        write_collateral(tmp_path / str(number), pieces)
+        at = datetime.fromtimestamp(case["time"], UTC)
+        result = judged(evidence, read_collateral(tmp_path / str(number)), at)
+        assert result.tee == SEV_SNP
+        accepted = case["expect"]["verdict"] == "accept"
+        assert (result.error is None) == accepted, f"{case['id']}: {result.error}"
+        if not accepted and result.error is not None:
+            assert result.error.code in case["expect"]["code"].split("|"), case["id"]
+        submodule = result.to_ear("test")["submods"]["cpu"]
+        assert submodule["cloister.verdict"] == ("accept" if accepted else "reject")
+        assert (submodule["ear.status"] == "affirming") == accepted
+        assert ("ueid" in submodule) == accepted
+        count += 1
+    assert count >= 10
+
+
+def test_line_ends_of_a_pem_change_no_verdict(vectors: Path) -> None:
+    case, evidence, pieces = snp_cases(vectors)[0]
+    at = datetime.fromtimestamp(case["time"], UTC)
+    unix, dos = (
+        judged(evidence, {**pieces, "cert_chain": text}, at).rows
+        for text in (pieces["cert_chain"], pieces["cert_chain"].replace(b"\n", b"\r\n"))
+    )
+    assert unix == dos
+
+
+@pytest.mark.parametrize("kind", ["real", "synth"])
+def test_tdx_quotes_as_stored(vectors: Path, kind: str) -> None:
+    count = 0
+    for case in tdx_cases(vectors, kind):
+        if case.members is None or case.expect.get("either_verdict_conforms") or len(case.quote) < 100:
+            continue
+        if case.expect["verdict"] == "reject" and recognised(case.quote) != TDX:
+            continue
+        collateral = {"collateral": json.dumps(case.members).encode()}
+        result = judged(case.quote, collateral, case.at, tdx=case.policy)
+        accepted = case.expect["verdict"] == "accept"
+        assert (result.error is None) == accepted, f"{case.id}: {result.error}"
+        if not accepted and result.error is not None:
+            assert result.error.code in case.expect["code"].split("|"), case.id
+        submodule = result.to_ear("test")["submods"]["cpu"]
+        if not accepted:
+            assert submodule["ear.status"] in ("warning", "contraindicated", "none"), case.id
+            assert "ueid" not in submodule
+        elif case.expect.get("tcb_status") == "UpToDate" and submodule["dbgstat"] != "enabled":
+            assert submodule["ear.status"] == "affirming", case.id
+        elif case.expect.get("tcb_status", "UpToDate") != "UpToDate":
+            # What a policy permits is still told as what it is.
+            assert submodule["ear.status"] != "affirming", case.id
+        count += 1
+    assert count
+
+
+def test_an_outdated_platform_is_a_warning_whatever_the_policy_permits(vectors: Path) -> None:
+    found = {case.id: case for case in tdx_cases(vectors, "real")}
+    case = found["automata+automata_00806f05+policy-permits"]
+    collateral = {"collateral": json.dumps(case.members).encode()}
+    result = judged(case.quote, collateral, case.at, tdx=case.policy)
+    assert result.error is None
+    submodule = result.to_ear("test")["submods"]["cpu"]
+    assert submodule["ear.status"] == "warning"
+    assert submodule["ear.trustworthiness-vector"]["hardware"] == 32
+    assert submodule["cloister.tcb-status"] == "OutOfDate"
+
+
+def test_a_kind_that_the_policy_does_not_accept_is_refused(vectors: Path) -> None:
+    case, evidence, pieces = snp_cases(vectors)[0]
+    at = datetime.fromtimestamp(case["time"], UTC)
+    refused = judged(evidence, pieces, at, tees=frozenset({TDX}))
+    assert refused.error is not None
+    assert refused.error.code == "tee_not_accepted"
+    assert refused.status == 3
+    wrong = verify_cpu_evidence(evidence, pieces, CpuPolicy(POLICY, DIGEST), at, tee=AZURE_SNP)
+    assert wrong.error is not None
+    assert wrong.error.stage == "parse"
+    for text in (b"", b"{}", b"nothing", b"\xff" * 2000):
+        unknown = judged(text, {}, at)
+        assert unknown.error is not None
+        assert unknown.error.code == "evidence_unknown"
+
+
+def test_report_data_is_compared_where_it_is_asked_for(vectors: Path) -> None:
+    case, evidence, pieces = next(
+        entry for entry in snp_cases(vectors) if entry[0]["expect"]["verdict"] == "accept"
+    )
+    at = datetime.fromtimestamp(case["time"], UTC)
+    for nonce, accepted in ((evidence[0x50:0x90], True), (bytes(64), False), (evidence[0x50:0x70], False)):
+        result = verify_cpu_evidence(evidence, pieces, CpuPolicy(POLICY, DIGEST), at, nonce=nonce)
+        assert (result.error is None) == accepted
+        assert accepted or result.rows[-1].code == "report_data_mismatch"
+
+
+def test_the_command(vectors: Path, tmp_path: Path) -> None:
+    case, evidence, pieces = next(
+        entry for entry in snp_cases(vectors) if entry[0]["expect"]["verdict"] == "accept"
+    )
+    at = f"{datetime.fromtimestamp(case['time'], UTC):%Y-%m-%dT%H:%M:%SZ}"
+    (tmp_path / "evidence").write_bytes(evidence)
+    write_collateral(tmp_path / "collateral", pieces)
+    waived = sorted({bulletin.id for bulletin in SnpPolicy().bulletins})
+    (tmp_path / "policy.toml").write_text(
+        "version = 1\n[cpu.snp]\nrequire_crl = false\nmin_report_version = 2\n"
+        f"waive_bulletins = {json.dumps(waived)}\n"
+    )
+    options = ["--collateral", str(tmp_path / "collateral"), "--at", at]
+    options = ["verify", "--cpu-evidence", str(tmp_path / "evidence"), *options]
+    lenient = [*options, "--policy", str(tmp_path / "policy.toml")]
+    runner = CliRunner()
+
+    def run(*arguments: str) -> tuple[int, str]:
+        outcome = runner.invoke(build_app(), list(arguments), standalone_mode=False)
+        return int(outcome.return_value if outcome.exception is None else 1), outcome.output
+
+    status, text = run(*lenient, "--json")
+    assert status == 0, text
+    said = json.loads(text)
+    assert said["verified"] is True
+    assert said["registers"]["launchDigest"] == evidence[0x90:0xC0].hex()
+    status, text = run(*lenient, "--ear")
+    assert json.loads(text)["submods"]["cpu"]["ear.status"] == "affirming"
+    status, text = run(*options)
+    assert status == 3
+    assert "report_version_below_minimum" in text
+    assert run(*lenient[:3], "--collateral", str(tmp_path / "absent"))[0] == 1
+    assert run("verify", "--ear")[0] == 1
+
+
+def test_text_of_another_encoding_is_no_evidence() -> None:
+    for text in (b'{"ak": 1}', b'{"hcl_report": 1, "hcl_report": 2}', base64.b64encode(bytes(99))):
+        assert recognised(text) == ""
+
+
+def recognised(data: bytes) -> str:
+    try:
+        return recognise(data)
+    except EvidenceMalformed:
+        return ""
