@@ -53,7 +53,13 @@ class Network(Protocol):
 
 
 class HttpsNetwork:
-    """The real one: HTTPS only, no redirects, bounded in time and size."""
+    """The real one: HTTPS only, no redirects, bounded in time and size.
+
+    ``bearer`` is a service key that goes with every request, so such a network is for one service alone.
+    """
+
+    def __init__(self, bearer: str | None = None) -> None:
+        self._headers = {} if bearer is None else {"authorization": f"Bearer {bearer}"}
 
     def get(self, url: str) -> bytes:
         """See `Network`."""
@@ -68,7 +74,7 @@ class HttpsNetwork:
 
         if not url.startswith("https://"):
             raise _fault("fetch_failed", f"not an https address: {url[:80]}")
-        headers = {} if media_type is None else {"content-type": media_type}
+        headers = self._headers if media_type is None else {**self._headers, "content-type": media_type}
         try:
             with httpx2.stream(
                 method,
