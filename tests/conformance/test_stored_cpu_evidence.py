@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from software_tpm import REQUIRED, SoftwareTpm
 from tdx_cases import cases as tdx_cases
 from typer.testing import CliRunner
 
@@ -17,12 +19,18 @@ from attestation.errors import EvidenceMalformed
 from attestation.evidence_kind import recognise
 from attestation.policy import AttestationPolicy
 from attestation.sev_snp_policy import SnpPolicy
-from attestation.tees import AZURE_SNP, SEV_SNP, TDX, TEES
+from attestation.tdx.chain import read_pem
+from attestation.tdx.policy import TdxPolicy
+from attestation.tees import AZURE_SNP, AZURE_TDX, SEV_SNP, TDX, TEES, TPM
+from attestation.tpm.ak import spki_sha256
+from attestation.tpm.evidence import AzureEvidence, Quote
+from attestation.tpm.policy import AzurePolicy, TpmPolicy
 from client_sdk.cli import build_app
 from client_sdk.verify_cpu import CpuPolicy, CpuVerification, verify_cpu_evidence
 
 POLICY = AttestationPolicy(tees=TEES, snp=SnpPolicy(require_crl=False, bulletins=(), min_report_version=2))
 DIGEST = bytes(32)
+AT = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
 
 def judged(evidence: bytes, collateral: Mapping[str, bytes], at: datetime, **changes: Any) -> CpuVerification:
@@ -183,3 +191,87 @@ def recognised(data: bytes) -> str:
         return recognise(data)
     except EvidenceMalformed:
         return ""
+
+
+def test_a_tpms_quote_as_stored() -> None:
+    tpm, nonce = SoftwareTpm().boot(), b"challenge of the verifier"
+    evidence = tpm.evidence(nonce).encode()
+    assert recognised(evidence) == TPM
+    trusted = TpmPolicy(pinned_spki=frozenset({spki_sha256(tpm.key.public_key())}))
+    policy = CpuPolicy(replace(POLICY, tpm=trusted), DIGEST)
+    log = {"eventlog": tpm.event_log()}
+    result = verify_cpu_evidence(evidence, log, policy, AT, nonce=nonce)
+    assert result.error is None, result.rows
+    submodule = result.to_ear("test")["submods"]["vtpm"]
+    assert submodule["ear.status"] == "affirming"
+    assert submodule["oemboot"] is True
+    assert submodule["cloister.registers"] == {
+        f"pcr{index}": tpm.pcr("sha256", index).hex() for index in sorted(REQUIRED)
+    }
+    for pieces, asked, code in (
+        (log, b"another challenge", "nonce_mismatch"),
+        (log, b"", "nonce_mismatch"),
+        ({}, nonce, "eventlog_missing"),
+        ({**log, "tcb_info": b""}, nonce, "collateral_unknown"),
+    ):
+        refused = verify_cpu_evidence(evidence, pieces, policy, AT, nonce=asked)
+        assert refused.error is not None
+        assert refused.error.code == code
+        assert refused.to_ear("test")["submods"]["vtpm"]["cloister.verdict"] == "reject"
+
+
+@pytest.mark.parametrize("kind", ["SNP", "TDX"])
+def test_azures_machines_as_stored(vectors: Path, kind: str) -> None:
+    count = 0
+    for case in json.loads((vectors / "tpm/azure/cases.json").read_text()):
+        if case["report_type"] != kind:
+            continue
+        document = json.loads((vectors / "tpm" / case["file"]).read_text())
+        document = document.get("evidence", document)
+        evidence = azure_evidence(document)
+        assert recognised(evidence) == (AZURE_SNP if kind == "SNP" else AZURE_TDX)
+        tpm = TpmPolicy(
+            replay_eventlog=False, secure_boot=False, required_pcrs={"sha256": frozenset(range(24))}
+        )
+        azure = AzurePolicy(secure_boot=case["secure_boot"])
+        if kind == "SNP":
+            chain = vectors / "snp/trust" / f"{case['expect']['product']}_vcek_chain.pem"
+            pieces = {"vek": piece_of(document["vcek"]), "cert_chain": chain.read_bytes()}
+            changes: dict[str, Any] = {"snp": replace(POLICY.snp, **case["policy"])}
+            at = datetime.fromtimestamp(case["time"], UTC)
+        else:
+            pieces = {"collateral": (vectors / case["collateral"]).read_bytes()}
+            changes = {"tdx": TdxPolicy(**case["policy"])}
+            at = datetime.fromtimestamp(case["collateral_time"], UTC)
+        policy = CpuPolicy(replace(POLICY, tpm=tpm, azure=azure, **changes), DIGEST)
+        nonce = bytes.fromhex(case["nonce_hex"])
+        result = verify_cpu_evidence(evidence, pieces, policy, at, nonce=nonce)
+        found = None if result.error is None else result.error.code
+        assert found == case["expect"].get("code"), case["id"]
+        other = verify_cpu_evidence(evidence, pieces, policy, at, nonce=b"another")
+        assert other.error is not None
+        count += 1
+    assert count
+
+
+def azure_evidence(document: Mapping[str, Any]) -> bytes:
+    """Evidence in our form, out of what other collectors recorded."""
+    quote = document.get("quote") or document["tpm_quote"]
+    signature = bytes.fromhex("0014000b0100") + piece_of(quote["signature"])
+    pcrs = {"sha256": dict(enumerate(map(piece_of, quote["pcrs"])))}
+    return AzureEvidence(
+        Quote(piece_of(quote["message"]), signature, pcrs),
+        piece_of(document.get("report") or document["hcl_report"]),
+        piece_of(document["td_quote"]) if "td_quote" in document else None,
+    ).encode()
+
+
+def piece_of(value: Any) -> bytes:
+    """Bytes as collectors write them: numbers, hexadecimal, PEM, or base64 of either alphabet."""
+    if isinstance(value, list):
+        return bytes(value)
+    if value.startswith("-----BEGIN"):
+        return read_pem(value.encode())[0]
+    if re.fullmatch("[0-9a-f]+", value):
+        return bytes.fromhex(value)
+    return base64.urlsafe_b64decode(value.replace("+", "-").replace("/", "_") + "=" * (-len(value) % 4))
