@@ -13,7 +13,7 @@ from .durable import replace_file
 from .errors import TransparencyError
 from .image_release import measure_image
 from .launch.cpu_models import signature_of
-from .launch.event_log import parse_event_log
+from .launch.event_log import MAX_LOG, parse_event_log
 from .launch.explain import Explanation, explain_log, explain_record, explain_registers
 from .launch.firmware import MAX_FIRMWARE, Firmware
 from .launch.id_key import MAX_PEM, id_key_digest
@@ -21,7 +21,7 @@ from .launch.record import MAX_RECORD, LaunchRecord, malformed
 from .launch.reported import registers_of
 from .launch.snp import REGISTER, DirectBoot, SnpLaunch, predict_snp
 from .launch.tdx_mrtd import predict_mrtd
-from .launch.tdx_rtmr import MAX_KERNEL, TdxBoot, predict_rtmrs
+from .launch.tdx_rtmr import MAX_KERNEL, Machine, TdxBoot, predict_rtmrs
 from .launch.uki import PHASES, predict_pcr11, read_uki
 from .launch.vmsa import Vmm
 
@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(name="measure", cls=_Group, help=_HELP, no_args_is_help=False)
     group.command(_DEFAULT, help=_PROCESS_IMAGE)(process_image)
     group.command("snp", help="Predict the launch digest of an SEV-SNP virtual machine.")(snp)
-    group.command("tdx", help="Predict MRTD, and RTMR1 to RTMR3 of a kernel booted directly.")(tdx)
+    group.command("tdx", help="Predict MRTD, and the RTMRs of a kernel booted directly.")(tdx)
     group.command("uki", help="Predict PCR 11 of a unified kernel image at each phase of its boot.")(uki)
     group.command("id-key", help="The digest by which a report names an identity or author key.")(id_key)
     group.command("explain", help=_EXPLAIN)(explain)
@@ -148,6 +148,12 @@ def tdx(
     kernel: _Kernel = None,
     initrd: _Initrd = None,
     append: _Append = "",
+    machine: Annotated[
+        Path | None,
+        typer.Option(
+            help="The CC event log of a machine of the same shape: with it, RTMR0 is predicted too."
+        ),
+    ] = None,
     record: _Record = None,
     as_json: _Json = False,
 ) -> int:
@@ -160,7 +166,9 @@ def tdx(
         if boot is not None:
             if memory <= 0:
                 raise malformed("with --kernel, the machine's memory must be known: --memory")
-            runtime = predict_rtmrs(TdxBoot(boot.kernel, boot.initrd, boot.cmdline, memory << 20), image)
+            shape = None if machine is None else Machine.of_log(parse_event_log(_read(machine, MAX_LOG)))
+            given = TdxBoot(boot.kernel, boot.initrd, boot.cmdline, memory << 20, shape)
+            runtime = predict_rtmrs(given, image)
             predicted = LaunchRecord(
                 predicted.kind,
                 {**predicted.registers, **runtime.registers},

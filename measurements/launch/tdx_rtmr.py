@@ -13,6 +13,7 @@ from struct import Struct, pack_into, unpack_from
 from typing import Final
 from uuid import UUID
 
+from .event_log import LoggedEvent
 from .firmware import Firmware
 from .portable_executable import Image
 from .record import Event, LaunchRecord, malformed
@@ -27,7 +28,8 @@ _CALLING: Final = b"Calling EFI Application from Boot Option"
 _EXITS: Final = (b"Exit Boot Services Invocation", b"Exit Boot Services Returned with Success")
 _MIN_KERNEL: Final = 0x1000
 _ACPI_RESERVE: Final = 0x28000
-_BOOT_ORDER: Final = bytes(2)
+_RTMR0: Final = 1
+_VARIABLE_BOOT, _HANDOFF_TABLES2, _PLATFORM_CONFIG = 0x80000002, 0x8000000B, 0x0000000A
 MAX_KERNEL: Final = 1 << 30
 
 
@@ -57,19 +59,39 @@ NO_SECURE_BOOT: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The shape of a machine: SHA-384 of the TD hand-off block, and of each ACPI blob in order."""
+    """The shape of a machine: SHA-384 of the TD hand-off block, and of each ACPI blob in order.
+
+    ``boot_order`` and ``boot_options`` are the data of BootOrder, and of the options in the order they are
+    looked up.
+    """
 
     hand_off: bytes
     acpi: tuple[bytes, ...]
+    boot_order: bytes = bytes(2)
+    boot_options: tuple[bytes, ...] = ()
+
+    @classmethod
+    def of_log(cls, log: tuple[LoggedEvent, ...]) -> "Machine":
+        """The shape that a guest's CC event log tells: take it from a machine that one trusts.
+
+        Raises ImageError where the log tells none.
+        """
+        rtmr0 = [event for event in log if event.index == _RTMR0 and "sha384" in event.digests]
+        hand_off = [event.digests["sha384"] for event in rtmr0 if event.type == _HANDOFF_TABLES2]
+        boot = [event.data for event in rtmr0 if event.type == _VARIABLE_BOOT]
+        if len(hand_off) != 1 or not boot:
+            raise malformed("the event log tells of no hand-off block, or of no boot option")
+        order, *options = (_variable_data(data) for data in boot)
+        acpi = tuple(event.digests["sha384"] for event in rtmr0 if event.type == _PLATFORM_CONFIG)
+        return cls(hand_off[0], acpi, order, tuple(options))
 
 
 @dataclass(frozen=True, slots=True)
 class TdxBoot:
     """Inputs of the runtime registers.
 
-    ``memory`` is the guest's in bytes, for the kernel header that QEMU fills in. ``boot_options`` are the data
-    of Boot0000, Boot0001, … in the order of BootOrder. ``runtime`` are SHA-384 digests that the guest
-    extends into RTMR3.
+    ``memory`` is the guest's in bytes, for the kernel header that QEMU fills in. ``runtime`` are SHA-384
+    digests that the guest extends into RTMR3.
     """
 
     kernel: bytes
@@ -78,8 +100,6 @@ class TdxBoot:
     memory: int
     machine: Machine | None = None
     variables: tuple[Variable, ...] = NO_SECURE_BOOT
-    boot_order: bytes = _BOOT_ORDER
-    boot_options: tuple[bytes, ...] = ()
     runtime: tuple[bytes, ...] = ()
 
 
@@ -90,14 +110,11 @@ def predict_rtmrs(boot: TdxBoot, firmware: Firmware) -> LaunchRecord:
         options = (boot.cmdline + "\0").encode("utf-16-le")
     except UnicodeEncodeError:
         raise malformed("the command line cannot be written as UTF-16") from None
-    events = [] if boot.machine is None else _machine_events(boot, boot.machine, firmware)
-    events += [
-        Event("rtmr1", "kernel", kernel),
-        _event("rtmr1", "action: calling the boot option", _CALLING),
-        _event("rtmr1", "separator", _SEPARATOR),
-        *(_event("rtmr1", f"action: {text.decode().lower()}", text) for text in _EXITS),
-        _event("rtmr2", "command line", options),
-    ]
+    events = []
+    if boot.machine is not None:
+        volume = hashlib.sha384(_volume(firmware)).digest()
+        events = machine_events(boot.machine, volume, boot.variables)
+    events += [*kernel_events(kernel), _event("rtmr2", "command line", options)]
     if boot.initrd:
         events.append(_event("rtmr2", "initial RAM disk", boot.initrd))
     events += [Event("rtmr3", f"runtime event {at}", digest) for at, digest in enumerate(boot.runtime)]
@@ -105,6 +122,29 @@ def predict_rtmrs(boot: TdxBoot, firmware: Firmware) -> LaunchRecord:
     registers = {name: extend(event.digest for event in events if event.register == name) for name in names}
     inputs: dict[str, str | int] = {"cmdline": boot.cmdline, "memory": boot.memory}
     return LaunchRecord("tdx", registers, tuple(events), inputs)
+
+
+def machine_events(machine: Machine, volume: bytes, variables: Iterable[Variable]) -> list[Event]:
+    """What goes into RTMR0; ``volume`` is SHA-384 of the firmware's volume of variables."""
+    return [
+        Event("rtmr0", "TD hand-off block", machine.hand_off),
+        Event("rtmr0", "volume of variables", volume),
+        *(_event("rtmr0", f"variable {v.name}", v.measured()) for v in variables),
+        _event("rtmr0", "separator", _SEPARATOR),
+        *(Event("rtmr0", f"ACPI data {at}", digest) for at, digest in enumerate(machine.acpi)),
+        _event("rtmr0", "variable BootOrder", machine.boot_order),
+        *(_event("rtmr0", f"boot option {at}", data) for at, data in enumerate(machine.boot_options)),
+    ]
+
+
+def kernel_events(kernel: bytes) -> list[Event]:
+    """What goes into RTMR1; ``kernel`` is the kernel's Authenticode SHA-384."""
+    return [
+        Event("rtmr1", "kernel", kernel),
+        _event("rtmr1", "action: calling the boot option", _CALLING),
+        _event("rtmr1", "separator", _SEPARATOR),
+        *(_event("rtmr1", f"action: {text.decode().lower()}", text) for text in _EXITS),
+    ]
 
 
 def extend(digests: Iterable[bytes]) -> bytes:
@@ -156,20 +196,21 @@ def _initrd_address(data: bytearray, protocol: int, size: int, memory: int) -> i
     return int((highest - size) & ~0xFFF)
 
 
-def _machine_events(boot: TdxBoot, machine: Machine, firmware: Firmware) -> list[Event]:
+def _volume(firmware: Firmware) -> bytes:
     volumes = [section for section in firmware.tdx_sections() if section.type == _CFV]
     if len(volumes) != 1:
         raise malformed("firmware has not exactly one volume of variables")
-    volume = firmware.data[volumes[0].data_offset : volumes[0].data_offset + volumes[0].raw_size]
-    return [
-        Event("rtmr0", "TD hand-off block", machine.hand_off),
-        _event("rtmr0", "volume of variables", volume),
-        *(_event("rtmr0", f"variable {v.name}", v.measured()) for v in boot.variables),
-        _event("rtmr0", "separator", _SEPARATOR),
-        *(Event("rtmr0", f"ACPI data {at}", digest) for at, digest in enumerate(machine.acpi)),
-        _event("rtmr0", "variable BootOrder", boot.boot_order),
-        *(_event("rtmr0", f"boot option {at}", data) for at, data in enumerate(boot.boot_options)),
-    ]
+    return firmware.data[volumes[0].data_offset : volumes[0].data_offset + volumes[0].raw_size]
+
+
+def _variable_data(measured: bytes) -> bytes:
+    if len(measured) < _VARIABLE.size:
+        raise malformed("a boot variable of the event log is cut off")
+    _vendor, name, size = _VARIABLE.unpack_from(measured)
+    data = measured[_VARIABLE.size + 2 * name :]
+    if 2 * name > len(measured) or len(data) != size:
+        raise malformed("a boot variable of the event log has another length than it says")
+    return data
 
 
 def _event(register: str, what: str, data: bytes) -> Event:

@@ -13,7 +13,7 @@ from measurements.launch.firmware import Firmware
 from measurements.launch.reported import registers_of
 from measurements.launch.snp import REGISTER, DirectBoot, SnpLaunch, predict_snp
 from measurements.launch.tdx_mrtd import ONE_PASS, TWO_PASS, predict_mrtd
-from measurements.launch.tdx_rtmr import extend
+from measurements.launch.tdx_rtmr import NO_SECURE_BOOT, Machine, extend, kernel_events, machine_events
 from measurements.launch.uki import predict_pcr11, register
 from measurements.launch.vmsa import Vmm
 
@@ -133,3 +133,18 @@ def test_a_ccel_replays_to_the_registers_of_the_quote_beside_it(vectors: Path) -
         }
         agrees = all(quoted[name] == value for name, value in replayed.items())
         assert agrees == (case["expect"]["verdict"] == "accept"), case["id"]
+
+
+def test_what_guests_booted_directly_log_is_what_is_predicted_for_their_machines(vectors: Path) -> None:
+    """The order of events, Secure Boot's absent variables and the boot actions, against real machines' registers."""
+    known = {case["id"]: case for case in cases(vectors / "tpm/eventlogs/cases.json")}
+    for id in ("ccel_dstack", "ccel_live_match"):
+        log = parse_event_log((vectors / "tpm" / known[id]["file"]).read_bytes())
+        digests = {event.name: event.digests["sha384"] for event in log if event.extends}
+        volume, kernel = (
+            digests[f"EV_EFI_{name}"] for name in ("PLATFORM_FIRMWARE_BLOB2", "BOOT_SERVICES_APPLICATION")
+        )
+        rtmr0 = machine_events(Machine.of_log(log), volume, NO_SECURE_BOOT)
+        assert extend(event.digest for event in rtmr0).hex() == known[id]["expect_rtmr"]["0"]
+        rtmr1 = kernel_events(kernel)
+        assert extend(event.digest for event in rtmr1).hex() == known[id]["expect_rtmr"]["1"]

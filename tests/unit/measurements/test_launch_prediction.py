@@ -27,7 +27,14 @@ from measurements.launch.record import LaunchRecord
 from measurements.launch.reported import registers_of
 from measurements.launch.snp import REGISTER, DirectBoot, SnpLaunch, predict_snp
 from measurements.launch.tdx_mrtd import ONE_PASS, TWO_PASS, predict_mrtd
-from measurements.launch.tdx_rtmr import NO_SECURE_BOOT, Machine, TdxBoot, patched_kernel, predict_rtmrs
+from measurements.launch.tdx_rtmr import (
+    NO_SECURE_BOOT,
+    Machine,
+    TdxBoot,
+    Variable,
+    patched_kernel,
+    predict_rtmrs,
+)
 from measurements.launch.uki import predict_pcr11, read_uki
 from measurements.launch.vmsa import Vmm
 from measurements.measure_command import register
@@ -114,19 +121,30 @@ LAUNCH = SnpLaunch(FIRMWARE, 2, signature_of("EPYC-Milan"), 0x1, Vmm.QEMU, BOOT)
 UKI = {"linux": linux(), "osrel": b"ID=x\n", "cmdline": b"ro", "initrd": b"disk" * 100}
 
 
+LOGGED = {
+    "TD hand-off block": (0x8000000B, b""),
+    "variable BootOrder": (0x80000002, Variable(UUID(int=0), "BootOrder", bytes(2)).measured()),
+    "boot option 0": (0x80000002, Variable(UUID(int=0), "Boot0000", b"UiApp").measured()),
+    **{f"ACPI data {number}": (0x0A, b"ACPI DATA") for number in range(3)},
+}
+
+
 def ccel(record: LaunchRecord) -> bytes:
     """The event log of a guest that measured exactly what ``record`` tells."""
     spec = b"Spec ID Event03\0" + struct.pack("<IBBBBI", 0, 0, 2, 0, 2, 1) + struct.pack("<HHB", 12, 48, 0)
     data = struct.pack("<II20sI", 1, 3, bytes(20), len(spec)) + spec
     for event in record.events:
         if event.register.startswith("rtmr"):
-            head = struct.pack("<IIIH", int(event.register[4:]) + 1, 0x0D, 1, 12)
-            data += head + event.digest + struct.pack("<I", 2) + b"hi"
+            kind, content = LOGGED.get(event.what, (0x0D, b"hi"))
+            head = struct.pack("<IIIH", int(event.register[4:]) + 1, kind, 1, 12)
+            data += head + event.digest + struct.pack("<I", len(content)) + content
     return data + b"\xff" * 32
 
 
 def predict_tdx() -> LaunchRecord:
-    machine = Machine(hashlib.sha384(b"hob").digest(), (bytes(48), bytes(48), bytes(48)))
+    machine = Machine(
+        hashlib.sha384(b"hob").digest(), (bytes(48), bytes(48), bytes(48)), bytes(2), (b"UiApp",)
+    )
     return predict_rtmrs(TdxBoot(linux(), b"initrd", "console=ttyS0", 2 << 30, machine), FIRMWARE)
 
 
@@ -223,6 +241,30 @@ def test_rtmr0_needs_the_machine_and_secure_boot_variables_are_measured_even_whe
     assert hashlib.sha384(NO_SECURE_BOOT[1].measured()).hexdigest().startswith("6f2e3cbc14f9def86980f5f6")
 
 
+def test_the_shape_of_a_machine_is_taken_from_its_event_log(
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predicted = predict_tdx()
+    log = parse_event_log(ccel(predicted))
+    shape = Machine.of_log(log)
+    again = predict_rtmrs(TdxBoot(linux(), b"initrd", "console=ttyS0", 2 << 30, shape), FIRMWARE)
+    assert again.registers == predicted.registers
+    with pytest.raises(ImageError, match="hand-off"):
+        Machine.of_log(log[:1])
+    for name, data in (
+        ("ovmf", ovmf()),
+        ("kernel", linux()),
+        ("initrd", b"initrd"),
+        ("log", ccel(predicted)),
+    ):
+        (tmp_path / name).write_bytes(data)
+    options = [f"--{name}={tmp_path / name}" for name in ("kernel", "initrd")]
+    options += [f"--firmware={tmp_path / 'ovmf'}", f"--machine={tmp_path / 'log'}", "--append=console=ttyS0"]
+    assert command("tdx", *options, "--memory=2048", "--json") == 0
+    said = json.loads(capsys.readouterr().out)["registers"]
+    assert said["rtmr0"] == predicted.registers["rtmr0"].hex()
+
+
 def test_the_kernel_header_is_filled_in_as_qemu_does() -> None:
     patched = patched_kernel(linux(), 0x3001, 2 << 30)
     assert patched[0x210] == 0xB0
@@ -289,6 +331,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes, int]] = {
     "executable": (lambda data: Image.parse(data).authenticode(), executable({".text": b"x"}), 31),
     "kernel": (lambda data: patched_kernel(data, 5, 1 << 30), linux(), 31),
     "event log": (lambda data: replay(parse_event_log(data), "sha384"), ccel(predict_tdx()), 1),
+    "machine": (lambda data: Machine.of_log(parse_event_log(data)), ccel(predict_tdx()), 1),
     "record": (LaunchRecord.parse, predict_pcr11({"linux": b""}, ("ready",), ["sha1"]).encode(), 1),
     "reported": (registers_of, bytes(2000), 500),
     "id key": (id_key_digest, b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", 3),
