@@ -41,6 +41,10 @@ _SPEC_ID: Final = b"Spec ID Event03\0"
 _STARTUP_LOCALITY: Final = b"StartupLocality\0"
 _LOCALITIES: Final = (0, 3, 4)
 _RTMRS: Final = range(1, 5)
+_SEPARATORS: Final = (b"\0\0\0\0", b"\xff\xff\xff\xff")
+_SEPARATOR_DIGESTS: Final = {
+    bank: frozenset(hashlib.new(bank, value).digest() for value in _SEPARATORS) for bank in DIGEST_LENGTHS
+}
 _MAX_ALGORITHMS: Final = 8
 _MAX_DIGEST: Final = 64
 
@@ -95,10 +99,13 @@ class EventLog:
     def check_digests(self) -> None:
         """Recompute every digest that the specification defines over the event's own data.
 
-        Raises BindingMismatch (``eventlog_digest_mismatch``). Digests over what is not in the log, such as
-        a program's, are left: of those only replay tells.
+        An event's type is not part of what is measured. So a separator's digest under another type is
+        refused: else whoever writes the log could move the end of firmware's own events. Digests over what
+        is not in the log, such as a program's, are left: of those only replay tells. Raises
+        BindingMismatch (``eventlog_digest_mismatch``) or EvidenceMalformed (``eventlog_malformed``).
         """
         for event in self.events:
+            _check_separator(event)
             candidates = measured_data(event.type, event.data)
             if not candidates:
                 continue
@@ -221,6 +228,20 @@ def _read_spec_id(data: bytes) -> dict[int, int]:
 def _check_register(event: Event, *, confidential: bool) -> None:
     if event.type != NO_ACTION and event.register not in (_RTMRS if confidential else range(PCR_COUNT)):
         raise _malformed(f"{event}: no such register")
+
+
+def _check_separator(event: Event) -> None:
+    if event.register not in FIRMWARE_PCRS:
+        return  # an operating system separates by values of its own
+    if event.type == SEPARATOR:
+        if event.data not in _SEPARATORS:
+            raise _malformed(f"{event}: firmware reports an error, or separates by an unknown value")
+    elif event.type != NO_ACTION and any(
+        digest in _SEPARATOR_DIGESTS[bank] for bank, digest in event.digests.items()
+    ):
+        raise BindingMismatch(
+            code="eventlog_digest_mismatch", stage="eventlog", detail=f"{event}: a separator by another name"
+        )
 
 
 def _startup_locality(events: list[Event]) -> int | None:

@@ -83,6 +83,22 @@ def test_an_event_added_after_the_separator_says_secure_boot_is_on() -> None:
     judged(tpm, policy_for(tpm, secure_boot=False)).require()  # control: the log is genuine
 
 
+def test_firmwares_separator_goes_by_another_name() -> None:
+    """A type is not measured: the log calls firmware's events something else, and the system's firmware's."""
+    tpm = SoftwareTpm().boot(secure_boot=False)
+    tpm.measure(7, 0x80000001, variable("SecureBoot", b"\1"))
+    tpm.measure(7, SEPARATOR, bytes(4))
+    lie = SoftwareTpm(tpm.key, events=[replace(event) for event in tpm.events])
+    true_word = next(event for event in lie.events if event.type == 0x80000001)
+    separator = next(event for event in lie.events if (event.register, event.type) == (7, SEPARATOR))
+    true_word.type = separator.type = IPL
+    log = parse_event_log(lie.event_log())
+    assert log.secure_boot()  # control: it reads as Secure Boot on, and replays
+    assert log.replay("sha256")[7] == tpm.pcr("sha256", 7)
+    found = judged(tpm, policy_for(tpm), eventlog=lie.event_log())
+    refused(found, "tpm.eventlog", "eventlog_digest_mismatch")
+
+
 def test_a_second_separator_hides_where_firmware_ended() -> None:
     tpm = SoftwareTpm().boot()
     tpm.measure(7, SEPARATOR, bytes(4))

@@ -154,6 +154,20 @@ def test_which_digests_can_be_recomputed() -> None:
             measured_data(0x80000002, odd)
 
 
+@pytest.mark.parametrize(
+    ("data", "accepted"), [(bytes(4), True), (b"\xff" * 4, True), (b"\1\0\0\0", False), (b"", False)]
+)
+def test_a_separator_has_one_of_two_values(data: bytes, accepted: bool) -> None:
+    tpm = SoftwareTpm()
+    tpm.measure(5, SEPARATOR, data)
+    log = parse_event_log(tpm.event_log())
+    if accepted:
+        log.check_digests()
+    else:
+        with pytest.raises(EvidenceMalformed, match="eventlog_malformed"):
+            log.check_digests()
+
+
 def test_secure_boot_is_one_byte_of_the_right_variable() -> None:
     for value, expected in ((b"\1", True), (b"\0", False), (b"", False), (b"\2", False)):
         tpm = SoftwareTpm()
