@@ -28,6 +28,8 @@ EXCEPTIONS: dict[str, set[str]] = {
     "images/guest/start.py": {"enclave_runtime"},
     # The plain arm of a comparison serves the node's own inner application without its protection.
     "benchmarks/plain_node.py": {"enclave_runtime"},
+    # Measures the verifier by itself, below the client.
+    "benchmarks/cpu_evidence.py": {"attestation"},
 }
 
 GROUND_FLOOR = ("attestation", "ohttp", "measurements")
