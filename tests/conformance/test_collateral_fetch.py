@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import quote as percent_encoded
 
 import pytest
+import typer
 from tdx_cases import cases as tdx_cases
 
 from attestation.collateral_fetch.amd_kds import fetch_snp, vcek_url
 from attestation.collateral_fetch.intel_pcs import INTEL_PCS, ROOT_CA_CRL, fetch_tdx
 from attestation.collateral_fetch.network import MAX_ANSWER, Answer, FetchFailed, HttpsNetwork, KeptAnswers
 from attestation.collateral_folder import read_collateral, write_collateral
+from attestation.commands import register
 from attestation.errors import AttestationError, EvidenceMalformed
 from attestation.sev_snp import SnpCollateral, appraise
 from attestation.sev_snp_policy import SnpPolicy
@@ -201,9 +204,13 @@ class Service(BaseHTTPRequestHandler):
     """A service that is busy at first, moved, gone, or says too much."""
 
     busy = 0
+    answers: ClassVar[dict[str, bytes]] = {}
 
     def do_GET(self) -> None:
         status, body = 200, b"answer"
+        if self.answers:
+            body = self.answers.get(self.path, b"")
+            status = 200 if body else 404
         if self.path == "/busy" and Service.busy:
             Service.busy -= 1
             status = 429
@@ -254,3 +261,29 @@ def test_requests_are_bounded_and_follow_nobody(service: str) -> None:
         network.get(f"{service}/huge")
     with pytest.raises(FetchFailed, match="not an https address"):
         HttpsNetwork(waited.append).get(f"{service}/")
+
+
+def test_the_command_writes_the_folder_that_verify_reads(
+    amd: SimulatedAmd, tmp_path: Path, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = amd.section(bytes(64), amd.settings(bytes(48)))
+    recorded = kds(amd, section.evidence)
+    answers = {
+        url.removeprefix("https://kdsintf.amd.com"): answer for url, answer in recorded.answers.items()
+    }
+    monkeypatch.setattr(Service, "answers", {path: answer.body for path, answer in answers.items()})
+    (tmp_path / "report").write_bytes(section.evidence)
+    app = typer.Typer()
+    register(app)
+    out = str(tmp_path / "out")
+    arguments = ["collateral", "fetch", str(tmp_path / "report"), "--out", out, "--amd", service, "--json"]
+    assert app(arguments, standalone_mode=False) == 0
+    pieces = read_collateral(tmp_path / "out")
+    assert pieces.keys() == {"vek", "ask", "ark", "crl"}
+    policy = SnpPolicy(simulated_root=amd.root_sha256)
+    assert appraise(section.evidence, SnpCollateral(**pieces), policy, AT).error is None
+    monkeypatch.setattr(Service, "answers", {"none": b""})
+    assert app(arguments, standalone_mode=False) == 1
+    (tmp_path / "report").write_bytes(b"{}")
+    assert app(arguments, standalone_mode=False) == 1
+    assert app([*arguments, "--product", "rome"], standalone_mode=False) == 1

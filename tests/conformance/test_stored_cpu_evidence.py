@@ -2,6 +2,7 @@
 
 import base64
 import json
+import random
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -275,3 +276,24 @@ def piece_of(value: Any) -> bytes:
     if re.fullmatch("[0-9a-f]+", value):
         return bytes.fromhex(value)
     return base64.urlsafe_b64decode(value.replace("+", "-").replace("/", "_") + "=" * (-len(value) % 4))
+
+
+def test_no_evidence_however_broken_ends_in_anything_but_a_verdict(vectors: Path) -> None:
+    case, report, pieces = snp_cases(vectors)[0]
+    quote = (vectors / "tdx/real/goog_cos113.quote.bin").read_bytes()
+    tpm = SoftwareTpm().boot().evidence(b"nonce").encode()
+    at = datetime.fromtimestamp(case["time"], UTC)
+    rng = random.Random(5)
+    for good in (report, quote, tpm):
+        inputs = [good[: rng.randrange(len(good))] for _ in range(12)]
+        for _ in range(40):
+            changed = bytearray(good)
+            changed[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
+            inputs.append(bytes(changed))
+        for evidence in inputs:
+            for tee in (None, rng.choice(sorted(TEES)), "other"):
+                given = pieces if rng.random() < 0.7 else {"vek": rng.randbytes(30), "eventlog": b""}
+                result = verify_cpu_evidence(evidence, given, CpuPolicy(POLICY, DIGEST), at, tee=tee)
+                assert result.error is not None
+                assert result.to_json()["error"]["code"]
+                assert result.to_ear("x")["submods"]
