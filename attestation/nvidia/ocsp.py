@@ -58,9 +58,9 @@ def check_status(
     """What the response ``data`` says of ``subject``, which ``issuer`` issued (the caller has verified that).
 
     ``max_age`` bounds a response that states no next update; ``nonce`` is what was asked with, where the
-    response was fetched for this appraisal. Raises `RevocationError`: ``ocsp_malformed``,
-    ``revocation_missing`` (the responder refused), ``ocsp_certid``, ``ocsp_responder``, ``ocsp_signature``,
-    ``ocsp_nonce``, ``revocation_stale``, ``revocation_unknown``. A revoked certificate is returned, not raised.
+    response was fetched for this appraisal. Raises `RevocationError`: ``revocation_missing`` (it cannot be
+    read, or the responder refused), ``ocsp_certid``, ``ocsp_responder``, ``ocsp_signature``, ``ocsp_nonce``,
+    ``revocation_stale``, ``revocation_unknown``. A revoked certificate is returned, not raised.
     """
     response = parse_response(data)
     single = _about(response, subject, issuer)
@@ -120,7 +120,7 @@ def _check_delegation(signer: Certificate, subject: Certificate, issuer: Certifi
         purposes = _purposes(values.get(_EXTENDED_KEY_USAGE))
         may_sign = OID_KEY_USAGE not in values or key_usage(values[OID_KEY_USAGE]) & DIGITAL_SIGNATURE
     except der.DerError as error:
-        raise ocsp_error("ocsp_malformed", error.detail) from None
+        raise ocsp_error("revocation_missing", f"the response cannot be read: {error.detail}") from None
     if _OCSP_SIGNING not in purposes or not may_sign or signer.is_ca or signer.raw == subject.raw:
         raise ocsp_error("ocsp_responder", "the responder's certificate is not for signing OCSP responses")
     if not signer.not_before <= at <= signer.not_after:

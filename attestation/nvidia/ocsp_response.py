@@ -23,6 +23,7 @@ DIGESTS: Final[dict[str, Callable[[bytes], Any]]] = {
     "1.3.14.3.2.26": lambda data: hashlib.sha1(data, usedforsecurity=False),
     "2.16.840.1.101.3.4.2.1": hashlib.sha256,
     "2.16.840.1.101.3.4.2.2": hashlib.sha384,
+    "2.16.840.1.101.3.4.2.3": hashlib.sha512,
 }
 """Digests of a certificate id, by OID."""
 
@@ -87,14 +88,14 @@ class Response:
 def parse_response(data: bytes) -> Response:
     """Read a response.
 
-    Raises `RevocationError`: ``ocsp_malformed``, or ``revocation_missing`` where the responder refused.
+    Raises `RevocationError` (``revocation_missing``) where it cannot be read, or the responder refused.
     """
     if len(data) > MAX_RESPONSE:
-        raise ocsp_error("ocsp_malformed", f"response of {len(data)} bytes, at most {MAX_RESPONSE}")
+        raise ocsp_error("revocation_missing", f"response of {len(data)} bytes, at most {MAX_RESPONSE}")
     try:
         return _read(data)
     except (der.DerError, CertificateMalformed) as error:
-        raise ocsp_error("ocsp_malformed", error.detail) from None
+        raise ocsp_error("revocation_missing", f"the response cannot be read: {error.detail}") from None
 
 
 def _read(data: bytes) -> Response:
