@@ -82,7 +82,10 @@ def verify(
     memory: MemoryOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     gpu_evidence: Annotated[
-        Path | None, typer.Option(help="A file of GPU evidence as NVIDIA's tools write it (JSON list).")
+        list[Path] | None,
+        typer.Option(
+            help="A file of GPU evidence as NVIDIA's tools write it (JSON list); once more for NVSwitches."
+        ),
     ] = None,
     nonce: Annotated[
         str | None,
@@ -129,15 +132,15 @@ def verify(
         return _show_cpu(cpu, as_json=as_json, ear=ear)
     if collateral is not None or tee is not None or ear:
         raise ClientError("usage", "--collateral, --tee and --ear belong to --cpu-evidence")
-    if gpu_evidence is not None or local_gpu:
-        if bundle is not None or relay is not None or (gpu_evidence is not None and local_gpu):
+    if gpu_evidence or local_gpu:
+        if bundle is not None or relay is not None or (gpu_evidence and local_gpu):
             raise ClientError("usage", "give one of a bundle file, --relay, --gpu-evidence and --local-gpu")
         asked = read_gpu_policy(policy, claim_rules)
         if local_gpu:
             gpus = verify_local(asked, lambda: datetime.now(UTC), rim_dir=rim_dir)
         else:
             gpus = verify_evidence(
-                read_evidence(Path(str(gpu_evidence))),
+                read_evidence(gpu_evidence or []),
                 parse_nonce(nonce),
                 asked,
                 parse_time(at),

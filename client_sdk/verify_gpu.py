@@ -21,7 +21,7 @@ from attestation.errors import AttestationError
 from attestation.nvidia.claim_rules import MAX_RULES, ClaimRules
 from attestation.nvidia.collateral_folder import read_collateral
 from attestation.nvidia.collect import NvmlGpus
-from attestation.nvidia.evidence import MAX_SECTION, GpuEvidence, parse_evidence_list
+from attestation.nvidia.evidence import MAX_SECTION, GpuEvidence, encode_evidence_list, parse_evidence_list
 from attestation.nvidia.local_claims import LocalClaims, local_claims
 from attestation.nvidia.machine import Machine, inspect_machine
 from attestation.nvidia.nvml import load_library
@@ -127,13 +127,24 @@ def read_gpu_policy(path: Path | None, claim_rules: Path | None = None) -> GpuPo
     return policy if claim_rules is None else replace(policy, claim_rules=_load_rules(claim_rules))
 
 
-def read_evidence(path: Path) -> bytes:
-    """A file of evidence. Raises ClientError."""
-    with path.open("rb") as file:
-        data = file.read(MAX_SECTION + 1)
-    if len(data) > MAX_SECTION:
-        raise ClientError("evidence_too_large", f"{path} has more than {MAX_SECTION} bytes")
-    return data
+def read_evidence(paths: Sequence[Path]) -> bytes:
+    """The evidence in these files, as one list: NVIDIA's tools write GPUs and NVSwitches apart.
+
+    Raises ClientError where a file is too large, or where one of several is no evidence.
+    """
+    sections = []
+    for path in paths:
+        with path.open("rb") as file:
+            data = file.read(MAX_SECTION + 1)
+        if len(data) > MAX_SECTION:
+            raise ClientError("evidence_too_large", f"{path} has more than {MAX_SECTION} bytes")
+        sections.append(data)
+    if len(sections) == 1:
+        return sections[0]
+    try:
+        return encode_evidence_list([entry for data in sections for entry in parse_evidence_list(data)])
+    except AttestationError as error:
+        raise ClientError(error.code, error.detail) from error
 
 
 def parse_nonce(text: str | None) -> bytes:

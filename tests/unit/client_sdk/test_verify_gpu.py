@@ -159,6 +159,21 @@ def test_real_evidence_with_its_manifests_by_rim_dir(vectors: Path, tmp_path: Pa
     assert strict.error.code == "revocation_missing"
 
 
+def test_a_whole_board_from_the_two_files_that_nvidias_tools_write(
+    vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = vectors / "nvidia" / "evidence" / "json"
+    gpus, switches = str(folder / "ppcie_8gpu.json"), str(folder / "ppcie_4switch.json")
+    policy = tmp_path / "board.toml"
+    policy.write_text('[gpu]\ncount = 8\nmodes = ["PPCIE"]\nrim = "off"\nrevocation = "off"\n')
+    nonce = json.loads(Path(gpus).read_text())[0]["nonce"]
+    judged = ["verify", "--policy", str(policy), "--nonce", nonce, "--json", "--at", "2026-11-21T12:00:00Z"]
+    assert run([*judged, "--gpu-evidence", gpus, "--gpu-evidence", switches]) == 0
+    assert len(json.loads(capsys.readouterr().out)["claims"]["devices"]) == 12
+    assert run([*judged, "--gpu-evidence", gpus]) == 3
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "topology"
+
+
 def local(policy: GpuPolicy = POLICY, **settings: Any) -> GpuVerification:
     nvml = FakeNvml(devices=[Minted(gpu) for gpu in GPUS], **settings)
     result = verify_local(policy, lambda: AT, load=lambda: nvml, entropy=bytes)
