@@ -42,13 +42,15 @@ class UkiPolicy:
 class TpmPolicy:
     """Demands on a TPM's quote. Every default is the strict production value.
 
-    ``pinned_spki``: SHA-256 of the SubjectPublicKeyInfo of AKs trusted by themselves; ``ca``: SHA-256 of
-    root certificates whose AK certificates are trusted. Without either, no AK is. ``required_pcrs``: what a
+    ``pinned_names``: TPM names of AKs trusted by themselves, with their attributes; ``pinned_spki``: SHA-256 of
+    the SubjectPublicKeyInfo of such AKs; ``ca``: SHA-256 of root certificates whose AK certificates are
+    trusted. Without any, no AK is. ``required_pcrs``: what a
     quote must cover, by bank. ``pins``: accepted values by PCR; the values of one bank are alternatives.
     ``secure_boot``: the event log must show Secure Boot on. ``max_reset_age_s``: the TPM's clock, which has
     run without a gap, counts no more seconds than these, so it cannot have been reset longer ago.
     """
 
+    pinned_names: frozenset[bytes] = frozenset()
     pinned_spki: frozenset[bytes] = frozenset()
     ca: frozenset[bytes] = frozenset()
     require_crl: bool = False
@@ -67,12 +69,14 @@ class TpmPolicy:
         strict = cls()
         ak = table.table("ak")
         pinned_spki, ca = ak.digests("pinned_spki", 32), ak.digests("ca", 32)
+        names = ak.digests("pinned_names", 34)
         require_crl = ak.flag("require_crl", False)
         ak.end()
         banks = table.names("banks", strict.banks, allowed=ACCEPTABLE_BANKS)
         if not banks:
             raise PolicyMalformed(code="policy_invalid", detail="banks", expected="at least one bank")
         policy = cls(
+            pinned_names=names or frozenset(),
             pinned_spki=pinned_spki or frozenset(),
             ca=ca or frozenset(),
             require_crl=require_crl,

@@ -164,7 +164,7 @@ def _check_trust(
 ) -> GcpInstance | None:
     """Google's instance where its CA vouches for the key, None where another does or the key is pinned."""
     spki = spki_sha256(area.key)
-    if spki in policy.pinned_spki:
+    if _is_pinned(area, policy):
         return None
     if chain is None:
         raise ChainUntrusted(
@@ -181,6 +181,10 @@ def _check_trust(
     return instance
 
 
+def _is_pinned(area: PublicArea, policy: TpmPolicy) -> bool:
+    return area.name in policy.pinned_names or spki_sha256(area.key) in policy.pinned_spki
+
+
 def _check_revocation(
     checks: Checklist,
     area: PublicArea,
@@ -190,7 +194,7 @@ def _check_revocation(
     at: datetime,
 ) -> None:
     id = "tpm.revocation"
-    if spki_sha256(area.key) in policy.pinned_spki:
+    if _is_pinned(area, policy):
         checks.not_required(id, "the AK itself is pinned")
     elif crl is not None and chain is not None:
         checks.check(id, partial(chain.verify_not_revoked, crl, at), "the AK's certificate is not revoked")

@@ -17,7 +17,7 @@ from software_tpm import AK_ATTRIBUTES, IPL, SEPARATOR, SoftwareTpm, variable
 
 from attestation.errors import AttestationError
 from attestation.results import Appraisal, Outcome
-from attestation.tpm.ak import spki_sha256
+from attestation.tpm.ak import parse_public_area, spki_sha256
 from attestation.tpm.azure import HclKind, check_binding, parse_hcl_report, read_runtime_claims
 from attestation.tpm.eventlog import parse_event_log
 from attestation.tpm.evidence import Quote, TpmEvidence
@@ -176,6 +176,17 @@ def test_a_key_that_signs_whatever_it_is_given(tpm: SoftwareTpm) -> None:
     for missing in ("fixedTPM", "fixedParent", "sign"):
         other = SoftwareTpm(attributes=[name for name in AK_ATTRIBUTES if name != missing]).boot()
         refused(judged(other, policy_for(other)), "tpm.attributes", "ak_attributes")
+
+
+def test_a_public_area_that_lies_about_its_attributes(tpm: SoftwareTpm) -> None:
+    """The same unrestricted key, shown with an area that calls it restricted: only its name tells."""
+    loose = SoftwareTpm(attributes=[name for name in AK_ATTRIBUTES if name != "restricted"]).boot()
+    lying = SoftwareTpm(loose.key).boot()
+    judged(lying, policy_for(loose)).require()  # control: a pin of the key alone has nothing to go by
+    by_name = TpmPolicy(pinned_names=frozenset({parse_public_area(loose.public).name}))
+    refused(judged(lying, by_name), "tpm.key", "ak_untrusted")
+    refused(judged(loose, by_name), "tpm.attributes", "ak_attributes")
+    judged(lying, TpmPolicy(pinned_names=frozenset({parse_public_area(lying.public).name}))).require()
 
 
 def test_a_key_that_nobody_vouches_for(tpm: SoftwareTpm) -> None:

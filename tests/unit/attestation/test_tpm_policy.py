@@ -41,6 +41,7 @@ def test_values_are_read() -> None:
         [cpu.tpm.ak]
         pinned_spki = ["{d}"]
         ca = ["{d}"]
+        pinned_names = ["000b{d}"]
         require_crl = true
         [cpu.tpm.pcr]
         4 = ["{d}", "{e}"]
@@ -59,6 +60,7 @@ def test_values_are_read() -> None:
     assert tpm.required_pcrs == {"sha384": {0, 4, 11}}
     assert tpm.max_reset_age_s == 3600
     assert (tpm.pinned_spki, tpm.ca, tpm.require_crl) == ({digest}, {digest}, True)
+    assert tpm.pinned_names == {b"\0\x0b" + digest}
     assert tpm.pins == {4: {digest, b"\x0b" * 48}}
     assert tpm.uki is not None
     assert tpm.uki.sections == {"sha256": {"linux": digest, "initrd": digest}}
