@@ -8,6 +8,7 @@ result says of a GPU says nothing about who uses it: only a node's bundle binds 
 import os
 import tomllib
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -107,9 +108,8 @@ def verify_local(
         return GpuVerification(machine.rows, machine.error, None, False, NOT_AVAILABLE, now())
     nonce = entropy(32)
     try:
-        gpus = NvmlGpus(load(), machine.gpus)
-        section = gpus.evidence(nonce)
-        gpus.close()
+        with closing(NvmlGpus(load(), machine.gpus)) as gpus:
+            section = gpus.evidence(nonce)
     except AttestationError as error:
         row = Row("local.evidence", Outcome.FAIL, str(error), error.code)
         return GpuVerification((*machine.rows, row), error, None, False, NOT_AVAILABLE, now())

@@ -91,11 +91,10 @@ class NvmlGpus:
         if not 1 <= expected <= MAX_DEVICES:
             raise ValueError(f"1 to {MAX_DEVICES} GPUs")
         self._expected = expected
-        self._nvml = NvmlCalls(nvml, call_seconds)
+        self._nvml = NvmlCalls.begin(nvml, call_seconds)
         self._cache = cache
         self._section = b""
         self._collected: frozenset[bytes] = frozenset()
-        self._nvml("nvmlInit")
 
     @classmethod
     def open(cls, expected: int, *, cache: CollateralCache | None = None) -> "NvmlGpus":
@@ -103,9 +102,8 @@ class NvmlGpus:
         return cls(load_library(), expected, cache=cache)
 
     def close(self) -> None:
-        """Let go of the library."""
-        self._nvml("nvmlShutdown")
-        self._nvml.close()
+        """Let go of the library. Raises `GpuFault`."""
+        self._nvml.end()
 
     def state(self) -> ConfidentialState:
         """The machine's state, as the driver tells it. Raises `GpuFault`."""

@@ -7,6 +7,7 @@ Rows, in order: ``local.library`` (NVIDIA's management library), ``local.driver`
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -55,13 +56,17 @@ class Machine:
 def inspect_machine(load: Callable[[], Any], *, call_seconds: float = CALL_SECONDS) -> Machine:
     """Look at this machine through the library that ``load`` gives (see `nvml.load_library`)."""
     checks = Checklist()
-    calls = checks.check("local.library", lambda: _open(load, call_seconds), "NVIDIA's library answers")
+    calls = checks.check(
+        "local.library", lambda: NvmlCalls.begin(load(), call_seconds), "NVIDIA's library answers"
+    )
     if calls is None:
         return _unknown(checks, 1, "there is no library to ask")
     try:
         return _inspect(checks, calls)
     finally:
-        _close(calls)
+        # A library that hangs or fails at its end changes nothing in what it said before.
+        with suppress(GpuFault):
+            calls.end()
 
 
 def _inspect(checks: Checklist, calls: NvmlCalls) -> Machine:
@@ -84,21 +89,6 @@ def _unknown(checks: Checklist, done: int, why: str, gpus: int = 0) -> Machine:
     for id in CHECKS[done:]:
         checks.not_evaluated(id, why)
     return Machine(checks.rows, checks.error, gpus, attestable=False)
-
-
-def _open(load: Callable[[], Any], call_seconds: float) -> NvmlCalls:
-    calls = NvmlCalls(load(), call_seconds)
-    calls("nvmlInit")
-    return calls
-
-
-def _close(calls: NvmlCalls) -> None:
-    try:
-        calls("nvmlShutdown")
-    except GpuFault:
-        pass  # a library that hangs or fails at its end changes nothing in what it said before
-    finally:
-        calls.close()
 
 
 def _names(calls: NvmlCalls) -> list[str]:

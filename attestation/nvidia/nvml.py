@@ -63,6 +63,24 @@ class NvmlCalls:
         self._thread = threading.Thread(target=self._work, name="nvml", daemon=True)
         self._thread.start()
 
+    @classmethod
+    def begin(cls, nvml: Any, seconds: float = CALL_SECONDS) -> "NvmlCalls":
+        """Initialise the library. Raises `GpuFault`, with nothing left behind."""
+        calls = cls(nvml, seconds)
+        try:
+            calls("nvmlInit")
+        except GpuFault:
+            calls.close()
+            raise
+        return calls
+
+    def end(self) -> None:
+        """Let go of the library, and end the thread. Raises `GpuFault`."""
+        try:
+            self("nvmlShutdown")
+        finally:
+            self.close()
+
     def __call__(self, name: str, *arguments: object) -> Any:
         """Call the library's function ``name``. Raises `GpuFault`."""
         with self._turn:
