@@ -100,6 +100,31 @@ def test_same_gpu_under_two_names() -> None:
     refused("duplicate_gpu", answer_with(twice), count=2)
 
 
+@pytest.mark.parametrize(
+    ("form", "code"),
+    [
+        (lambda digest: ["DIGEST", ["SHA-256", digest]], ""),
+        (lambda digest: ["DIGEST", ["SHA256", digest]], ""),
+        (lambda digest: ["DIGEST", ["SHA-256", digest.upper()]], ""),
+        (lambda digest: ["DIGEST", ["SHA-384", digest]], "submod_digest"),
+        (lambda digest: ["DIGEST", ["SHA-256", digest, digest]], "submod_digest"),
+        (lambda digest: ["JWT", ["SHA-256", digest]], "submod_digest"),
+        (lambda digest: ["DIGEST", ["SHA-256", digest[:32]]], "submod_digest"),
+        (lambda digest: ["DIGEST", {"SHA-256": digest}], "submod_digest"),
+        (lambda digest: digest, "submod_digest"),
+        (lambda _: None, "submod_digest"),
+    ],
+)
+def test_forms_of_a_digest(form: Any, code: str) -> None:
+    _, tokens = parts(SERVICE.answer(ONE, NONCE, AT))
+    digest = hashlib.sha256(tokens["GPU-0"].encode()).hexdigest()
+    answer = answer_with(tokens, submods={"GPU-0": form(digest)})
+    if code:
+        refused(code, answer)
+    else:
+        judge(answer)
+
+
 def test_device_that_the_service_did_not_list() -> None:
     overall, devices = parts(SERVICE.answer(ONE, NONCE, AT))
     _, more = parts(SERVICE.answer(EIGHT[:2], NONCE, AT))
