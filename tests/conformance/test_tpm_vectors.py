@@ -61,7 +61,7 @@ def tpm_policy(case: Mapping[str, Any], **changes: Any) -> TpmPolicy:
     return TpmPolicy(**values)
 
 
-def quote_verdict(vectors: Path, case: Mapping[str, Any]) -> AttestationError | None:
+def quote_verdict(vectors: Path, case: Mapping[str, Any], **changes: Any) -> AttestationError | None:
     ak = load_pem_public_key(case["ak_pem"].encode())
     evidence = TpmEvidence(
         Quote(
@@ -72,7 +72,8 @@ def quote_verdict(vectors: Path, case: Mapping[str, Any]) -> AttestationError | 
         base64.b64decode(case["ak_pub_b64"]),
     )
     collateral = TpmCollateral(eventlog=(vectors / "tpm" / case["eventlog"]).read_bytes())
-    policy = tpm_policy(case, pinned_spki=frozenset({spki_sha256(ak)}))  # type: ignore[arg-type]
+    pins = frozenset({spki_sha256(ak)})  # type: ignore[arg-type]
+    policy = tpm_policy(case, pinned_spki=pins, **changes)
     nonce = bytes.fromhex(case["nonce_hex"])
     return appraise(evidence.encode(), collateral, policy, GcpPolicy(), nonce, AT).error
 
@@ -83,6 +84,15 @@ def test_every_quote_has_its_verdict_and_its_code(vectors: Path) -> None:
         for case in cases(vectors / "tpm" / "quotes")
     ]
     assert [text for text in found if text] == []
+
+
+def test_every_good_quote_is_explained_by_its_log(vectors: Path) -> None:
+    for case in cases(vectors / "tpm" / "quotes"):
+        if case["expect"]["verdict"] == "accept":
+            assert quote_verdict(vectors, case, replay_eventlog=True) is None, case["id"]
+            on = quote_verdict(vectors, case, replay_eventlog=True, secure_boot=True)
+            assert on is not None, case["id"]
+            assert on.code == "secure_boot"  # as the log says of this machine
 
 
 def test_every_event_log_replays_to_the_registers_it_should(vectors: Path) -> None:
