@@ -14,7 +14,6 @@ from software_tpm import SoftwareTpm
 
 from attestation.errors import AttestationError
 from attestation.simulated import der_writer as der
-from attestation.tpm import gcp as gcp_module
 from attestation.tpm.ak_certificate import AkChain
 from attestation.tpm.gcp import OID_INSTANCE, GcpPolicy, check_instance, read_instance
 from attestation.tpm.policy import TpmPolicy
@@ -279,21 +278,12 @@ def test_googles_authority_counts_for_named_projects_alone(
         assert code(lambda p=policy, g=gcp, c=given: judged(tpm, p, g, ak_chain=c)) == expected
 
 
-def test_every_changed_byte_of_an_instance_stays_in_the_family(
-    root: Issuer, middle: Issuer, tpm: SoftwareTpm
-) -> None:
+def test_every_changed_byte_of_an_instance_stays_in_the_family(root: Issuer, tpm: SoftwareTpm) -> None:
     good = instance_extension()
     policy = GcpPolicy(projects=frozenset({"project-a"}))
     for position in range(len(good)):
         for value in (0, 0x80, 0xFF, good[position] ^ 1):
             odd = good[:position] + bytes([value]) + good[position + 1 :]
-            leaf = (
-                middle.issue("AK", tpm.key, extensions=((OID_INSTANCE, False, odd),))
-                if position < 3
-                else None
-            )
-            if leaf is None:
-                code(lambda odd=odd: gcp_module._read(odd))
-                continue
+            leaf = root.issue("AK", tpm.key, extensions=((OID_INSTANCE, False, odd),))
             chain = AkChain.parse(leaf + root.certificate)
             code(lambda chain=chain: check_instance(read_instance(chain.leaf), policy))
