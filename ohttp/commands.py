@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from .errors import RelayError
+from .impatience import Impatience
 from .relay import Relay
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def relay(
     try:
         import httpx2
         import uvicorn
+        from uvicorn.protocols.http.h11_impl import H11Protocol
     except ImportError:
         _fail("the relay needs a web server: pip install cloister[relay]", EXIT_NOT_AVAILABLE)
     try:
@@ -72,9 +74,13 @@ def relay(
             application = Relay(targets, client)
         except RelayError as error:
             _fail(f"--target: {error.detail}")
+
+        class Protocol(Impatience, H11Protocol):
+            """A connection that ends when a head, a body or a reader takes too long."""
+
         config = uvicorn.Config(
             application,
-            http="h11",
+            http=Protocol,
             ws="none",
             lifespan="off",
             log_level="critical",

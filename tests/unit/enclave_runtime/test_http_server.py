@@ -7,6 +7,7 @@ import pytest
 
 from enclave_runtime import http_server
 from enclave_runtime.http_server import Server, server_config
+from ohttp import impatience
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -19,7 +20,8 @@ async def slow_app(scope, receive, send):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(http_server, "HEAD_TIMEOUT_S", 0.1)
+    for name in ("HEAD_TIMEOUT_S", "BODY_TIMEOUT_S", "STALL_S", "LINGER_S"):
+        monkeypatch.setattr(impatience, name, 0.1)
     monkeypatch.setattr(http_server, "KEEP_ALIVE_S", 0.1)
 
 
