@@ -15,7 +15,7 @@ from attestation.nvidia.ocsp import CertificateStatus, check_status
 from attestation.nvidia.ocsp import collateral_name as ocsp_name
 from attestation.nvidia.ocsp_response import Reason
 from attestation.nvidia.policy import GpuPolicy
-from attestation.nvidia.rim import Rim, check_rim, verify_rim
+from attestation.nvidia.rim import Paths, Rim, check_rim, verify_rim
 from attestation.nvidia.rim_id import RimRequest
 from attestation.nvidia.rim_id import collateral_name as rim_name
 
@@ -49,6 +49,7 @@ class Collateral:
         self._pieces = pieces
         self._policy = policy
         self._at = at
+        self._paths: dict[bool, Paths] = {True: {}, False: {}}
         self._rims: dict[tuple[str, bool], Rim] = {}
         self._statuses: dict[tuple[bytes, bytes], CertificateStatus] = {}
 
@@ -89,7 +90,8 @@ class Collateral:
         data = self._pieces.get(rim_name(rim_id))
         if data is None:
             raise RimError(code="rim_not_found", stage="gpu.measurements", detail=rim_id, retryable=True)
-        return verify_rim(data, roots=self._policy.rim_roots(simulated=simulated), at=self._at)
+        roots = self._policy.rim_roots(simulated=simulated)
+        return verify_rim(data, roots=roots, at=self._at, paths=self._paths[simulated])
 
     def _status(self, subject: Certificate, issuer: Certificate) -> CertificateStatus | None:
         data = self._pieces.get(ocsp_name(subject))

@@ -6,7 +6,7 @@ signed document says, read from the tree that was canonicalised and from nothing
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -64,23 +64,28 @@ class Rim:
         return earliest_end(self.certificates)
 
 
-def verify_rim(data: bytes, *, roots: Collection[str], at: datetime) -> Rim:
+Paths = MutableMapping[tuple[bytes, ...], tuple[Certificate, ...]]
+"""Certificate lists, as manifests carry them, that were verified to the same roots at the same time."""
+
+
+def verify_rim(data: bytes, *, roots: Collection[str], at: datetime, paths: Paths | None = None) -> Rim:
     """Verify a manifest to one of ``roots`` (SHA-256 of a DER certificate, lower-case hexadecimal).
 
-    Raises `RimError` (``rim_malformed``, ``rim_profile``, ``rim_empty``), `RimChainError`
-    (``rim_chain_malformed``, ``_length``, ``_algorithm``, ``_untrusted``, ``_not_ca``, ``_expired``) or
-    `RimSignatureError` (``rim_signature_invalid``).
+    ``paths`` belongs to one appraisal, whose manifests mostly share their signer: a path found in it was
+    verified before, and a new one is added. Raises `RimError` (``rim_malformed``, ``rim_profile``,
+    ``rim_empty``), `RimChainError` (``rim_chain_malformed``, ``_length``, ``_algorithm``, ``_untrusted``,
+    ``_not_ca``, ``_expired``) or `RimSignatureError` (``rim_signature_invalid``).
     """
     root = parse_document(data)
     envelope = open_envelope(root)
-    certificates = tuple(
-        parse_certificate(encoding, position, _fault)
-        for position, encoding in enumerate(envelope.certificates)
-    )
-    path = _trusted_path(certificates, roots, at)
+    path = None if paths is None else paths.get(envelope.certificates)
+    if path is None:
+        path = _trusted_path(envelope.certificates, roots, at)
     envelope.verify(_key(path[0]))
-    if len(certificates) != CHAIN_LENGTH:
-        raise _fault("length", "number of certificates", CHAIN_LENGTH, len(certificates))
+    if len(envelope.certificates) != CHAIN_LENGTH:
+        raise _fault("length", "number of certificates", CHAIN_LENGTH, len(envelope.certificates))
+    if paths is not None:
+        paths[envelope.certificates] = path
     return _read(root, path)
 
 
@@ -109,9 +114,12 @@ def check_rim(rim: Rim, request: RimRequest) -> None:
 
 
 def _trusted_path(
-    certificates: tuple[Certificate, ...], roots: Collection[str], at: datetime
+    encodings: tuple[bytes, ...], roots: Collection[str], at: datetime
 ) -> tuple[Certificate, ...]:
     """The certificates from the first to a pinned root, each issued by the next."""
+    certificates = tuple(
+        parse_certificate(encoding, position, _fault) for position, encoding in enumerate(encodings)
+    )
     pinned = [place for place, item in enumerate(certificates) if item.sha256.hex() in roots]
     if not pinned:
         raise _fault("untrusted", "no pinned root", sorted(roots), certificates[-1].sha256.hex())

@@ -160,8 +160,9 @@ def document(manifest: Manifest) -> str:
         f'    <ns0:Entity name="{_MAKER}" role="softwareCreator tagCreator"/>',
         f'    <ns0:Meta xmlns:ns1="{_TCG}" colloquialVersion={quoteattr(manifest.version)} '
         f'edition={quoteattr(manifest.edition)} product={product} revision="r1" PayloadType="direct" '
-        f'ns1:BindingSpec="RIMIM" ns1:BindingSpecVersion="1.01" ns1:PlatformManufacturerStr="{_MAKER}" '
-        f"ns1:PlatformModel={product}/>",
+        f'ns1:BindingSpec="RIMIM" ns1:BindingSpecVersion="1.01" ns1:PlatformManufacturerId="5703" '
+        f'ns1:PlatformManufacturerStr="{_MAKER}" ns1:PlatformModel={product} '
+        f'ns1:FirmwareManufacturer="{_MAKER}" ns1:FirmwareManufacturerId="5703"/>',
         f'    <ns0:Payload xmlns:SHA384="{_VALUES}">',
         *(_resource(index, manifest.measurements.get(index)) for index in range(_ENTRIES)),
         "    </ns0:Payload>",

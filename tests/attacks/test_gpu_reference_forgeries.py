@@ -183,8 +183,8 @@ class Board:
             switch.evidence(NONCE, wiring) for switch, wiring in zip(wired, switches, strict=True)
         ]
         self.collateral = {**RIMS.gpu_rims(settings), **RIMS.ocsp(AT), **RIMS.switch_rims(switches[0])}
-        for device in (*made, *wired):
-            self.collateral.update(PKI.ocsp(device.certificate, AT))
+        for certificate in (*(gpu.certificate for gpu in made), *(switch.certificate for switch in wired)):
+            self.collateral.update(PKI.ocsp(certificate, AT))
 
 
 BOARD = Board()

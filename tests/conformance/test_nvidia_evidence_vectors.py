@@ -178,10 +178,10 @@ def test_no_synthetic_case_takes_long(nvidia: Path) -> None:
     for case in json.loads((nvidia / "synthetic" / "cases.json").read_text())["cases"]:
         evidence, policy, at, pieces = synthetic_case(nvidia, case)
         times = []
-        for _ in range(3):  # the least of them: other programs share the machine
-            begin = time.perf_counter()
+        for _ in range(3):  # the least of them, of this process alone: other programs share the machine
+            begin = time.process_time()
             verify(evidence, bytes.fromhex(case["nonce"]), policy, at, pieces)
-            times.append(time.perf_counter() - begin)
+            times.append(time.process_time() - begin)
         assert min(times) < 0.050, case["id"]
 
 
@@ -402,9 +402,9 @@ def test_a_gpu_takes_less_than_ten_milliseconds(nvidia: Path) -> None:
     times = []
     for _ in range(5):
         for entry in entries:
-            begin = time.perf_counter()
+            begin = time.process_time()
             verify_gpu(entry, nonce, EVIDENCE_ONLY, AT)
-            times.append(time.perf_counter() - begin)
+            times.append(time.process_time() - begin)
     # The least of them: other programs share the machine.
     assert min(times) < 0.010
 

@@ -140,8 +140,8 @@ def test_many_changes() -> None:
         mutated = bytearray(revoked)
         for _ in range(generator.choice((1, 1, 2, 4))):
             mutated[generator.randrange(len(mutated))] = generator.randrange(256)
-        begin = time.perf_counter()
+        begin = time.process_time()
         with suppress(AttestationError):
             assert judge(bytes(mutated)).revoked, mutated.hex()
-        longest = max(longest, time.perf_counter() - begin)
-    assert longest < 0.5
+        longest = max(longest, time.process_time() - begin)
+    assert longest < 0.1

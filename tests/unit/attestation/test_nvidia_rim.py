@@ -1,6 +1,5 @@
 """Reference manifests: the signature profile, what the signed document says, and hostile bytes."""
 
-import os
 import random
 import time
 import tracemalloc
@@ -242,9 +241,9 @@ def test_bombs(name: str) -> None:
     assert peak < 16 * 1024 * 1024
     times = []
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = time.process_time()
         code_of(data)
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
     assert min(times) < 0.1
 
 
@@ -284,12 +283,12 @@ def test_every_truncation_and_many_changes() -> None:
             for _ in range(generator.choice((1, 1, 1, 2, 8))):
                 mutated[generator.randrange(len(mutated))] = generator.randrange(256)
             mutated = bytes(mutated)
-        begin = time.perf_counter()
+        begin = time.process_time()
         try:
             rim = judge(mutated)
         except AttestationError:
             pass
         else:
             assert (rim.version, rim.measurements) == (genuine.version, genuine.measurements)
-        longest = max(longest, time.perf_counter() - begin)
-    assert longest < 0.1 or os.getloadavg()[0] > 1.5
+        longest = max(longest, time.process_time() - begin)
+    assert longest < 0.1
