@@ -55,8 +55,8 @@ def test_only_the_owner_reads_the_keys(tmp_path: Path) -> None:
 
 def test_no_key_in_a_repr() -> None:
     pki = SimulatedDevicePki.create()
-    assert "key" not in repr(pki)
-    assert "key" not in repr(pki.make_gpu())
+    assert "key=" not in repr(pki)
+    assert "key=" not in repr(pki.make_gpu())  # a certificate in base64 may hold the three letters
 
 
 @pytest.mark.parametrize("name", ["root.pem", "root.key", "gpu-0.key", "provisioner.pem"])
