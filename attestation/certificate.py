@@ -5,6 +5,7 @@ to refuse. Signatures and keys are ``cryptography``'s.
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -33,7 +34,21 @@ _OID_MGF1: Final = "1.2.840.113549.1.1.8"
 _OID_SHA384: Final = "2.16.840.1.101.3.4.2.2"
 _SALT_LENGTH: Final = 48
 _MAX_EXTENSIONS: Final = 64
-_MAX_REVOKED: Final = 4096
+
+
+def _plain_entry(length: int, rest: bytes) -> bytes:
+    """A pattern of revoked certificates with serial numbers of this length: who, when, and ``rest``."""
+    whole = 2 + length + 15 + (14 if rest else 0)
+    number = rb"(?:[\x01-\x7f].|\x00[\x80-\xff])" + rb".{%d}" % (length - 2)
+    return re.escape(bytes((0x30, whole, 0x02, length))) + number + rb"\x17\x0d[0-9]{12}Z" + rest
+
+
+_REASON: Final = rb"\x30\x0c\x30\x0a\x06\x03\x55\x1d\x15\x04\x03\x0a\x01[\x00-\x0a]"
+_PLAIN_ENTRIES: Final = re.compile(
+    rb"(?:%s)*+" % rb"|".join(_plain_entry(n, rest) for n in (20, 21, 19, 18) for rest in (_REASON, b"")),
+    re.DOTALL,
+)
+"""Entries as they nearly always are: a long serial number, a date, and perhaps a reason, which is not critical."""
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
@@ -128,15 +143,26 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class RevocationList:
-    """A parsed certificate revocation list: the serial numbers that ``issuer`` revoked."""
+    """A parsed certificate revocation list of ``issuer``; ``entries`` are well-formed DER, one after the other."""
 
     signed: bytes
     algorithm: bytes
     issuer: bytes
     this_update: datetime
     next_update: datetime
-    revoked: frozenset[int]
+    entries: bytes
     signature: bytes
+
+    @property
+    def revoked(self) -> frozenset[int]:
+        """All serial numbers that are revoked."""
+        return _serials(der.Reader(self.entries))
+
+    def revokes(self, serial: int) -> bool:
+        """Whether this serial number is revoked."""
+        length = serial.bit_length() // 8 + 1
+        # Whoever is in the list has these bytes in it; only then is it worth reading in full.
+        return serial.to_bytes(length, "big", signed=True) in self.entries and serial in self.revoked
 
     @classmethod
     def parse(cls, data: bytes) -> "RevocationList":
@@ -165,13 +191,15 @@ class RevocationList:
         issuer = fields.element(der.SEQUENCE).raw
         # nextUpdate is optional in X.509, yet a list without one would be in force forever.
         this_update, next_update = fields.time(), fields.time()
-        revoked = _revoked(fields.inside()) if fields.next_is(der.SEQUENCE) else frozenset()
+        entries = fields.content(der.SEQUENCE) if fields.next_is(der.SEQUENCE) else b""
+        if not _PLAIN_ENTRIES.fullmatch(entries):
+            _check_entries(der.Reader(entries))
         if fields.more:
             for extension in _extensions(fields.inside(der.context(0))):
                 if extension.critical:
                     raise der.DerError(f"critical extension {extension.oid} is not understood")
         fields.end()
-        return cls(signed.raw, algorithm, issuer, this_update, next_update, revoked, signature)
+        return cls(signed.raw, algorithm, issuer, this_update, next_update, entries, signature)
 
 
 def verify_pss_sha384(key: PublicKey | None, algorithm: bytes, signature: bytes, signed: bytes) -> None:
@@ -257,34 +285,18 @@ def _extensions(wrapper: der.Reader) -> tuple[Extension, ...]:
     return tuple(found.values())
 
 
-def _revoked(entries: der.Reader) -> frozenset[int]:
-    serials: set[int] = set()
-    read: set[bytes] = set()  # what follows the date recurs from entry to entry: each is read once
-    data = entries.rest()
-    at, end = 0, len(data)
-    while at < end:
-        # SEQUENCE, INTEGER, UTCTime, and extensions read before; any other entry takes the long way.
-        header = data[at : at + 5]
-        if len(header) == 5 and header[0] == der.SEQUENCE and header[1] < 0x80 and 1 < header[3] < 0x80:
-            date, stop = at + 4 + header[3], at + 2 + header[1]
-            positive = header[4] < 0x80 and (header[4] or data[at + 5] >= 0x80)
-            if header[2] == der.INTEGER and positive and date + 15 <= stop <= end:
-                moment = data[date : date + 15]
-                plain = moment[:2] == b"\x17\x0d" and moment[2:14].isdigit() and moment[14] == 0x5A
-                if plain and data[date + 15 : stop] in read:
-                    serials.add(int.from_bytes(data[at + 4 : date], "big"))
-                    at = stop
-                    continue
-        entry = der.Reader(data, at)
-        fields = entry.inside()
-        serials.add(fields.integer())
+def _check_entries(entries: der.Reader) -> None:
+    while entries.more:
+        fields = entries.inside()
+        fields.integer()
         fields.time()
-        rest = fields.rest()
-        _check_extensions_of_entry(der.Reader(rest))
-        read.add(rest)
-        at = entry.position
-    if len(serials) > _MAX_REVOKED:
-        raise der.DerError("too many revoked certificates")
+        _check_extensions_of_entry(fields)
+
+
+def _serials(entries: der.Reader) -> frozenset[int]:
+    serials: set[int] = set()
+    while entries.more:
+        serials.add(entries.inside().integer())
     return frozenset(serials)
 
 

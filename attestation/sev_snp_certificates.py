@@ -138,7 +138,7 @@ def verify_not_revoked(ask: Certificate, ark: Certificate, crl: bytes, at: datet
         )
     if at > revocations.next_update:
         raise RevocationFailed(code="crl_expired", expected=revocations.next_update, found=at, retryable=True)
-    if ask.serial in revocations.revoked:
+    if revocations.revokes(ask.serial):
         raise RevocationFailed(code="cert_revoked", found=ask.common_name)
     return revocations
 

@@ -181,10 +181,10 @@ class Revocations:
                 raise RevocationFailed(
                     code="crl_expired", expected=crl.next_update, found=at, detail=name, retryable=True
                 )
-        if chain.pck.serial in self.pck.revoked:
+        if self.pck.revokes(chain.pck.serial):
             raise RevocationFailed(code="cert_revoked", found=chain.pck.common_name)
         for certificate in (chain.ca, *(signer.certificate for signer in signers)):
-            if certificate.serial in self.root.revoked:
+            if self.root.revokes(certificate.serial):
                 raise RevocationFailed(code="cert_revoked", found=certificate.common_name)
 
 
