@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 MAX_BODY = 1 << 20
 """Bytes of a request body at most."""
@@ -69,6 +70,14 @@ class RequestRefused(Exception):
 class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_crowd(cls, value: object) -> object:
+        """One error for an object with too many members, not one for each: errors cost everybody's time."""
+        if isinstance(value, dict) and len(value) > len(cls.model_fields):
+            raise PydanticCustomError("crowd", "more members than are known")
+        return value
+
 
 class TextPart(_Closed):
     """One part of a message's content; only text is understood."""
@@ -83,7 +92,7 @@ class Message(_Closed):
     role: Literal["system", "developer", "user", "assistant"]
     content: (
         Annotated[str, Field(max_length=MAX_TEXT)]
-        | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS)]
+        | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)]
     )
 
     @property
@@ -123,7 +132,7 @@ class _Request(_Closed):
         stop = known.get("stop")
         if isinstance(stop, str):
             known["stop"] = (stop,)
-        elif isinstance(stop, list):
+        elif isinstance(stop, list) and len(stop) <= MAX_STOPS:
             known["stop"] = tuple(stop)
         for name in ("temperature", "top_p"):
             if type(known.get(name)) is int and abs(known[name]) <= 2:
@@ -134,7 +143,7 @@ class _Request(_Closed):
 class ChatRequest(_Request):
     """``POST /v1/chat/completions``."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
 
     @property

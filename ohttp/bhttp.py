@@ -295,11 +295,12 @@ class _Decoder:
     def _content(self, known: bool) -> Generator[None]:
         if (yield from self._omitted()):
             return
-        total = 0
+        total = pieces = 0
         while (length := (yield from self._number())) != 0:
             total += length
-            if total > self._limits.content:
-                raise BhttpError("too_large", "the content is longer than the limit")
+            pieces += 1
+            if total > self._limits.content or pieces > self._limits.pieces:
+                raise BhttpError("too_large", "the content is longer or in more pieces than the limit")
             while length:
                 while not self._available():
                     yield from self._more()

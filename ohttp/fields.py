@@ -25,14 +25,15 @@ class Limits:
     """What a decoder accepts, checked on the declared length and so before anything is allocated.
 
     ``control``: bytes of one part of the request line. ``section`` and ``fields``: bytes and lines of one
-    field section. ``content``: bytes of the whole content. ``informational``: number of 1xx responses before
-    the final.
+    field section. ``content`` and ``pieces``: bytes of the whole content, and in how many pieces it may come.
+    ``informational``: number of 1xx responses before the final.
     """
 
     control: int = 16 * 1024
     section: int = 64 * 1024
     fields: int = 256
     content: int = 64 * 1024 * 1024
+    pieces: int = 1024 * 1024
     informational: int = 65_536
 
 

@@ -31,7 +31,7 @@ from .asgi import (
 from .bhttp import Request, decode_request
 from .chunked import MAX_REQUEST, REQUEST_MEDIA_TYPE, RESPONSE_MEDIA_TYPE, ChunkedGateway, ResponseSealer
 from .errors import OhttpError, ReplayError, UnknownKey
-from .fields import Fields
+from .fields import Fields, Limits
 from .http_date import format_http_date, parse_http_date
 from .inner_app import InnerRun, failure_of, inner_scope
 from .keyconfig import KeyRing
@@ -61,6 +61,9 @@ _INNER_REPLAYED = Problem(400, "This request was seen before", "replayed", REPLA
 _INNER_FULL = Problem(503, "No more requests can be remembered now", "overloaded")
 _INNER_ATTESTATION = Problem(409, "The evidence that was verified is not live", "attestation", ATTESTATION)
 _BY_REPLAY_CODE = {"stale": _INNER_DATE, "replayed": _INNER_REPLAYED, "full": _INNER_FULL}
+
+LIMITS = Limits(pieces=1024)
+"""Of inner requests. Every piece costs time on the loop that paces everybody's cells."""
 
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z_-]{16,64}")
 _DIGEST = re.compile(rb"sha-256=:([A-Za-z0-9+/]{43}=):")
@@ -237,7 +240,7 @@ class Gateway:
     def _admit(self, plain: bytes, enc: bytes) -> Request | Problem:
         """The inner request, remembered so that it cannot come again; or why it may not run."""
         try:
-            request = decode_request(plain)
+            request = decode_request(plain, LIMITS)
         except OhttpError:
             return _INNER_MALFORMED
         seconds = parse_http_date(_single(request, b"date"))
