@@ -67,6 +67,9 @@ class RequestRefused(Exception):
         self.param = param
 
 
+_UNKNOWN = RequestRefused(400, "unknown_parameter", "The request has an option that is not known here.")
+
+
 class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
@@ -176,6 +179,8 @@ def parse_request(kind: type[_Bounded], body: bytes) -> _Bounded:
         raise RequestRefused(400, "invalid_json", "The request body is not valid JSON.") from None
     if not isinstance(document, dict):
         raise RequestRefused(400, "invalid_json", "The request body is not a JSON object.")
+    if len(document) > len(kind.model_fields) + len(_NEUTRAL):
+        raise _UNKNOWN
     try:
         return kind.model_validate(_without_neutral_options(document))
     except ValidationError as error:
@@ -202,7 +207,7 @@ def _refusal(kind: type[_Request], error: ValidationError) -> RequestRefused:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     name = first["loc"][0] if first["loc"] else None
     if name not in kind.model_fields:
-        return RequestRefused(400, "unknown_parameter", "The request has an option that is not known here.")
+        return _UNKNOWN
     if first["type"] == "missing" and len(first["loc"]) == 1:
         message = f"The request lacks '{name}'."
         return RequestRefused(400, "missing_required_parameter", message, str(name))
