@@ -14,6 +14,8 @@ from .collateral_fetch.network import HttpsNetwork, KeptAnswers
 from .collateral_folder import write_collateral
 from .errors import AttestationError, EvidenceMalformed
 from .evidence_kind import AZURE_SNP, AZURE_TDX, SEV_SNP, TDX, recognise
+from .nvidia.commands import HELP as FETCH_GPU
+from .nvidia.commands import fetch_gpu
 from .tpm.azure import parse_hcl_report
 from .tpm.evidence import AzureEvidence
 
@@ -23,9 +25,10 @@ _OK, _FAILED = 0, 1
 
 def register(app: typer.Typer) -> None:
     """Add this room's commands to the command line."""
-    group = typer.Typer(name="collateral", help="Collateral of CPU evidence.", no_args_is_help=True)
+    group = typer.Typer(name="collateral", help="Collateral of CPU and GPU evidence.", no_args_is_help=True)
     group.callback()(_group)
     group.command("fetch", help=_FETCH)(fetch)
+    group.command("fetch-gpu", help=FETCH_GPU)(fetch_gpu)
     app.add_typer(group)
 
 
@@ -38,7 +41,7 @@ fetches, and `cloister verify --cpu-evidence` reads it; neither asks a service w
 
 
 def _group() -> None:
-    """Collateral of CPU evidence."""
+    """Collateral of CPU and GPU evidence."""
 
 
 def fetch(

@@ -6,7 +6,7 @@ A response's file has the SHA-256 of the certificate it is about as its name.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -55,6 +55,20 @@ def read_collateral(
                 in_force = [data for data in found if _is_in_force(data, request, policy, at)]
                 pieces.setdefault(collateral_name(request.id), (in_force or found)[0])
     return pieces
+
+
+def write_collateral(folder: Path, pieces: Mapping[str, bytes]) -> None:
+    """Write pieces by the names that `read_collateral` finds them by. Raises `CollateralFault`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in pieces.items():
+            kind, _, identity = name.partition("/")
+            path = folder / (f"{identity}.xml" if kind == "rim" else f"{identity}.der")
+            fresh = path.with_suffix(".new")
+            fresh.write_bytes(data)
+            fresh.replace(path)
+    except OSError as error:
+        raise _fault(f"{folder}: {error.strerror}") from None
 
 
 def _candidates(manifests: dict[str, bytes], request: RimRequest) -> list[bytes]:

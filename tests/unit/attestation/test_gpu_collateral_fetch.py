@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from attestation.collect import GpuDevices
 from attestation.errors import AttestationError
+from attestation.nvidia import commands
 from attestation.nvidia.chain import parse_chain
 from attestation.nvidia.collateral_cache import CollateralCache
 from attestation.nvidia.collateral_fetch import (
@@ -274,3 +276,21 @@ def test_the_network_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(CollateralFault, match="fetch_failed") as caught:
             network.get(f"https://example.org/{path}")
         assert "long story" not in str(caught.value)
+
+
+def test_the_command_writes_what_verify_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvidia = SimulatedNvidia()
+    monkeypatch.setattr(commands, "HttpsNetwork", lambda: nvidia)
+    monkeypatch.setattr(commands.GpuPolicy, "production", lambda: POLICY)
+    monkeypatch.setattr(commands, "datetime", SimpleNamespace(now=lambda _: AT))
+    evidence, out = tmp_path / "evidence.json", tmp_path / "out"
+    evidence.write_bytes(SECTION)
+    assert commands.fetch_gpu(evidence, out) == 0
+    assert len([path for path in out.iterdir() if path.is_file()]) == 9
+    assert verify_gpus(
+        SECTION, NONCE, POLICY, AT, read_collateral(out, parse_evidence_list(SECTION), POLICY, AT)
+    )
+    nvidia.failing = frozenset({OCSP_RESPONDER})
+    assert commands.fetch_gpu(evidence, out) == 1
+    evidence.write_bytes(b"[1]")
+    assert commands.fetch_gpu(evidence, out) == 1
