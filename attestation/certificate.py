@@ -65,7 +65,8 @@ class Extension(NamedTuple):
 class Certificate:
     """A parsed certificate. ``issuer`` and ``subject`` are names in DER.
 
-    ``common_name`` is the subject's, empty where it has none.
+    ``common_name`` is the subject's, empty where it has none. ``is_ca`` is what basicConstraints says: whether
+    this certificate may issue others.
     """
 
     raw: bytes
@@ -79,21 +80,13 @@ class Certificate:
     not_after: datetime
     public_key: PublicKey | None
     extensions: tuple[Extension, ...]
+    is_ca: bool
     signature: bytes
 
     @property
     def sha256(self) -> bytes:
         """SHA-256 of the whole certificate, by which roots are pinned."""
         return hashlib.sha256(self.raw).digest()
-
-    @property
-    def is_ca(self) -> bool:
-        """Whether basicConstraints says that this certificate may issue others."""
-        for extension in self.extensions:
-            if extension.oid == OID_BASIC_CONSTRAINTS:
-                fields = der.Reader(extension.value).inside()
-                return fields.next_is(der.BOOLEAN) and fields.boolean()
-        return False
 
     @classmethod
     def parse(cls, data: bytes) -> "Certificate":
@@ -123,7 +116,7 @@ class Certificate:
         key = fields.element(der.SEQUENCE).raw
         extensions = _extensions(fields.inside(der.context(3))) if fields.more else ()
         fields.end()
-        certificate = cls(
+        return cls(
             raw=bytes(data),
             signed=signed.raw,
             serial=serial,
@@ -135,10 +128,9 @@ class Certificate:
             not_after=not_after,
             public_key=_public_key(key),
             extensions=extensions,
+            is_ca=_is_ca(extensions),
             signature=signature,
         )
-        _ = certificate.is_ca  # reads basicConstraints, so that what is malformed there shows here
-        return certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +305,14 @@ def _check_extensions_of_entry(fields: der.Reader) -> None:
         extension.end()
         if critical:
             raise der.DerError(f"critical extension {oid} is not understood")
+
+
+def _is_ca(extensions: tuple[Extension, ...]) -> bool:
+    for extension in extensions:
+        if extension.oid == OID_BASIC_CONSTRAINTS:
+            fields = der.Reader(extension.value).inside()
+            return fields.next_is(der.BOOLEAN) and fields.boolean()
+    return False
 
 
 def _common_name(name: bytes) -> str:
