@@ -21,6 +21,7 @@ from attestation.nvidia.errors import (
     TopologyError,
 )
 from attestation.nvidia.evidence import GpuEvidence, parse_evidence_list
+from attestation.nvidia.ledger import Ledger
 from attestation.nvidia.local_claims import local_claims
 from attestation.nvidia.opaque import Mode
 from attestation.nvidia.policy import GpuPolicy
@@ -28,7 +29,7 @@ from attestation.nvidia.second_opinion import check_second_opinion
 from attestation.nvidia.steps import DEVICE_CHECKS, Device, Step, not_evaluated
 from attestation.nvidia.topology import check_topology, gpu_links, switch_links
 from attestation.nvidia.verified import VerifiedGpu, VerifiedSwitch
-from attestation.results import NOT_EVALUATED, Outcome, Row
+from attestation.results import NOT_EVALUATED, Row
 
 __all__ = [
     "CHECKS",
@@ -137,7 +138,7 @@ def appraise_gpu_section(
     ``expected_nonce`` is None where it is not known (the claims did not parse): then ``gpu.nonce`` is not
     evaluated, which is a failure. ``collateral`` is what a bundle's ``gpu_collateral`` holds.
     """
-    ledger = _Ledger()
+    ledger = Ledger(CHECKS)
     try:
         entries = parse_evidence_list(section)
         _check_count(entries, policy)
@@ -184,48 +185,18 @@ def count_gpus(section: bytes) -> int:
 def _check_device(
     device: Device, nonce: bytes, policy: GpuPolicy, at: datetime, pieces: Mapping[str, bytes]
 ) -> None:
+    # Both are about all devices of a node together: what this cannot check must not read as passed.
+    if policy.nras != "off":
+        raise _not_for_one_device("gpu.nras", "an answer of NVIDIA's service")
+    if policy.claim_rules is not None:
+        raise _not_for_one_device("gpu.claims", "rules over claims")
     collateral = Collateral(pieces, policy, at)
     for step in DEVICE_CHECKS.values():
         step(device, nonce, policy, at, collateral)
 
 
-class _Ledger:
-    """Rows by check id, and the errors behind those that failed."""
-
-    def __init__(self) -> None:
-        self._rows: dict[str, Row] = {}
-        self._errors: dict[str, AttestationError] = {}
-
-    def ok(self, check: str, detail: str) -> None:
-        self._rows[check] = Row(id=check, outcome=Outcome.PASS, detail=detail)
-
-    def not_required(self, check: str, detail: str) -> None:
-        self._rows[check] = Row(id=check, outcome=Outcome.NOT_REQUIRED, detail=detail)
-
-    def fail(self, check: str, error: GpuAttestationError) -> None:
-        place = "" if error.gpu is None else f"GPU {error.gpu}: "
-        self._rows[check] = Row(id=check, outcome=Outcome.FAIL, detail=f"{place}{error}", code=error.code)
-        self._errors[check] = error
-
-    def passed(self, check: str) -> bool:
-        return check in self._rows and check not in self._errors
-
-    @property
-    def failed(self) -> bool:
-        return bool(self._errors)
-
-    def first_error(self) -> AttestationError | None:
-        """The first failure that was really found, in the order of `CHECKS`."""
-        errors = [self._errors[check] for check in CHECKS if check in self._errors]
-        found = [error for error in errors if error.code != NOT_EVALUATED] or errors
-        return found[0] if found else None
-
-    def rows(self) -> tuple[Row, ...]:
-        return tuple(self._rows[check] for check in CHECKS)
-
-
 def _run(
-    ledger: _Ledger,
+    ledger: Ledger,
     check: str,
     step: Step,
     devices: Sequence[Device],
@@ -255,7 +226,7 @@ def _run(
         ledger.not_required(check, "not required by the policy")
 
 
-def _run_distinct(ledger: _Ledger, devices: Sequence[Device]) -> None:
+def _run_distinct(ledger: Ledger, devices: Sequence[Device]) -> None:
     try:
         _check_distinct(devices)
     except GpuAttestationError as error:
@@ -264,7 +235,7 @@ def _run_distinct(ledger: _Ledger, devices: Sequence[Device]) -> None:
         ledger.ok("gpu.distinct", f"{len(devices)} different device{'' if len(devices) == 1 else 's'}")
 
 
-def _run_topology(ledger: "_Ledger", devices: Sequence[Device]) -> None:
+def _run_topology(ledger: Ledger, devices: Sequence[Device]) -> None:
     gpus = [device for device in devices if not device.is_switch]
     switches = [device for device in devices if device.is_switch]
     modes = {None if device.fields is None else device.fields.mode for device in gpus}
@@ -295,7 +266,7 @@ def _run_topology(ledger: "_Ledger", devices: Sequence[Device]) -> None:
 
 
 def _run_second_opinion(
-    ledger: _Ledger,
+    ledger: Ledger,
     devices: Sequence[Device],
     nonce: bytes | None,
     policy: GpuPolicy,
@@ -324,7 +295,7 @@ def _run_second_opinion(
     ledger.ok("gpu.nras", f"NVIDIA's service agrees, until {answer.expires_at:%Y-%m-%dT%H:%M:%SZ}")
 
 
-def _run_claim_rules(ledger: _Ledger, devices: Sequence[Device], policy: GpuPolicy, at: datetime) -> None:
+def _run_claim_rules(ledger: Ledger, devices: Sequence[Device], policy: GpuPolicy, at: datetime) -> None:
     if policy.claim_rules is None:
         ledger.not_required("gpu.claims", "the policy names no rules over claims")
         return
@@ -338,6 +309,11 @@ def _run_claim_rules(ledger: _Ledger, devices: Sequence[Device], policy: GpuPoli
         ledger.fail("gpu.claims", error)
         return
     ledger.ok("gpu.claims", "every rule of the policy file holds")
+
+
+def _not_for_one_device(stage: str, what: str) -> GpuRefused:
+    detail = f"{what} can be checked for a whole list of devices alone"
+    return GpuRefused(code="not_available", stage=stage, detail=detail)
 
 
 def _check_count(entries: Sequence[GpuEvidence], policy: GpuPolicy) -> None:
@@ -402,7 +378,7 @@ def _parsed_or_none(section: bytes) -> tuple[GpuEvidence, ...]:
         return ()
 
 
-def _without_devices(ledger: _Ledger, policy: GpuPolicy) -> GpuSectionAppraisal:
+def _without_devices(ledger: Ledger, policy: GpuPolicy) -> GpuSectionAppraisal:
     for check in CHECKS[1:]:
         if ledger.failed:
             ledger.fail(check, not_evaluated(check, "there is no evidence to look at"))

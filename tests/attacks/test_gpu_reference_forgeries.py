@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 
 from attestation.errors import AttestationError
+from attestation.nvidia.claim_rules import ClaimRules
 from attestation.nvidia.evidence import GpuEvidence, encode_evidence_list
 from attestation.nvidia.opaque import Mode
 from attestation.nvidia.policy import GpuPolicy
@@ -56,6 +57,11 @@ def test_the_control_of_all_of_these() -> None:
     chain = claims["x-nvidia-gpu-driver-rim-cert-chain"]
     assert isinstance(chain, dict)
     assert chain["x-nvidia-cert-ocsp-status"] == "good"
+
+
+def test_one_device_cannot_stand_for_what_only_a_node_can_show() -> None:
+    assert code_of(policy=replace(POLICY, nras="required")) == "not_available"
+    assert code_of(policy=replace(POLICY, claim_rules=ClaimRules())) == "not_available"
 
 
 def test_blackwell_by_its_own_manifests() -> None:
