@@ -420,3 +420,50 @@ def test_every_opaque_section_of_the_real_reports_is_read(nvidia: Path) -> None:
         )
         assert parse_opaque(joined) == report.opaque
         assert joined in report.raw
+
+
+def test_every_stored_manifest_is_judged_by_its_own_signature(nvidia: Path) -> None:
+    """Within the time of its signer: genuine ones verify, and those that were tampered with do not."""
+    paths = [*(nvidia / "rims").glob("*.xml"), *(nvidia / "evidence").glob("*/*rim.xml")]
+    assert paths
+    for path in paths:
+        data, codes = path.read_bytes(), set()
+        for year, month in ((2023, 9), (2024, 6), (2025, 1), (2026, 3), (2026, 11)):
+            at = datetime(year, month, 1, 12, tzinfo=UTC)
+            try:
+                verify_rim(data, roots={NVIDIA_RIM_ROOT_SHA256}, at=at)
+            except AttestationError as error:
+                codes.add(error.code)
+            else:
+                codes.add("")
+        if "tampered" in path.name or "bad_" in path.name:
+            assert "rim_signature_invalid" in codes, path.name
+            assert "" not in codes, path.name
+        elif "debug" in path.name:
+            assert codes == {"rim_chain_untrusted"}
+        else:
+            assert "" in codes, path.name
+            assert codes <= {"", "rim_chain_expired"}, path.name
+
+
+def test_manifests_that_real_devices_call_for(nvidia: Path) -> None:
+    folder = nvidia / "evidence"
+    hopper = GpuEvidence(
+        "HOPPER", None, bytes.fromhex((folder / "hopper_550.90.07/report.hex").read_text()), b""
+    )
+    assert [request.id for request in requests(hopper)] == [
+        "NV_GPU_DRIVER_GH100_550.90.07",
+        "NV_GPU_VBIOS_1010_0200_882_96009F0001",
+    ]
+    report = bytes.fromhex((folder / "blackwell_575.32/report.hex").read_text())
+    assert [request.id for request in requests(GpuEvidence("BLACKWELL", None, report, b""))] == [
+        "NV_GPU_CC_DRIVER_GB100_575.32",
+        "NV_GPU_VBIOS_G525_0220_886_970088000F",
+    ]
+    opaque = parse_report(report).opaque
+    fields = read_gpu_fields(opaque)
+    assert (fields.driver_version, fields.vbios_version) == ("575.32", "97.00.88.00.0F")
+    assert fields.mode is Mode.SPT
+    assert opaque[OpaqueType.SYS_ENABLE_STATUS].hex() == "0707"
+    switch = parse_evidence_list((folder / "json" / "switch_ls10.json").read_bytes())[0]
+    assert [request.id for request in requests(switch)] == ["NV_SWITCH_BIOS_5612_0002_890_9610550001"]
