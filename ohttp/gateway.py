@@ -37,6 +37,7 @@ from .inner_app import InnerRun, failure_of, inner_scope
 from .keyconfig import KeyRing
 from .pacing import Answer
 from .padding import CellProfile
+from .places import Places
 from .problems import ATTESTATION, DATE, OHTTP_KEY, REPLAYED, Problem
 from .replay import KEY_BYTES, ReplayWindow
 
@@ -90,10 +91,10 @@ class Gateway:
     """ASGI application: ``app`` behind the encryption, ``outer`` beside it.
 
     ``keyring``: the keys accepted now. ``is_live``: whether evidence with this SHA-256 still stands. ``now``:
-    POSIX seconds. ``max_request``: bytes of an encapsulated request. ``max_open``: exchanges at a time;
-    beyond them 503, before anything is opened. ``body_timeout_s``: time for a request to arrive. ``stall_s``:
-    how long one write may wait for the reader before the answer is dropped. ``observe`` is told how each
-    exchange ended.
+    POSIX seconds. ``max_request``: bytes of an encapsulated request. ``max_open``: exchanges at a time; beyond
+    them the slowest to arrive goes, else 503 before anything is opened. ``body_timeout_s``: time for a request
+    to arrive. ``stall_s``: how long one write may wait for the reader before the answer is dropped.
+    ``observe`` is told how each exchange ended.
     """
 
     def __init__(
@@ -120,11 +121,10 @@ class Gateway:
         self._profile = profile
         self._now = now
         self._max_request = max_request
-        self._max_open = max_open
+        self._places = Places(max_open)
         self._body_timeout = body_timeout_s
         self._stall = stall_s
         self._observe = observe
-        self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection event, as ASGI says."""
@@ -151,11 +151,10 @@ class Gateway:
 
     async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
         end = ExchangeEnd.ABANDONED
-        if self._open >= self._max_open:
+        if not self._places.take():
             await refuse(send, _BUSY)
             self._count(ExchangeEnd.OVERLOADED)
             return
-        self._open += 1
         started = Started(send)
         try:
             end = await self._exchange(scope, receive, started)
@@ -164,7 +163,7 @@ class Gateway:
             if not started.started:
                 await refuse(send, _BROKEN)
         finally:
-            self._open -= 1
+            self._places.give_back()
             self._count(end)
 
     def _count(self, end: ExchangeEnd) -> None:
@@ -206,14 +205,18 @@ class Gateway:
         """The plaintext once its final chunk has authenticated, a refusal, or None for a sender who left."""
         plain: list[bytes] = []
         try:
-            async with asyncio.timeout(self._body_timeout):
-                more = True
-                while more:
-                    message = await receive()
-                    if message["type"] != "http.request":
-                        return None
-                    plain += session.receive(message.get("body", b""))
-                    more = message.get("more_body", False)
+            async with asyncio.timeout(self._body_timeout) as limit:
+                ticket = self._places.arrives(partial(_expire, limit))
+                try:
+                    more = True
+                    while more:
+                        message = await receive()
+                        if message["type"] != "http.request":
+                            return None
+                        plain += session.receive(message.get("body", b""))
+                        more = message.get("more_body", False)
+                finally:
+                    self._places.arrived(ticket)
             plain.append(session.end())
         except TimeoutError:
             return _TIMEOUT
@@ -258,6 +261,11 @@ def _single(request: Request, name: bytes) -> bytes:
     """The value of a field that must stand there once; empty, which no check takes, where it does not."""
     values = [value for found, value in request.headers if found == name]
     return values[0] if len(values) == 1 else b""
+
+
+def _expire(limit: asyncio.Timeout) -> None:
+    if not limit.expired():
+        limit.reschedule(0.0)
 
 
 async def _converse(

@@ -9,7 +9,8 @@ request, keeps no body and writes no log; it counts.
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ from .asgi import (
 )
 from .chunked import MAX_REQUEST
 from .errors import RelayError
+from .places import Places
 from .problems import Problem
 
 MAX_ATTESTATION = 4 * 1024 * 1024
@@ -61,8 +63,8 @@ class Relay:
 
     ``targets``: base URL by name; RelayError (``target``) for one that cannot be. ``client``: how they are
     reached; its timeouts hold, and it must neither follow redirects nor take proxies from the environment.
-    ``max_open``: requests at a time. ``body_timeout_s`` and ``stall_s``: how long a sender and a reader may
-    take.
+    ``max_open``: requests at a time; beyond them the slowest to arrive goes. ``body_timeout_s`` and
+    ``stall_s``: how long a sender and a reader may take.
     """
 
     def __init__(
@@ -77,11 +79,10 @@ class Relay:
     ) -> None:
         self._targets = {checked_name(name): checked_base(url) for name, url in targets.items()}
         self._client = client
-        self._max_open = max_open
+        self._places = Places(max_open)
         self._max_request = max_request
         self._body_timeout = body_timeout_s
         self._stall = stall_s
-        self._open = 0
         self._counts: Counter[str] = Counter()
 
     def counts(self) -> dict[str, int]:
@@ -95,11 +96,10 @@ class Relay:
         elif scope["type"] != "http":
             await receive()
             await send({"type": "websocket.close", "code": 1008})
-        elif self._open >= self._max_open:
+        elif not self._places.take():
             self._counts["overloaded"] += 1
             await refuse(send, _BUSY)
         else:
-            self._open += 1
             started = Started(send)
             outcome = "abandoned"
             try:
@@ -114,7 +114,7 @@ class Relay:
                 if not started.started:
                     await refuse(send, _UNREACHABLE)
             finally:
-                self._open -= 1
+                self._places.give_back()
                 self._counts[outcome] += 1
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> str:
@@ -130,10 +130,17 @@ class Relay:
             work = self._attestation(scope, f"{base}/attestation", upload, send)
         working = asyncio.create_task(work)
         watching = asyncio.create_task(upload.sender_left())
+        too_slow: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ticket = self._places.arrives(partial(too_slow.set_result, None))
+        upload.on_read = partial(self._places.arrived, ticket)
         try:
-            await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+            ends: set[asyncio.Future[Any]] = {working, watching, too_slow}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if too_slow.done():
+                raise _Refused(_TIMEOUT)
             return "passed" if working.done() and working.result() else "abandoned"
         finally:
+            self._places.arrived(ticket)
             await stop((working, watching))
 
     async def _ohttp(self, scope: Scope, url: str, upload: "_Upload", send: Send) -> bool:
@@ -218,6 +225,7 @@ class _Upload:
         self._limit = limit
         self._timeout = timeout_s
         self._read = asyncio.Event()
+        self.on_read: Callable[[], object] = lambda: None
         self._declared = header_values(scope, b"content-length")
         for declared in self._declared:
             if not declared.isdigit() or len(declared) > 18 or int(declared) > limit:
@@ -247,6 +255,7 @@ class _Upload:
             if part:
                 yield part
         self._read.set()
+        self.on_read()
 
     async def skip(self) -> None:
         """Read the body away."""
