@@ -165,14 +165,18 @@ class Revocations:
     pck: RevocationList
     pck_ca: Certificate
 
+    def of_issuer(self, pck_ca: Certificate) -> bool:
+        """Whether the PCK list is this CA's: by name and by key, since a CA may be certified anew."""
+        same_key = _p256(self.pck_ca.public_key) == _p256(pck_ca.public_key)
+        return self.pck.issuer == pck_ca.subject and same_key
+
     def check(self, chain: PckChain, signers: Iterable[Signer], at: datetime) -> None:
         """Check that both lists are in force and of this chain, and that they name none of these keys.
 
         Raises RevocationFailed: ``crl_issuer_mismatch``, ``crl_not_yet_valid``, ``crl_expired``,
         ``cert_revoked``.
         """
-        same_key = _p256(self.pck_ca.public_key) == _p256(chain.ca.public_key)
-        if self.pck.issuer != chain.ca.subject or not same_key:
+        if not self.of_issuer(chain.ca):
             raise RevocationFailed(
                 code="crl_issuer_mismatch", expected=chain.ca.common_name, found=self.pck_ca.common_name
             )

@@ -47,7 +47,7 @@ class TdxCollateral:
         """
         unknown = sorted(members.keys() - set(COLLATERAL_NAMES))
         if unknown:
-            raise ChainUntrusted(code="collateral_unknown", stage="collateral", found=unknown[0])
+            raise ChainUntrusted(code="collateral_unknown", stage="collateral", found=ascii(unknown[0][:60]))
         for name in COLLATERAL_NAMES:
             if name not in members:
                 raise collateral_missing(name)

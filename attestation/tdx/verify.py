@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ..certificate import PublicKey
 from ..errors import BindingMismatch, ChainUntrusted, CollateralInvalid, SignatureInvalid
 from ..results import Appraisal, Checklist
-from .chain import PckChain, Trust, require_in_force
+from .chain import PckChain, Trust, read_revocations, require_in_force
 from .collateral import (
     AuthenticCollateral,
     CollateralCache,
@@ -25,7 +25,6 @@ from .collateral import (
     collateral_missing,
     read_enclave,
     read_levels,
-    read_lists,
     read_signers,
 )
 from .guest import check_debug, check_guest, check_tcb
@@ -203,8 +202,14 @@ class _Steps:
     def _revocation(self, chains: _Chains) -> None:
         if self._collateral is None or chains.signers is None:
             raise collateral_missing("root_ca_crl")
-        signers = chains.signers
-        lists = self._known.revocations if self._known else read_lists(self._collateral, signers)
+        signers, collateral = chains.signers, self._collateral
+        if self._known and self._known.revocations.of_issuer(chains.pck.ca):
+            lists = self._known.revocations
+        else:
+            # The list that counts is that of the CA which issued this PCK.
+            lists = read_revocations(
+                collateral.root_ca_crl, collateral.pck_crl, chains.pck.root, chains.pck.ca
+            )
         lists.check(chains.pck, (signers.tcb_info, signers.qe_identity, signers.pck_crl), self._at)
 
     def _documents(self, chains: _Chains) -> tuple[TcbInfo, QeIdentity]:

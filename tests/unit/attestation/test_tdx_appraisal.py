@@ -14,6 +14,7 @@ from tdx_world import (
     START,
     Td,
     World,
+    issue,
     platform_level,
     qe_identity,
     revocations,
@@ -407,3 +408,24 @@ def test_collateral_is_complete_and_nothing_else(world: World) -> None:
     with pytest.raises(AttestationError) as unknown:
         TdxCollateral.from_members({**pieces, "more": b""})
     assert unknown.value.code == "collateral_unknown"
+
+
+def test_the_revocation_list_that_counts_is_that_of_the_pcks_own_ca(world: World, policy: TdxPolicy) -> None:
+    """Platforms with one socket are certified by the Processor CA; the chain beside the list may be another's."""
+    processor = World(root=world.root)
+    processor.ca = issue("Intel SGX PCK Processor CA", world.root, ca=True)
+    processor.pck = issue(
+        "Intel SGX PCK Certificate", processor.ca, ca=False, extensions=(processor.extension,)
+    )
+    quote = processor.quote()
+    verify(quote, processor.collateral(), policy, AT)
+    platforms = (world.ca.pem + world.root.pem).encode()
+    verify(quote, processor.collateral(pck_crl_issuer_chain=platforms), policy, AT)
+    found = appraise(quote, processor.collateral(pck_crl=revocations(world.ca)), policy, AT)
+    assert found.error is not None
+    assert found.error.code == "crl_issuer_mismatch"
+    # What is cached for one CA is not taken for the other.
+    cache = CollateralCache.of(authenticate(world.collateral(), policy.trusted_roots))
+    found = appraise(quote, world.collateral(), policy, AT, cache)
+    assert found.error is not None
+    assert found.error.code == "crl_issuer_mismatch"
