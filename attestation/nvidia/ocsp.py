@@ -14,7 +14,6 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestation import der
 from attestation.certificate import OID_BASIC_CONSTRAINTS, OID_KEY_USAGE, Certificate
@@ -143,18 +142,19 @@ def _check_time(single: Single, at: datetime, max_age: timedelta) -> None:
 def _is_responder(response: Response, certificate: Certificate) -> bool:
     if response.responder_name is not None:
         return certificate.subject == response.responder_name
-    if not isinstance(certificate.public_key, ec.EllipticCurvePublicKey):
-        return False
     # RFC 6960 section 4.2.1: the responder is named by the SHA-1 of its key.
     found = hashlib.sha1(_key_bits(certificate), usedforsecurity=False).digest()
     return found == response.responder_key_hash
 
 
 def _key_bits(certificate: Certificate) -> bytes:
-    key = certificate.public_key
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise ocsp_error("ocsp_certid", "the issuer's key is of another kind")
-    return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    """The key as the certificate writes it (the content of subjectPublicKey), which is what OCSP hashes."""
+    fields = der.Reader(certificate.signed).inside()
+    for _ in ("version", "serial", "signature", "issuer", "validity", "subject"):
+        fields.element()
+    key = fields.inside()
+    key.element(der.SEQUENCE)
+    return key.bits()
 
 
 def _verifies(signer: Certificate, signature: bytes, signed: bytes, algorithm: hashes.HashAlgorithm) -> bool:
