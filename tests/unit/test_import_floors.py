@@ -30,6 +30,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "benchmarks/plain_node.py": {"enclave_runtime"},
     # Measures the verifier by itself, below the client.
     "benchmarks/cpu_evidence.py": {"attestation"},
+    "benchmarks/gpu_evidence.py": {"attestation"},
 }
 
 GROUND_FLOOR = ("attestation", "ohttp", "measurements")
