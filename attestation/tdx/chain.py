@@ -9,9 +9,8 @@ may speak for it.
 
 import binascii
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -37,8 +36,7 @@ _SHA256_ECDSA: Final = ec.ECDSA(hashes.SHA256())
 _UNDERSTOOD: Final = frozenset({"2.5.29.14", "2.5.29.15", "2.5.29.19", "2.5.29.31", "2.5.29.35"})
 
 
-@dataclass(frozen=True, slots=True)
-class PckChain:
+class PckChain(NamedTuple):
     """The chain that came with a quote, and what its first certificate says of the platform."""
 
     pck: Certificate
@@ -51,8 +49,7 @@ class PckChain:
         require_in_force((self.root, self.ca, self.pck), at)
 
 
-@dataclass(frozen=True, slots=True)
-class Signer:
+class Signer(NamedTuple):
     """The key that signs TCB Info or QE Identity."""
 
     certificate: Certificate
@@ -157,8 +154,7 @@ class Trust:
         self._issued.add(pair)
 
 
-@dataclass(frozen=True, slots=True)
-class Revocations:
+class Revocations(NamedTuple):
     """The root's revocation list and that of one PCK CA, each rightly signed."""
 
     root: RevocationList

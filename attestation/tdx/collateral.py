@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..certificate import Certificate
 from ..errors import ChainUntrusted, CollateralInvalid, EvidenceMalformed
@@ -87,8 +87,7 @@ COLLATERAL_NAMES: Final = tuple(piece.name for piece in fields(TdxCollateral))
 """Names of the pieces, in the bundle and in files."""
 
 
-@dataclass(frozen=True, slots=True)
-class Signers:
+class Signers(NamedTuple):
     """Who signed the collateral: TCB Info, QE Identity, and the PCK revocation list."""
 
     tcb_info: Signer
@@ -96,8 +95,7 @@ class Signers:
     pck_crl: Signer
 
 
-@dataclass(frozen=True, slots=True)
-class AuthenticCollateral:
+class AuthenticCollateral(NamedTuple):
     """Collateral whose signatures were checked up to a pinned root. Immutable: it may serve many appraisals."""
 
     digest: bytes

@@ -3,8 +3,7 @@
 The extension 1.2.840.113741.1.13.1 is a sequence of (OID, value) pairs under its own arc.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .. import der
 from ..certificate import Certificate
@@ -23,8 +22,7 @@ _PPID, _TCB, _PCEID, _FMSPC, _SGX_TYPE, _INSTANCE, _CONFIGURATION = range(1, 8)
 _FLAGS: Final = {1: "dynamic_platform", 2: "cached_keys", 3: "smt"}
 
 
-@dataclass(frozen=True, slots=True)
-class PckPlatform:
+class PckPlatform(NamedTuple):
     """A platform: its kind (``fmspc``), its own number (``ppid``) and the levels that its keys certify.
 
     ``components`` are 16 security version numbers. ``configuration`` names the flags that are set, None where

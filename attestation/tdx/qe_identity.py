@@ -1,7 +1,7 @@
 """QE Identity (Intel PCS v4, GET /tdx/certification/v4/qe/identity): what the TD quoting enclave must be."""
 
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from ..certificate import PublicKey
 from ..errors import EndorsementMismatch
@@ -12,8 +12,7 @@ from .tcb_info import SvnLevel, svn_level
 _NAME = "qe_identity"
 
 
-@dataclass(frozen=True, slots=True)
-class QeIdentity:
+class QeIdentity(NamedTuple):
     """A QE Identity document."""
 
     issued: datetime

@@ -4,9 +4,8 @@ Reading checks the form alone; who signed a quote, and whether what it says is a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..errors import EvidenceMalformed
 
@@ -32,8 +31,7 @@ _DATA_QE_REPORT: Final = 6
 _DATA_PCK_CHAIN: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class TdReport:
+class TdReport(NamedTuple):
     """The body of a quote: what the TDX module says of a TD, under Intel's names.
 
     ``kind`` is the body's type (2, 3 or 4). From type 3 on, ``tee_tcb_svn2`` is the level of the module that
@@ -75,8 +73,7 @@ class TdReport:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class QeReport:
+class QeReport(NamedTuple):
     """What the CPU says of the quoting enclave, 384 bytes, signed by the PCK."""
 
     raw: bytes
@@ -88,8 +85,7 @@ class QeReport:
     report_data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Quote:
+class Quote(NamedTuple):
     """A quote's parts. ``signed`` is what the attestation key signed; signatures are r ‖ s, big-endian.
 
     ``attestation_key`` is x ‖ y on P-256; ``pck_chain`` is the PEM text that came with the quote.

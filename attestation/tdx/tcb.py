@@ -1,9 +1,8 @@
 """The state of a platform, by Intel's levels for it (Intel QVL, steps 4.1.2.5): platform, TDX module, enclave."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..errors import EndorsementMismatch, TcbRejected
 from .pck import PckPlatform
@@ -16,8 +15,7 @@ _MINOR: Final = 0
 _MAJOR: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class TcbVerdict:
+class TcbVerdict(NamedTuple):
     """The state of platform, module and enclave together.
 
     ``advisories`` are those of every level that applies; ``date`` is the earliest of their dates: what was
@@ -87,8 +85,7 @@ def appraise_tcb(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Evaluation:
+class _Evaluation(NamedTuple):
     status: TcbStatus
     date: datetime
     advisories: frozenset[str]

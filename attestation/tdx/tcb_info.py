@@ -1,7 +1,6 @@
 """TCB Info (Intel PCS v4, GET /tdx/certification/v4/tcb): which levels of a kind of platform are good for what."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
@@ -32,8 +31,7 @@ class SvnLevel(NamedTuple):
     advisories: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class TdxModule:
+class TdxModule(NamedTuple):
     """A TDX module that Intel signed: its signer and attributes, and its levels (none for the first one)."""
 
     mrsigner: bytes
@@ -42,8 +40,7 @@ class TdxModule:
     levels: tuple[SvnLevel, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TcbInfo:
+class TcbInfo(NamedTuple):
     """A TCB Info document. ``modules`` are by major version, 0 being the one that has no number."""
 
     issued: datetime

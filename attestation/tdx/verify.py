@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -98,8 +98,7 @@ def appraise(
     return _Steps(evidence, collateral, policy, at, cache, checks).run()
 
 
-@dataclass(frozen=True, slots=True)
-class _Chains:
+class _Chains(NamedTuple):
     pck: PckChain
     signers: Signers | None
 
