@@ -168,10 +168,18 @@ def check_configuration(
         raise _refused("policy_driver", sorted(policy.drivers), fields.driver_version)
     if policy.vbios and fields.vbios_version not in policy.vbios:
         raise _refused("policy_vbios", sorted(policy.vbios), fields.vbios_version)
-    pair = (fields.driver_version, fields.vbios_version)
-    if policy.pairs and pair not in policy.pairs:
-        raise _refused("policy_pair", sorted(policy.pairs), pair)
+    _check_pair(fields, policy)
     check_not_blocked(chain, policy)
+
+
+def _check_pair(fields: GpuFields, policy: GpuPolicy) -> None:
+    pair = (fields.driver_version, fields.vbios_version)
+    if not policy.pairs or pair in policy.pairs:
+        return
+    beside = sorted(vbios for driver, vbios in policy.pairs if driver == fields.driver_version)
+    if not beside:
+        raise _refused("policy_driver", sorted({driver for driver, _ in policy.pairs}), fields.driver_version)
+    raise _refused("policy_vbios", beside, fields.vbios_version)
 
 
 def check_not_blocked(chain: VerifiedChain, policy: GpuPolicy) -> None:

@@ -167,6 +167,8 @@ def test_node_without_gpus() -> None:
         ({"min_driver": "600.0"}, "gpu.mode", "policy_driver"),
         ({"drivers": ["590.13"]}, "gpu.mode", "policy_driver"),
         ({"vbios": ["96.00.A5.00.02"]}, "gpu.mode", "policy_vbios"),
+        ({"pairs": [["590.13", "96.00.A5.00.01"]]}, "gpu.mode", "policy_driver"),
+        ({"pairs": [["590.12", "96.00.A5.00.02"]]}, "gpu.mode", "policy_vbios"),
         ({"fwids": ["00" * 48]}, "gpu.fwid", "policy_fwid"),
     ],
 )

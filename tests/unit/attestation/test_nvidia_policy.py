@@ -1,11 +1,14 @@
 """The [gpu] table: a closed schema whose default is strict production."""
 
+from datetime import timedelta
+
 import pytest
 
 from attestation.errors import PolicyMalformed
 from attestation.nvidia.chain import NVIDIA_DEVICE_ROOT_SHA256
 from attestation.nvidia.opaque import Mode
 from attestation.nvidia.policy import GpuPolicy, version_key
+from attestation.nvidia.rim import NVIDIA_RIM_ROOT_SHA256
 
 ROOT = "ab" * 32
 
@@ -69,6 +72,14 @@ def test_table() -> None:
         {"rim": False},
         {"rim": ["required"]},
         {"revocation": "optional"},
+        {"pairs": []},
+        {"pairs": [["590.12"]]},
+        {"pairs": [["590.12", "96.00"]]},
+        {"reject_uncovered": 1},
+        {"strict_msr35": "yes"},
+        {"allow_rim_cert_hold": None},
+        {"ocsp_max_age_hours": 0},
+        {"ocsp_max_age_hours": True},
         {"simulated_root": ROOT},
     ],
 )
@@ -87,3 +98,20 @@ def test_refused_simulated_roots(root: str) -> None:
 def test_drivers_compare_by_number() -> None:
     assert version_key("550.9") < version_key("550.90.07") < version_key("570.133.20")
     assert version_key("99.0") < version_key("570")
+
+
+def test_reference_roots_of_real_and_simulated_devices_are_kept_apart() -> None:
+    policy = GpuPolicy.from_table({}, simulated_root="1" * 64, simulated_rim_root="2" * 64)
+    assert policy.rim_roots(simulated=True) == {"2" * 64}
+    assert policy.rim_roots(simulated=False) == {NVIDIA_RIM_ROOT_SHA256}
+    assert GpuPolicy().rim_roots(simulated=True) == frozenset()
+    for name in ("simulated_root", "simulated_rim_root"):
+        for pin in (NVIDIA_DEVICE_ROOT_SHA256, NVIDIA_RIM_ROOT_SHA256):
+            with pytest.raises(PolicyMalformed):
+                GpuPolicy.from_table({}, **{name: pin})
+
+
+def test_pairs_and_ages() -> None:
+    policy = GpuPolicy.from_table({"pairs": [["590.12", "96.00.a5.00.01"]], "ocsp_max_age_hours": 24})
+    assert policy.pairs == {("590.12", "96.00.A5.00.01")}
+    assert policy.ocsp_max_age == timedelta(days=1)
