@@ -5,6 +5,7 @@ of the old one are accepted until one hour after its end, then they are gone. A 
 """
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Callable
@@ -27,7 +28,12 @@ CLOCK_SKEW = timedelta(minutes=2)
 
 FRESH_BURST = 8
 FRESH_PER_SECOND = 1.0
+FRESH_LIVES = timedelta(minutes=65)
+"""How long requests may name a bundle that answered a challenge: clients verify anew within the hour."""
+
 MAX_LIVE = 4096
+"""Bundles at a time; more than the limit on challenges allows in ``FRESH_LIVES``, so that nobody fills it."""
+
 _CHECK_EVERY_S = 60.0
 
 
@@ -80,15 +86,17 @@ class Identity:
     async def fresh(self, nonce: bytes) -> bytes | None:
         """A bundle for a challenger's 32 bytes; None where too many were asked for of late."""
         self._forget_dead()
-        if len(self._live) >= MAX_LIVE or not self._take_token():
+        if not self._epochs or len(self._live) >= MAX_LIVE or not self._take_token():
             return None
         epoch, keys = self._epochs[0], self._ring.encoded()
         bundle = await self._thread.run(lambda: self._evidence(epoch, keys, nonce))
-        self._remember(bundle, epoch)
+        self._remember(bundle, min(epoch.accepted_until, self._time() + FRESH_LIVES))
         return bundle
 
     def next_change(self) -> datetime:
         """When keys are next made or dropped."""
+        if not self._epochs:
+            return datetime.min.replace(tzinfo=UTC)
         newest = self._epochs[0].not_after - OVERLAP
         return min([newest, *(epoch.accepted_until for epoch in self._epochs)])
 
@@ -101,13 +109,27 @@ class Identity:
         return True
 
     async def keep_renewed(self) -> None:
-        """Renew for ever. A platform that fails is asked again; until then the old keys run out."""
+        """Renew for ever. A platform that fails is asked again; old keys end in time whatever it does."""
+        renewal: asyncio.Task[None] | None = None
         while True:
             await asyncio.sleep(_CHECK_EVERY_S)
-            try:
-                await self.renew()
-            except NodeError:
-                continue
+            self.drop_ended_keys()
+            if renewal is None or renewal.done():
+                renewal = asyncio.create_task(self._try_to_renew())
+
+    async def _try_to_renew(self) -> None:
+        with contextlib.suppress(NodeError):
+            await self.renew()
+
+    def drop_ended_keys(self) -> None:
+        """Forget the keys whose time is over; needs no evidence, so that nobody can put it off."""
+        now = self._time()
+        kept = tuple(epoch for epoch in self._epochs if now < epoch.accepted_until)
+        if kept != self._epochs:
+            self._epochs = kept
+            # Where none is left, keys that no evidence vouches for and nobody will use.
+            self._ring = KeyRing([key for epoch in kept for key in epoch.keys] or self._new_keys())
+            self._forget_dead()
 
     def _epochs_due(self) -> tuple[_Epoch, ...]:
         """The epochs that count now, newest first."""
@@ -133,7 +155,7 @@ class Identity:
     def _adopt(self, epochs: tuple[_Epoch, ...], ring: KeyRing, bundle: bytes) -> None:
         self._epochs, self._ring, self._bundle = epochs, ring, bundle
         self._forget_dead()
-        self._remember(bundle, epochs[0])
+        self._remember(bundle, epochs[0].accepted_until)
 
     def _evidence(self, epoch: _Epoch, keys: bytes, nonce: bytes) -> bytes:
         return self._maker.make(
@@ -144,8 +166,8 @@ class Identity:
             at=self._time(),
         )
 
-    def _remember(self, bundle: bytes, epoch: _Epoch) -> None:
-        self._live[hashlib.sha256(bundle).digest()] = epoch.accepted_until
+    def _remember(self, bundle: bytes, until: datetime) -> None:
+        self._live[hashlib.sha256(bundle).digest()] = until
 
     def _forget_dead(self) -> None:
         now = self._time()

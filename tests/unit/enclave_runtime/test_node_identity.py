@@ -164,6 +164,59 @@ def test_a_platform_that_fails_at_renewal_leaves_the_old_keys(identity, clock, c
     assert asyncio.run(identity.renew()) is True
 
 
+def test_keys_end_in_time_where_the_platform_gives_no_more_evidence(identity, clock, cpu):
+    ring, digest = identity.keyring(), hashlib.sha256(identity.current()).digest()
+    cpu.broken = True
+    clock.advance(hours=24, minutes=57)
+    identity.drop_ended_keys()
+    assert identity.keyring() is ring
+    clock.advance(minutes=2)
+    identity.drop_ended_keys()
+    assert not {config.public_key for config in ring.configs} & {
+        config.public_key for config in identity.keyring().configs
+    }
+    assert not identity.is_live(digest)
+    assert asyncio.run(identity.fresh(bytes(32))) is None
+    with pytest.raises(NodeError):
+        asyncio.run(identity.renew())
+    cpu.broken = False
+    assert asyncio.run(identity.renew()) is True
+    assert identity.is_live(hashlib.sha256(identity.current()).digest())
+
+
+def test_a_platform_that_never_answers_cannot_keep_old_keys_alive(maker, clock, monkeypatch):
+    class Silent:
+        async def run(self, work):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr("enclave_runtime.identity._CHECK_EVERY_S", 0.01)
+    identity = Identity(maker, epoch=timedelta(hours=24), now=clock, thread=Silent())
+    ring = identity.keyring()
+
+    async def work():
+        keeping = asyncio.create_task(identity.keep_renewed())
+        clock.advance(hours=23)
+        await asyncio.sleep(0.05)
+        assert identity.keyring() is ring
+        clock.advance(hours=2)
+        await asyncio.sleep(0.05)
+        keeping.cancel()
+
+    asyncio.run(work())
+    assert identity.keyring() is not ring
+
+
+def test_challenges_at_the_allowed_rate_never_use_up_what_others_need(identity, clock, monkeypatch):
+    monkeypatch.setattr(identity, "_evidence", lambda epoch, keys, nonce: nonce)
+
+    async def work():
+        for number in range(4300):
+            clock.advance(seconds=1)
+            assert await identity.fresh(number.to_bytes(32, "big")) is not None, number
+
+    asyncio.run(work())
+
+
 def test_without_cpu_evidence_there_is_no_identity(maker, cpu, clock, thread):
     cpu.broken = True
     with pytest.raises(NodeError) as caught:
