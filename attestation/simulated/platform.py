@@ -92,11 +92,16 @@ class Platform:
 
         The volume ``image`` holds ``start.json``, a list of strings in which ``{root}`` stands for the volume's
         place; the command line follows as the last argument. So the program, its arguments and everything it
-        loads are measured, and a caller has no say beside the environment, which a program must not trust.
+        loads are measured. ``env`` may hold variables whose names begin with ``CLOISTER_``, and LC_ALL=C: others tell
+        the dynamic loader or the interpreter to take in code that nobody measured.
 
-        The device's descriptor has the number in the variable CLOISTER_PLATFORM_FD. Raises PlatformFault where
-        something cannot be measured (``launch_not_measurable``) or started (``launch_failed``).
+        The device's descriptor has the number in the variable CLOISTER_PLATFORM_FD. Raises PlatformFault for
+        another variable (``launch_environment``), or where something cannot be measured
+        (``launch_not_measurable``) or started (``launch_failed``).
         """
+        for name, value in env.items():
+            if not name.startswith("CLOISTER_") and (name, value) != ("LC_ALL", "C"):
+                raise PlatformFault(code="launch_environment", found=name)
         measurement = measure_launch(cmdline, volumes)
         argv: list[str | bytes] = [*start_command(volumes), cmdline]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -163,13 +163,9 @@ sys.stdout.buffer.write(device.report(b"\\x01" * 64).evidence)
 
 def test_a_launched_process_gets_evidence_of_its_own_measurement(platform: Platform, volume: Path) -> None:
     volumes = {"image": volume}
-    (volume / "start.json").write_text(json.dumps([sys.executable, "-c", _ASK_FOR_EVIDENCE]))
-    launched = platform.launch(
-        volumes=volumes,
-        cmdline=b"cmd",
-        env={"PYTHONPATH": str(Path(__file__).parents[3])},
-        stdout=subprocess.PIPE,
-    )
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})" + _ASK_FOR_EVIDENCE
+    (volume / "start.json").write_text(json.dumps([sys.executable, "-c", code]))
+    launched = platform.launch(volumes=volumes, cmdline=b"cmd", env={"LC_ALL": "C"}, stdout=subprocess.PIPE)
     evidence, _ = launched.process.communicate(timeout=60)
     assert launched.process.returncode == 0
     assert launched.measurement == measure_launch(b"cmd", volumes)
