@@ -101,7 +101,8 @@ def _same_channel(found: str, expected: str, stage: str) -> None:
 
 
 def _inside(begin: datetime, end: datetime, at: datetime, skew_s: int, code: Code, stage: str) -> None:
-    if not begin - timedelta(seconds=skew_s) <= at < end:
+    # The skew is added to the present: a time at the edge of the calendar has nothing before it.
+    if not (begin <= at + timedelta(seconds=skew_s) and at < end):
         raise TransparencyError(
             code,
             "outside its time",

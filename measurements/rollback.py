@@ -116,11 +116,12 @@ class VolatileMemory:
 class FileMemory:
     """Remembers in a JSON file, replaced atomically under a lock beside it.
 
-    A file that cannot be read is an error (MEMORY_UNREADABLE), never an empty memory.
+    A file that cannot be read is an error (MEMORY_UNREADABLE), never an empty memory. A link is followed, so that
+    all of a file's names share one memory and one lock.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = Path(os.path.realpath(path))
 
     def check(self, sighting: Sighting) -> None:
         """See RollbackMemory."""
@@ -136,7 +137,7 @@ class FileMemory:
         except OSError as error:
             raise self._unreadable(error.strerror) from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._wait_for(lock)
             seen = self._load()
             key = (sighting.log, sighting.channel)
             merged = judge(seen, sighting)
@@ -144,6 +145,12 @@ class FileMemory:
                 self._store({**seen, key: merged})
         finally:
             os.close(lock)
+
+    def _wait_for(self, lock: int) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise self._unreadable(error.strerror) from error
 
     def _load(self) -> dict[tuple[str, str], Sighting]:
         try:
