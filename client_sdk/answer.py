@@ -1,15 +1,16 @@
 """A node's answer while it streams in, decrypted as it comes."""
 
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from datetime import datetime
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx2
 
 from ohttp.bhttp import Content, Head
+from ohttp.http_date import parse_http_date
 
 from .errors import ExchangeFailed, NodeRefused, RelayUnreachable
 from .exchange import RESPONSE_MEDIA_TYPE, Exchange
@@ -17,6 +18,7 @@ from .exchange import RESPONSE_MEDIA_TYPE, Exchange
 DATE_PROBLEM = "https://iana.org/assignments/http-problem-types#date"
 ATTESTATION_PROBLEM = "urn:cloister:problem:attestation"
 MAX_PROBLEM = 16 * 1024
+PATIENCE = 60.0
 _CORRECTABLE = (400, 409)
 
 
@@ -41,11 +43,15 @@ class InnerHead:
 
 
 class InnerAnswer:
-    """The node's answer while it streams in. ``head`` is there from the start; content comes by iterating."""
+    """The node's answer while it streams in. ``head`` is there from the start; content comes by iterating.
 
-    def __init__(self, exchange: Exchange, chunks: Iterator[bytes]) -> None:
+    ``patience``: seconds for which bytes may come without a chunk that authenticates.
+    """
+
+    def __init__(self, exchange: Exchange, chunks: Iterator[bytes], *, patience: float = PATIENCE) -> None:
         self._exchange = exchange
         self._chunks = chunks
+        self._patience = patience
         self._body = self._read()
         first = next(self._body, None)
         if not isinstance(first, InnerHead):
@@ -109,9 +115,11 @@ class InnerAnswer:
         return _correction(self.head, self.problem()) if self.head.status in _CORRECTABLE else None
 
     def _read(self) -> Iterator[InnerHead | bytes]:
+        watch = _ProgressWatch(self._exchange, self._patience)
         try:
             for chunk in self._chunks:
                 yield from _parts(self._exchange.receive(chunk))
+                watch.check()
         except httpx2.TransportError as error:
             raise unreachable(error) from error
         yield from _parts(self._exchange.finish())
@@ -120,9 +128,12 @@ class InnerAnswer:
 class AsyncInnerAnswer:
     """``InnerAnswer`` for asyncio: ``head`` is there once ``start`` has returned."""
 
-    def __init__(self, exchange: Exchange, chunks: AsyncIterator[bytes]) -> None:
+    def __init__(
+        self, exchange: Exchange, chunks: AsyncIterator[bytes], *, patience: float = PATIENCE
+    ) -> None:
         self._exchange = exchange
         self._chunks = chunks
+        self._patience = patience
         self._body = self._read()
         self._kept = b""
         self.head = InnerHead(0, ())
@@ -154,14 +165,32 @@ class AsyncInnerAnswer:
         return _correction(self.head, _json_object(self._kept))
 
     async def _read(self) -> AsyncIterator[InnerHead | bytes]:
+        watch = _ProgressWatch(self._exchange, self._patience)
         try:
             async for chunk in self._chunks:
                 for part in _parts(self._exchange.receive(chunk)):
                     yield part
+                watch.check()
         except httpx2.TransportError as error:
             raise unreachable(error) from error
         for part in _parts(self._exchange.finish()):
             yield part
+
+
+class _ProgressWatch:
+    """Ends a wait that single bytes prolong forever: a read is no sign of life unless it completes a chunk."""
+
+    def __init__(self, exchange: Exchange, patience: float) -> None:
+        self._exchange, self._patience = exchange, patience
+        self._opened, self._since = exchange.opened, time.monotonic()
+
+    def check(self) -> None:
+        """Call after each read. Raises ExchangeFailed (``stalled``)."""
+        now = time.monotonic()
+        if self._exchange.opened > self._opened:
+            self._opened, self._since = self._exchange.opened, now
+        elif now - self._since > self._patience:
+            raise ExchangeFailed("stalled", f"bytes came for {self._patience:g} s, but nothing of the node's")
 
 
 class SseLines:
@@ -216,16 +245,14 @@ def _correction(head: InnerHead, problem: dict[str, Any]) -> Correction | None:
     stated = head.header(b"date")
     if head.status != 400 or kind != DATE_PROBLEM or stated is None:
         return None
-    try:
-        return Correction(parsedate_to_datetime(stated.decode("ascii")))
-    except (UnicodeDecodeError, ValueError):
-        return None
+    seconds = parse_http_date(stated)
+    return None if seconds is None else Correction(datetime.fromtimestamp(seconds, UTC))
 
 
 def _json_object(data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from . import chat_command, proxy_command, verify_command
 from .demo import command as demo_command
 from .errors import ClientError, VerificationRefused
+from .render import printable
 
 # The order in which a newcomer meets them, not the alphabet's.
 _ROOMS = ("enclave_runtime", "ohttp", "measurements", "images", "benchmarks")
@@ -59,10 +60,10 @@ def run(arguments: list[str]) -> int:
         status = build_app()(arguments, prog_name="cloister", standalone_mode=False)
     except VerificationRefused as error:
         errors.print(f"[bold red]refused[/] {error.code}", highlight=False)
-        errors.print(error.detail, style="red", markup=False)
+        errors.print(printable(error.detail), style="red", markup=False)
         return ExitCode.REFUSED
     except ClientError as error:
-        errors.print(f"error {error}", style="red", markup=False)
+        errors.print(printable(f"error {error}"), style="red", markup=False)
         return ExitCode.USAGE_OR_IO
     except ModuleNotFoundError as error:
         errors.print(

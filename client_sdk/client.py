@@ -7,11 +7,14 @@ For programs that already speak OpenAI's API, ``http_transport()`` gives an http
 official ``openai`` package; see ``client_sdk.transport``.
 """
 
+import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,7 +31,8 @@ from .policy import Policy
 from .transport import AsyncPrivateTransport, PrivateTransport
 from .verify import Verification, VerifiedNode, verify_bundle
 
-_OUTER_HEADERS = {"content-type": REQUEST_MEDIA_TYPE, "incremental": "?1", "accept-encoding": "identity"}
+_IDENTITY = {"accept-encoding": "identity"}
+_OUTER_HEADERS = {"content-type": REQUEST_MEDIA_TYPE, "incremental": "?1", **_IDENTITY}
 
 
 class PrivateClient:
@@ -36,10 +40,12 @@ class PrivateClient:
 
     ``relay_url`` is the relay's URL for the node, ``policy`` what the node must prove, ``memory`` where the newest
     log state seen is remembered across runs (in memory only where None). ``now`` and ``random`` are the clock and
-    the source of randomness; ``timeout`` is in seconds, for each wait on the network.
+    the source of randomness; ``timeout`` is in seconds, for each wait on the network, for the whole of the evidence
+    once it has begun, and between two chunks of an answer that authenticate.
 
-    A verification is kept for at most an hour. A node that restarted has new keys: the client then verifies it
-    anew, once, before it sends the request again. Every method raises ``client_sdk.errors.ClientError``.
+    A verification is kept for at most an hour, and not beyond one that refuses. A node that restarted has new keys:
+    the client then verifies it anew, once, before it sends the request again. Cookies are neither kept nor sent.
+    Every method raises ``client_sdk.errors.ClientError``.
     """
 
     def __init__(
@@ -58,7 +64,9 @@ class PrivateClient:
         self._now = now
         self._random = random
         self._timeout = timeout
-        self._http = httpx2.Client(timeout=timeout, trust_env=False, follow_redirects=False)
+        self._http = httpx2.Client(
+            timeout=timeout, trust_env=False, follow_redirects=False, cookies=_no_cookies()
+        )
         self._async_http: httpx2.AsyncClient | None = None
         self._node: VerifiedNode | None = None
         self.evidence: bytes | None = None
@@ -71,23 +79,47 @@ class PrivateClient:
         Raises RelayUnreachable; a refusal is in the result.
         """
         challenge = self._random(32) if fresh else None
+        evidence = _Evidence(self._timeout)
         try:
             with self._http.stream(
                 *self._evidence_request(challenge), **self._evidence_content(challenge)
             ) as reply:
-                data = _join_bounded(reply.iter_bytes(), reply.status_code)
+                evidence.begin(reply.status_code)
+                for part in reply.iter_raw():
+                    if not evidence.wants_more_than(part):
+                        break
         except httpx2.TransportError as error:
             raise unreachable(error) from error
-        return self._judge(data, challenge)
+        return self._judge(evidence.data, challenge)
+
+    async def averify(self, *, fresh: bool = False) -> Verification:
+        """``verify`` for asyncio: a slow relay holds up nobody else."""
+        challenge = self._random(32) if fresh else None
+        evidence = _Evidence(self._timeout)
+        try:
+            async with (
+                asyncio.timeout(self._timeout),
+                self._asyncio_http().stream(
+                    *self._evidence_request(challenge), **self._evidence_content(challenge)
+                ) as reply,
+            ):
+                evidence.begin(reply.status_code)
+                async for part in reply.aiter_raw():
+                    if not evidence.wants_more_than(part):
+                        break
+        except httpx2.TransportError as error:
+            raise unreachable(error) from error
+        except TimeoutError as error:
+            raise _too_slow() from error
+        return self._judge(evidence.data, challenge)
 
     def node(self) -> VerifiedNode:
         """The verified node, verifying it first where that is due. Raises VerificationRefused."""
-        if self._node is None or self._now() >= self._node.valid_until:
-            self._node = None
-            self.verify().require()
-        if self._node is None:
-            raise RelayUnreachable("no_node", "verification left no node")
-        return self._node
+        return self._kept_node() or self.verify().require()
+
+    async def anode(self) -> VerifiedNode:
+        """``node`` for asyncio."""
+        return self._kept_node() or (await self.averify()).require()
 
     @contextmanager
     def stream(self, request: InnerRequest) -> Iterator[InnerAnswer]:
@@ -98,53 +130,58 @@ class PrivateClient:
         """
         date: datetime | None = None
         for attempt in (0, 1):
-            exchange = self._begin(request, date)
-            try:
-                with self._http.stream(
-                    "POST", f"{self._url}/ohttp", content=exchange.body, headers=_OUTER_HEADERS
-                ) as r:
-                    check_outer(r)
-                    answer = InnerAnswer(exchange, r.iter_raw())
+            exchange = self._begin(self.node(), request, date)
+            # The caller's own block runs outside of the handlers: its errors are neither ours to name nor to retry.
+            with ExitStack() as opened:
+                try:
+                    reply = opened.enter_context(
+                        self._http.stream(
+                            "POST", f"{self._url}/ohttp", content=exchange.body, headers=_OUTER_HEADERS
+                        )
+                    )
+                    check_outer(reply)
+                    answer = InnerAnswer(exchange, reply.iter_raw(), patience=self._timeout)
                     correction = answer.correction() if attempt == 0 else None
-                    if correction is None:
-                        yield answer
-                        return
-                    date = self._corrected(correction)
-            except ExchangeFailed as error:
-                if attempt or not error.stale_keys:
-                    raise
-                self._node = None
-            except httpx2.TransportError as error:
-                raise unreachable(error) from error
+                except ExchangeFailed as error:
+                    if attempt or not error.stale_keys:
+                        raise
+                    self._node = None
+                    continue
+                except httpx2.TransportError as error:
+                    raise unreachable(error) from error
+                if correction is None:
+                    yield answer
+                    return
+                date = self._corrected(correction)
 
     @asynccontextmanager
     async def astream(self, request: InnerRequest) -> AsyncIterator[AsyncInnerAnswer]:
-        """``stream`` for asyncio. Verification itself takes milliseconds and runs in the calling task."""
-        if self._async_http is None:
-            self._async_http = httpx2.AsyncClient(
-                timeout=self._timeout, trust_env=False, follow_redirects=False
-            )
+        """``stream`` for asyncio. The checks take milliseconds and run in the calling task."""
         date: datetime | None = None
         for attempt in (0, 1):
-            exchange = self._begin(request, date)
-            try:
-                async with self._async_http.stream(
-                    "POST", f"{self._url}/ohttp", content=exchange.body, headers=_OUTER_HEADERS
-                ) as reply:
+            exchange = self._begin(await self.anode(), request, date)
+            async with AsyncExitStack() as opened:
+                try:
+                    reply = await opened.enter_async_context(
+                        self._asyncio_http().stream(
+                            "POST", f"{self._url}/ohttp", content=exchange.body, headers=_OUTER_HEADERS
+                        )
+                    )
                     check_outer(reply)
-                    answer = AsyncInnerAnswer(exchange, reply.aiter_raw())
+                    answer = AsyncInnerAnswer(exchange, reply.aiter_raw(), patience=self._timeout)
                     await answer.start()
                     correction = await answer.correction() if attempt == 0 else None
-                    if correction is None:
-                        yield answer
-                        return
-                    date = self._corrected(correction)
-            except ExchangeFailed as error:
-                if attempt or not error.stale_keys:
-                    raise
-                self._node = None
-            except httpx2.TransportError as error:
-                raise unreachable(error) from error
+                except ExchangeFailed as error:
+                    if attempt or not error.stale_keys:
+                        raise
+                    self._node = None
+                    continue
+                except httpx2.TransportError as error:
+                    raise unreachable(error) from error
+                if correction is None:
+                    yield answer
+                    return
+                date = self._corrected(correction)
 
     def chat(
         self, messages: list[dict[str, str]], *, usage: dict[str, Any] | None = None, **options: Any
@@ -168,15 +205,17 @@ class PrivateClient:
         with self.stream(request) as answer:
             answer.raise_for_status()
             for event in answer.events():
-                if "error" in event:
-                    raise NodeRefused(
-                        str(event["error"].get("code")), str(event["error"].get("message")), status=200
-                    )
-                if usage is not None and event.get("usage"):
-                    usage.update(event["usage"])
-                for choice in event.get("choices", ()):
-                    if text := choice.get("delta", {}).get("content"):
-                        yield text
+                try:
+                    if "error" in event:
+                        raise NodeRefused(
+                            str(event["error"].get("code")), str(event["error"].get("message")), status=200
+                        )
+                    if usage is not None and event.get("usage"):
+                        usage.update(event["usage"])
+                    texts = [choice.get("delta", {}).get("content") for choice in event.get("choices", ())]
+                except (AttributeError, TypeError, ValueError):
+                    raise ExchangeFailed("event_malformed", "an event is not a chat completion's") from None
+                yield from (text for text in texts if isinstance(text, str) and text)
 
     def http_transport(self) -> PrivateTransport:
         """A transport for ``httpx2.Client``, which the ``openai`` package takes as ``http_client``."""
@@ -205,8 +244,19 @@ class PrivateClient:
     ) -> None:
         self.close()
 
-    def _begin(self, request: InnerRequest, date: datetime | None) -> Exchange:
-        node = self.node()
+    def _asyncio_http(self) -> httpx2.AsyncClient:
+        if self._async_http is None:
+            self._async_http = httpx2.AsyncClient(
+                timeout=self._timeout, trust_env=False, follow_redirects=False, cookies=_no_cookies()
+            )
+        return self._async_http
+
+    def _kept_node(self) -> VerifiedNode | None:
+        """The node verified before, unless that has run out, or the clock was set back before it."""
+        node = self._node
+        return node if node is not None and node.valid_from <= self._now() < node.valid_until else None
+
+    def _begin(self, node: VerifiedNode, request: InnerRequest, date: datetime | None) -> Exchange:
         return node.begin(request, date=self._now(), request_id=self._random(16), stated_date=date)
 
     def _corrected(self, correction: Correction) -> datetime | None:
@@ -219,28 +269,54 @@ class PrivateClient:
 
     def _evidence_content(self, challenge: bytes | None) -> dict[str, Any]:
         if challenge is None:
-            return {}
-        return {"content": challenge, "headers": {"content-type": "application/octet-stream"}}
+            return {"headers": _IDENTITY}
+        return {"content": challenge, "headers": {"content-type": "application/octet-stream", **_IDENTITY}}
 
     def _judge(self, data: bytes, challenge: bytes | None) -> Verification:
         self.evidence = data
         verification = verify_bundle(
             data, self._policy, at=self._now(), memory=self._memory, challenge=challenge
         )
-        if verification.node is not None and challenge is None:
-            # A bundle made for our own challenge is ours alone: requests that named it could be linked to each other.
+        # A bundle made for our own challenge is ours alone: requests that named it could be linked to each other.
+        if verification.node is None or challenge is None:
             self._node = verification.node
         return verification
 
 
-def _join_bounded(chunks: Iterator[bytes], status: int) -> bytes:
-    if status != 200:
-        raise RelayUnreachable(
-            "no_evidence", f"no evidence from the node (status {status})", "is the node running?"
-        )
-    data = bytearray()
-    for chunk in chunks:
-        data += chunk
-        if len(data) > MAX_BUNDLE:
-            break  # one byte too many is enough for the parser to name the limit
-    return bytes(data[: MAX_BUNDLE + 1])
+class _Evidence:
+    """Gathers a bundle, within its size and its time."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+        self._data = bytearray()
+
+    @property
+    def data(self) -> bytes:
+        """What has come, at most one byte over the limit."""
+        return bytes(self._data)
+
+    def begin(self, status: int) -> None:
+        """Raises RelayUnreachable where the answer holds no evidence."""
+        if status != 200:
+            raise RelayUnreachable(
+                "no_evidence", f"no evidence from the node (status {status})", "is the node running?"
+            )
+
+    def wants_more_than(self, part: bytes) -> bool:
+        """Take ``part``; whether another may follow. Raises RelayUnreachable once time is up."""
+        if time.monotonic() > self._until:
+            raise _too_slow()
+        # One byte too many is enough for the parser to name the limit.
+        self._data += part[: MAX_BUNDLE + 1 - len(self._data)]
+        return len(self._data) <= MAX_BUNDLE
+
+
+def _too_slow() -> RelayUnreachable:
+    return RelayUnreachable(
+        "relay_slow", "the evidence did not arrive in time", "try again, or another relay"
+    )
+
+
+def _no_cookies() -> CookieJar:
+    """A jar that takes nothing: a cookie would tell one user's visits from another's, whatever their address."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))

@@ -5,7 +5,7 @@ The inner request carries only what the node needs. Everything an HTTP library a
 """
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import format_datetime
 
@@ -25,12 +25,15 @@ RESPONSE_MEDIA_TYPE = "message/ohttp-chunked-res"
 
 @dataclass(frozen=True, slots=True)
 class InnerRequest:
-    """What the application asks of the node: method, path with query, headers, whole body."""
+    """What the application asks of the node: method, path with query, headers, whole body.
+
+    Its repr names method alone, since a traceback or a log may show it.
+    """
 
     method: str
-    path: str
-    headers: tuple[tuple[bytes, bytes], ...]
-    body: bytes
+    path: str = field(repr=False)
+    headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 class Exchange:
@@ -38,6 +41,8 @@ class Exchange:
 
     ``request_id`` is 16 random bytes and ``date`` the time of sending, both given by the caller; they and the
     digest of the evidence that was verified travel inside the encryption (docs/protocol.md, "A request").
+    ``opened`` counts the chunks of the answer that have authenticated. Raises ExchangeFailed for a request that
+    cannot be written.
     """
 
     def __init__(
@@ -55,14 +60,21 @@ class Exchange:
             (b"request-id", request_id.hex().encode()),
             (b"attestation-digest", b"sha-256=:" + base64.b64encode(bundle_digest) + b":"),
         ]
+        try:
+            method, path = request.method.encode("ascii"), request.path.encode("ascii")
+        except UnicodeEncodeError:
+            raise ExchangeFailed(
+                "control_data", "method and path are ASCII, other characters escaped"
+            ) from None
         inner = Request(
-            method=request.method.encode("ascii"),
+            method=method,
             scheme=b"https",
             authority=INNER_AUTHORITY.encode(),
-            path=request.path.encode("ascii"),
+            path=path,
             headers=tuple(headers),
             body=request.body,
         )
+        self.opened = 0
         self._decoder = ResponseDecoder()
         try:
             self._session = ChunkedClient(config)
@@ -77,7 +89,9 @@ class Exchange:
         Raises ExchangeFailed when a byte was altered, a chunk reordered or a limit passed.
         """
         try:
-            events = [event for chunk in self._session.receive(data) for event in self._decoder.feed(chunk)]
+            chunks = self._session.receive(data)
+            self.opened += len(chunks)
+            events = [event for chunk in chunks for event in self._decoder.feed(chunk)]
         except OhttpError as error:
             raise ExchangeFailed(error.code, "the answer was altered on its way, or is malformed") from error
         return [event for event in events if isinstance(event, Head | Content)]

@@ -59,7 +59,7 @@ class Policy:
             raise PolicyError("policy_too_large", f"a policy has at most {MAX_POLICY} bytes")
         try:
             document = tomllib.loads(data.decode("utf-8"))
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise PolicyError("policy_malformed", f"not TOML: {error}") from error
         unknown = set(document) - {"version", "name", "transparency", *_ATTESTATION_TABLES}
         if unknown:

@@ -1,10 +1,12 @@
 """A local OpenAI-compatible endpoint: programs that know nothing of attestation talk to it, it to a verified node.
 
-The proxy runs on the user's own machine, since it sees prompts; it listens on the loopback interface.
+The proxy runs on the user's own machine, since it sees prompts; it listens on the loopback interface. A web page in
+the user's browser reaches that too, so a request must name this machine as its host, and come from no other origin.
 """
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+import re
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
 from .client import PrivateClient
@@ -12,6 +14,9 @@ from .errors import ClientError, ExchangeFailed, VerificationRefused
 from .exchange import InnerRequest
 
 MAX_BODY: Final = 1024 * 1024
+_LOOPBACK: Final = re.compile(
+    rb"(?:https?://)?(?:127\.0\.0\.1|localhost|\[::1\])(?::[0-9]{1,5})?", re.IGNORECASE
+)
 _PATHS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/models")
 
 Message = MutableMapping[str, Any]
@@ -31,6 +36,9 @@ class Proxy:
             await _lifespan(receive, send)
             return
         if scope["type"] != "http":
+            return
+        if not _is_local(scope["headers"]):
+            await _error(send, 403, "not_local", "this proxy serves programs of this machine alone")
             return
         if scope["path"] not in _PATHS:
             await _error(send, 404, "not_found", f"this proxy serves {', '.join(_PATHS)}")
@@ -56,6 +64,12 @@ class Proxy:
                 raise  # the server closes the connection: a cut answer must not look like a whole one
             refused = isinstance(error, VerificationRefused | ExchangeFailed)
             await _error(send, 502 if refused else 503, error.code, error.detail)
+
+
+def _is_local(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether host and origin, where they are given, are this machine: a name that was rebound to it is not."""
+    stated = [value for name, value in headers if name in (b"host", b"origin")]
+    return all(_LOOPBACK.fullmatch(value) for value in stated)
 
 
 async def _read_body(receive: Receive) -> bytes | None:

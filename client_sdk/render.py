@@ -14,6 +14,16 @@ SIMULATED_NOTICE = (
 )
 
 
+def printable(text: str) -> str:
+    """``text`` with everything escaped that a terminal would obey, or could not show.
+
+    Evidence is quoted in details; a control sequence in it could write another verdict over the true one.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
+    )
+
+
 def show_verification(console: Console, verification: Verification) -> None:
     """Print every row, the verdict, and SIMULATED where the evidence is."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
@@ -33,7 +43,8 @@ def show_verification(console: Console, verification: Verification) -> None:
         console.print(
             Text.assemble(
                 ("verified", "bold green"),
-                f"  {node.release.name} {node.release.version}, valid until {node.valid_until:%Y-%m-%d %H:%M:%SZ}",
+                printable(f"  {node.release.name} {node.release.version}"),
+                f", valid until {node.valid_until:%Y-%m-%d %H:%M:%SZ}",
             )
         )
     else:
@@ -43,6 +54,5 @@ def show_verification(console: Console, verification: Verification) -> None:
 
 
 def _detail(row: Row) -> Text:
-    return Text(
-        f"[{row.code}] {row.detail}" if row.code else row.detail, "" if row.outcome != "fail" else "red"
-    )
+    text = f"[{row.code}] {row.detail}" if row.code else row.detail
+    return Text(printable(text), "" if row.outcome != "fail" else "red")

@@ -16,7 +16,7 @@ from attestation.bundle import EvidenceBundle, bundle_digest
 from attestation.claims import Claims
 from attestation.errors import AttestationError
 from measurements.errors import Code, TransparencyError
-from measurements.rollback import RollbackMemory
+from measurements.rollback import RollbackMemory, Sighting
 from measurements.staple import VerifiedRelease, check_staple
 from ohttp.errors import OhttpError
 from ohttp.keyconfig import KeyConfig, parse_pinned_key_configs, preferred
@@ -26,7 +26,7 @@ from .exchange import Exchange, InnerRequest
 from .policy import Policy
 
 MAX_NODE_LIFETIME: Final = timedelta(hours=1)
-"""How long one verification may be used at most; evidence, release status or key epoch may end it sooner."""
+"""How long one verification may be used at most; release, its status, policy or key epoch may end it sooner."""
 
 
 class _Row(Protocol):
@@ -233,7 +233,8 @@ def _verify_parsed(
         )
     gpus = appraise_gpus(bundle, claims, policy.attestation, at)
     recorder.add(gpus.rows, gpus.error)
-    release = _check_release(recorder, bundle, policy, at, memory)
+    held = _HeldMemory(memory)
+    release = _check_release(recorder, bundle, policy, at, held)
     _match_measurements(recorder, cpu.value, gpus.value, release)
     bindings = appraise_bindings(bundle, claims, at)
     recorder.add(bindings.rows, bindings.error)
@@ -243,6 +244,11 @@ def _verify_parsed(
     model = _model_name(recorder, bundle.runtime, claims)
     if recorder.error or not (cpu.value and gpus.value and release and config and model):
         return None, simulated
+    try:
+        held.commit()
+    except TransparencyError as error:
+        recorder.failed("log.rollback", error)
+        return None, simulated
     verified = _Verified(
         bundle_digest=digest,
         cpu=cpu.value,
@@ -251,9 +257,41 @@ def _verify_parsed(
         model=model,
         simulated=simulated,
         at=at,
-        valid_until=min(at + MAX_NODE_LIFETIME, cpu.value.claims.not_after, release.status_expires_at),
+        valid_until=_valid_until(at, cpu.value.claims, release, policy),
     )
     return VerifiedNode(_WITNESS, config, verified), simulated
+
+
+def _valid_until(at: datetime, claims: Claims, release: VerifiedRelease, policy: Policy) -> datetime:
+    ends = [at + MAX_NODE_LIFETIME, claims.not_after, release.status_expires_at, release.not_after]
+    trust = None if policy.transparency is None else policy.transparency.not_after
+    return min([*ends, trust] if trust is not None else ends)
+
+
+class _HeldMemory:
+    """Judges by ``memory`` at once, and writes to it only at ``commit``: a node that is refused leaves no trace.
+
+    Otherwise whoever hands out evidence could mark a client with a log state, needing no node of their own, and know
+    it again later by what it refuses.
+    """
+
+    def __init__(self, memory: RollbackMemory) -> None:
+        self._memory = memory
+        self._held: Sighting | None = None
+
+    def check(self, sighting: Sighting) -> None:
+        """See RollbackMemory."""
+        self._memory.check(sighting)
+
+    def advance(self, sighting: Sighting) -> None:
+        """See RollbackMemory; remembered at ``commit``."""
+        self._memory.check(sighting)
+        self._held = sighting
+
+    def commit(self) -> None:
+        """Remember what was held, judged once more. Raises TransparencyError."""
+        if self._held is not None:
+            self._memory.advance(self._held)
 
 
 def _check_release(

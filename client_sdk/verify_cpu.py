@@ -27,7 +27,7 @@ from attestation.tees import TPM
 from .cpu_appraisals import judge
 from .errors import ClientError, PolicyError
 from .policy import MAX_POLICY
-from .render import SIMULATED_NOTICE
+from .render import SIMULATED_NOTICE, printable
 
 MAX_EVIDENCE: Final = 1024 * 1024
 REFUSED: Final = 3
@@ -187,12 +187,12 @@ def show_cpu_verification(console: Console, result: CpuVerification) -> None:
         table.add_column(name, no_wrap=name != "detail", overflow="fold")
     for row in result.rows:
         detail = f"[{row.code}] {row.detail}" if row.code else row.detail
-        table.add_row(row.id, Text(_MARK[row.outcome], _STYLE[row.outcome]), Text(detail))
+        table.add_row(row.id, Text(_MARK[row.outcome], _STYLE[row.outcome]), Text(printable(detail)))
     console.print(table)
     if result.simulated:
         console.print(Text(SIMULATED_NOTICE, "bold black on yellow"))
     for name, value in result.facts.registers.items():
-        console.print(Text(f"{name:<14} {value}"), soft_wrap=True)
+        console.print(Text(printable(f"{name:<14} {value}")), soft_wrap=True)
     if result.error is None:
         console.print(
             Text.assemble(("verified", "bold green"), f"  {result.tee} at {result.at:%Y-%m-%d %H:%M:%SZ}")

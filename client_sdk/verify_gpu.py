@@ -33,7 +33,7 @@ from attestation.results import Outcome, Row
 
 from .errors import ClientError, PolicyError
 from .policy import MAX_POLICY
-from .render import SIMULATED_NOTICE
+from .render import SIMULATED_NOTICE, printable
 
 REFUSED: Final = 3
 NOT_AVAILABLE: Final = 2
@@ -171,7 +171,7 @@ def show_gpu_verification(console: Console, result: GpuVerification) -> None:
     for row in result.rows:
         detail = f"[{row.code}] {row.detail}" if row.code else row.detail
         style = "red" if row.outcome is Outcome.FAIL else ""
-        table.add_row(row.id, Text(_MARK[row.outcome], _STYLE[row.outcome]), Text(detail, style))
+        table.add_row(row.id, Text(_MARK[row.outcome], _STYLE[row.outcome]), Text(printable(detail), style))
     console.print(table)
     if result.simulated:
         console.print(Text(SIMULATED_NOTICE, "bold black on yellow"))

@@ -1,6 +1,8 @@
 """The client's half of an exchange, against the gateway's own sessions."""
 
 import json
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -114,6 +116,36 @@ def test_event_lines_do_not_depend_on_how_they_were_split(parts: list[bytes]) ->
     assert list(whole.feed(b"".join(parts))) == [value for part in parts for value in split.feed(part)]
 
 
+def test_a_problem_nested_too_deep_is_none() -> None:
+    for body, expected in ((b"[" * 8000, {}), (b'{"a":[[]]}', {"a": [[]]})):
+        exchange, wire = answered(400, [body], content_type=b"application/json")
+        assert InnerAnswer(exchange, iter([wire])).problem() == expected
+
+
+def test_bytes_that_complete_nothing_are_no_sign_of_life() -> None:
+    def slowly(wire: bytes, size: int) -> Iterator[bytes]:
+        for at in range(0, len(wire), size):
+            time.sleep(0.01)
+            yield wire[at : at + size]
+
+    exchange, wire = answered(200, [b"data: hello\n\n" for _ in range(8)])
+    with pytest.raises(ExchangeFailed, match="stalled"):
+        b"".join(InnerAnswer(exchange, slowly(wire, 1), patience=0.1).content())
+    # Control: the same patience is enough for an answer that takes longer, as long as chunks complete.
+    exchange, wire = answered(200, [b"data: hello\n\n" for _ in range(20)])
+    assert b"".join(InnerAnswer(exchange, slowly(wire, 60), patience=0.1).content())
+
+
+def test_nothing_that_is_shown_of_a_request_is_of_its_content() -> None:
+    secret = "the canary sings"
+    request = InnerRequest("POST", f"/v1?{secret}", ((b"accept", secret.encode()),), secret.encode())
+    assert secret not in repr(request)
+    beyond = InnerRequest("POST", f"/\xe9{secret}", (), b"")
+    with pytest.raises(ExchangeFailed) as caught:
+        Exchange(preferred(KEYS.configs), DIGEST, beyond, date=AT, request_id=bytes(16))
+    assert secret not in f"{caught.value}{caught.value.__cause__}"
+
+
 def test_a_line_without_end_is_refused() -> None:
     with pytest.raises(ExchangeFailed, match="event_too_large"):
         list(SseLines().feed(b"data: " + bytes(SseLines.MAX_LINE)))
@@ -140,6 +172,7 @@ def test_what_a_second_attempt_may_mend_is_told_apart_from_what_it_may_not() -> 
     assert anew is not None
     assert anew.date is None
     assert problem(400, date, []).correction() is None
-    assert problem(400, date, [(b"date", b"yesterday")]).correction() is None
+    for other in (b"yesterday", b"Sat, 21 Nov 2026 12:05:00 -0000", b"Sat, 21 Nov 2026 12:05:00 +0100"):
+        assert problem(400, date, [(b"date", other)]).correction() is None
     assert problem(400, "about:blank", stated).correction() is None
     assert problem(503, date, stated).correction() is None
