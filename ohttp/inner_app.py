@@ -72,7 +72,9 @@ class InnerRun:
         try:
             await app(scope, self._receive, self._send)
             failed = not self._answer.stream.ended
-        except Exception:
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # a panic of a library in Rust is no Exception
             failed = True
         if failed:
             self._answer.stream.fail(failure_of(INTERNAL_ERROR))

@@ -176,10 +176,10 @@ class Engine:
         copy of the prompt and overwrites that; the caller's list is the caller's.
         """
         try:
-            request.check(self.model.config.vocab_size)
             count = len(request.prompt_tokens)
-            if count >= self.max_context:
+            if count >= self.max_context:  # before every token is looked at
                 raise PromptTooLong("tokens in the prompt", expected=self.max_context - 1, found=count)
+            request.check(self.model.config.vocab_size)
             room = self.max_context - count
             max_tokens = room if request.max_tokens is None else min(request.max_tokens, room)
             mailbox = Mailbox()

@@ -370,6 +370,23 @@ def test_a_sender_who_dawdles_is_refused_and_one_who_leaves_is_forgotten() -> No
     run(work())
 
 
+class Panic(BaseException):
+    """What a library in Rust raises when it panics: no Exception."""
+
+
+@pytest.mark.parametrize("profile", [FAST, OFF])
+def test_a_panic_inside_is_an_answer_like_any_error(profile: CellProfile) -> None:
+    async def panicking(scope: Any, receive: Any, send: Any) -> None:
+        raise Panic("secret")
+
+    async def work() -> None:
+        response, _ = await Node(panicking, profile=profile).ask(inner())
+        assert response.status == 500
+        assert b"secret" not in response.body
+
+    run(work())
+
+
 def test_a_thousand_at_once_are_answered_or_turned_away_and_the_node_stays_up() -> None:
     async def work() -> None:
         node = Node(answering(200, JSON, b"{}", pause_s=0.01), max_open=64, profile=OFF)
