@@ -271,10 +271,11 @@ def test_truncation_stays_in_the_family() -> None:
 
 @pytest.mark.exhaustive
 def test_every_truncation_and_many_changes() -> None:
-    genuine = judge(SIGNED)
+    lines = [line for line in UNSIGNED.splitlines() if 'active="False"' not in line]
+    small = PKI.sign("\n".join(lines))  # inactive entries are most of a manifest, and say nothing
+    genuine = judge(small)
     longest = 0.0
     generator = random.Random(4)
-    small = SIGNED
     for count in range(100_000):
         if count < len(small):
             mutated = small[:count]
