@@ -5,6 +5,7 @@ outside this profile and refused, so that nothing expands and every name means o
 Canonical XML 1.1 (https://www.w3.org/TR/xml-c14n11/) for a whole document or a subtree is done here.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -112,6 +113,7 @@ class _Builder:
         self._open: list[Element] = []
         self._elements = 0
         self._declarations = 0
+        self._names: dict[str, tuple[str, str]] = {}  # the same few names recur in every element
         # The encoding is given, so that a declared one cannot make another document of the same bytes.
         self.parser = parser = expat.ParserCreate("utf-8")
         parser.buffer_text = True
@@ -133,12 +135,12 @@ class _Builder:
             raise malformed("too many attributes")
         pairs = list(zip(attributes[0::2], attributes[1::2], strict=True))
         scope = self._scope(pairs)
-        prefix, local = _split(name)
+        prefix, local = self._split(name)
         element = Element(
             name=name,
             namespace=_namespace(prefix, scope),
             local=local,
-            attributes=_attributes(pairs, scope),
+            attributes=self._attributes(pairs, scope),
             scope=scope,
         )
         if self._open:
@@ -164,6 +166,28 @@ class _Builder:
         if self._declarations > MAX_DECLARATIONS:
             raise malformed("too many namespace declarations")
         return {**outer, **declared}
+
+    def _attributes(self, pairs: list[tuple[str, str]], scope: Mapping[str, str]) -> tuple[Attribute, ...]:
+        attributes: dict[tuple[str, str], Attribute] = {}
+        for name, value in pairs:
+            prefix, local = self._split(name)
+            if prefix == "xmlns" or name == "xmlns":
+                continue
+            if prefix == "xml":
+                raise outside_profile("an attribute of the xml namespace")
+            namespace = _namespace(prefix, scope) if prefix else ""
+            attributes[namespace, local] = Attribute(name, namespace, local, value)
+        declared = sum(name == "xmlns" or name.startswith("xmlns:") for name, _ in pairs)
+        if len(attributes) + declared != len(pairs):
+            raise malformed("an attribute occurs twice")
+        return tuple(attributes.values())
+
+    def _split(self, name: str) -> tuple[str, str]:
+        """Prefix and local name."""
+        found = self._names.get(name)
+        if found is None:
+            found = self._names[name] = _split(name)
+        return found
 
     def _end(self, _name: str) -> None:
         self._open.pop()
@@ -202,21 +226,6 @@ def _namespace(prefix: str, scope: Mapping[str, str]) -> str:
     return scope.get(prefix, "")
 
 
-def _attributes(pairs: list[tuple[str, str]], scope: Mapping[str, str]) -> tuple[Attribute, ...]:
-    attributes: dict[tuple[str, str], Attribute] = {}
-    for name, value in pairs:
-        if name == "xmlns" or name.startswith("xmlns:"):
-            continue
-        prefix, local = _split(name)
-        if prefix == "xml":
-            raise outside_profile("an attribute of the xml namespace")
-        namespace = _namespace(prefix, scope) if prefix else ""
-        if (namespace, local) in attributes:
-            raise malformed("an attribute occurs twice")
-        attributes[namespace, local] = Attribute(name, namespace, local, value)
-    return tuple(attributes.values())
-
-
 def _render(element: Element, rendered: Mapping[str, str], without: Element | None, out: list[str]) -> None:
     out.append(f"<{element.name}")
     if element.scope is not rendered:
@@ -242,12 +251,13 @@ def _content(text: str) -> str:
 
 
 def _value(text: str) -> str:
-    for character, reference in _VALUE_REFERENCES:
-        if character in text:
+    if _SPECIAL.search(text) is not None:
+        for character, reference in _VALUE_REFERENCES:
             text = text.replace(character, reference)
     return text
 
 
+_SPECIAL = re.compile(r'[&<"\t\n\r]')
 _VALUE_REFERENCES = (
     ("&", "&amp;"),
     ("<", "&lt;"),
