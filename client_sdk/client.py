@@ -25,7 +25,7 @@ from attestation.bundle import MAX_BUNDLE
 from measurements.rollback import FileMemory, VolatileMemory
 
 from .answer import AsyncInnerAnswer, Correction, InnerAnswer, check_outer, unreachable
-from .errors import ExchangeFailed, NodeRefused, RelayUnreachable
+from .errors import ClientError, ExchangeFailed, NodeRefused, RelayUnreachable
 from .exchange import REQUEST_MEDIA_TYPE, Exchange, InnerRequest
 from .policy import Policy
 from .transport import AsyncPrivateTransport, PrivateTransport
@@ -58,7 +58,7 @@ class PrivateClient:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self._url = relay_url.rstrip("/")
+        self._url = _usable(relay_url).rstrip("/")
         self._policy = policy
         self._memory = FileMemory(memory) if memory else VolatileMemory()
         self._now = now
@@ -309,6 +309,16 @@ class _Evidence:
         # One byte too many is enough for the parser to name the limit.
         self._data += part[: MAX_BUNDLE + 1 - len(self._data)]
         return len(self._data) <= MAX_BUNDLE
+
+
+def _usable(relay_url: str) -> str:
+    try:
+        httpx2.URL(relay_url).host.encode("idna")
+    except (httpx2.InvalidURL, UnicodeError) as error:
+        raise ClientError(
+            "relay_url", "not an address of a relay", "give a URL such as http://host/node"
+        ) from error
+    return relay_url
 
 
 def _too_slow() -> RelayUnreachable:

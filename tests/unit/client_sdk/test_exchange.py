@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client_sdk.answer import InnerAnswer, SseLines
-from client_sdk.errors import ExchangeFailed, NodeRefused
+from client_sdk.client import PrivateClient
+from client_sdk.errors import ClientError, ExchangeFailed, NodeRefused
 from client_sdk.exchange import Exchange, InnerRequest
+from client_sdk.policy import Policy
 from ohttp.bhttp import ResponseEncoder, decode_request
 from ohttp.chunked import ChunkedGateway
 from ohttp.keyconfig import GatewayKey, KeyRing, preferred
@@ -176,3 +178,11 @@ def test_what_a_second_attempt_may_mend_is_told_apart_from_what_it_may_not() -> 
         assert problem(400, date, [(b"date", other)]).correction() is None
     assert problem(400, "about:blank", stated).correction() is None
     assert problem(503, date, stated).correction() is None
+
+
+@pytest.mark.parametrize("url", ["http://relay\0/", "http://\udcff/", "http://" + "a" * 300 + ".example"])
+def test_an_address_that_is_none_is_an_error_of_the_family(url: str) -> None:
+    with pytest.raises(ClientError, match="relay_url"):
+        PrivateClient(url, Policy.production())
+    for usable in ("https://relay.example/node", "http://[::1]:8080/node", "http://127.0.0.1/"):
+        PrivateClient(usable, Policy.production()).close()
