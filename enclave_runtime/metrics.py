@@ -7,12 +7,17 @@ label or to attach a value to a request: the methods of :class:`Metrics` take no
 
 What is shown is coarser than what is counted. Values change only once in :data:`INTERVAL_S` seconds,
 counters in whole steps, and the queue only as a bucket, so that one request among others does not stand
-out. Before the text leaves, :func:`check_exposition` reads it again and drops all of it if a line is not of
-the list.
+out. Every count is rounded to whole steps by chance when it is added: right on average, and with nothing
+left over. Whoever brought a counter close to its next step, by requests of his own, would otherwise read
+off its next change what exactly somebody else's request added.
+
+Before the text leaves, :func:`check_exposition` reads it again and drops all of it if a line is not of the
+list.
 """
 
 import enum
 import re
+import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -55,7 +60,7 @@ REQUESTS = Metric(
     meaning="Requests that ended, by outcome.",
     label="outcome",
     label_values=tuple(RequestOutcome),
-    step=5,
+    step=20,
 )
 TOKENS = Metric(
     name="cloister_tokens_generated_total",
@@ -94,10 +99,17 @@ def manifest() -> list[dict[str, Any]]:
 class Metrics:
     """Counts what happens and shows it coarsely. May be used from several threads.
 
-    ``clock`` gives seconds that only rise; ``queue_depth`` is asked when the shown values change.
+    ``clock`` gives seconds that only rise; ``queue_depth`` is asked when the shown values change; ``draw`` gives
+    a random number below its argument.
     """
 
-    def __init__(self, clock: Callable[[], float], queue_depth: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        queue_depth: Callable[[], int],
+        draw: Callable[[int], int] = secrets.randbelow,
+    ) -> None:
+        self._draw = draw
         self._clock = clock
         self._queue_depth = queue_depth
         self._requests = dict.fromkeys(RequestOutcome, 0)
@@ -118,14 +130,19 @@ class Metrics:
         if not isinstance(outcome, RequestOutcome):
             raise MetricRefused(REQUESTS.name)
         with self._lock:
-            self._requests[outcome] += 1
+            self._requests[outcome] += self._rounded(1, REQUESTS.step)
 
     def tokens_generated(self, count: int) -> None:
         """Count ``count`` more tokens."""
         if type(count) is not int or not 0 <= count <= 1 << 32:
             raise MetricRefused(TOKENS.name)
         with self._lock:
-            self._tokens += count
+            self._tokens += self._rounded(count, TOKENS.step)
+
+    def _rounded(self, count: int, step: int) -> int:
+        """``count`` as whole steps, up or down by chance so that it is right on average."""
+        whole, rest = divmod(count, step)
+        return (whole + (self._draw(step) < rest)) * step
 
     def exposition(self) -> bytes:
         """The metrics in the Prometheus text format, as they stood at the last change; empty if a line is
@@ -150,9 +167,7 @@ class Metrics:
         }
         for metric, values in counts.items():
             lines += _head(metric)
-            lines += [
-                f"{metric.name}{label} {value - value % metric.step}" for label, value in values.items()
-            ]
+            lines += [f"{metric.name}{label} {value}" for label, value in values.items()]
         lines += [*_head(QUEUE), f"{QUEUE.name} {_bucket(QUEUE, self._queue_depth())}"]
         return ("\n".join(lines) + "\n").encode("ascii")
 

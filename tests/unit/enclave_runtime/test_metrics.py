@@ -1,5 +1,7 @@
 """Only the listed metrics can be expressed, shown values are coarse, and any other line is dropped."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,8 @@ from hypothesis import strategies as st
 from enclave_runtime.metrics import (
     INTERVAL_S,
     METRICS,
+    REQUESTS,
+    TOKENS,
     MetricRefused,
     Metrics,
     RequestOutcome,
@@ -27,8 +31,8 @@ def clock():
     return Clock()
 
 
-def counted(clock, outcomes, tokens, depth=0):
-    metrics = Metrics(clock, lambda: depth)
+def counted(clock, outcomes, tokens, depth=0, draw=lambda step: step - 1):
+    metrics = Metrics(clock, lambda: depth, draw)
     for outcome in outcomes:
         metrics.request_ended(outcome)
     metrics.tokens_generated(tokens)
@@ -36,15 +40,15 @@ def counted(clock, outcomes, tokens, depth=0):
 
 
 def test_values_change_only_at_the_interval_and_in_steps(clock):
-    metrics = counted(clock, [RequestOutcome.ANSWERED] * 13, 2345, depth=3)
+    metrics = counted(clock, [RequestOutcome.ANSWERED] * 3, 2345, depth=3, draw=lambda step: 0)
     before = metrics.exposition()
     assert b'{outcome="answered"} 0\n' in before
     clock.now = INTERVAL_S - 0.1
     assert metrics.exposition() == before
     clock.now = INTERVAL_S
     text = metrics.exposition()
-    assert b'cloister_requests_total{outcome="answered"} 10\n' in text
-    assert b"cloister_tokens_generated_total 2000\n" in text
+    assert b'cloister_requests_total{outcome="answered"} 60\n' in text
+    assert b"cloister_tokens_generated_total 3000\n" in text
     assert b"cloister_queue_depth 4\n" in text
 
 
@@ -53,6 +57,54 @@ def test_requests_of_another_length_may_look_the_same(clock):
     longer = counted(clock, [RequestOutcome.ANSWERED] * 8, 1900)
     clock.now = INTERVAL_S
     assert shorter.exposition() == longer.exposition()
+
+
+def test_counts_are_right_on_average(clock):
+    chance = random.Random(1)
+    metrics = Metrics(clock, lambda: 0, chance.randrange)
+    for _ in range(4000):
+        metrics.request_ended(RequestOutcome.ANSWERED)
+        metrics.tokens_generated(37)
+    clock.now = INTERVAL_S
+    shown = [int(line.split()[-1]) for line in metrics.exposition().decode().split("\n") if line[:1] == "c"]
+    assert shown[0] == pytest.approx(4000, rel=0.2)
+    assert shown[-2] == pytest.approx(4000 * 37, rel=0.2)
+
+
+class Exact(Metrics):
+    """The defence removed: counts are added up as they are, and cut down to steps when shown."""
+
+    def _rounded(self, count, step):
+        return count
+
+    def _render(self):
+        requests, tokens = self._requests, self._tokens
+        self._requests = {name: n - n % REQUESTS.step for name, n in requests.items()}
+        self._tokens = tokens - tokens % TOKENS.step
+        text = super()._render()
+        self._requests, self._tokens = requests, tokens
+        return text
+
+
+@pytest.mark.parametrize(("kind", "share"), [(Metrics, 0.15), (Exact, 1.0)])
+def test_priming_a_counter_to_read_one_answer_off_it(kind, share):
+    """Somebody generates 959 tokens, then watches whether a stranger's answer has 40 tokens or 41."""
+    chance = random.Random(2)
+
+    def shown(stranger):
+        clock = Clock()
+        metrics = kind(clock, lambda: 0, chance.randrange)
+        metrics.tokens_generated(959)
+        clock.now = INTERVAL_S
+        before = metrics.exposition()
+        metrics.tokens_generated(stranger)
+        clock.now = 2 * INTERVAL_S
+        return metrics.exposition() != before
+
+    told_apart = sum(shown(41) - shown(40) for _ in range(300)) / 300
+    assert abs(told_apart) <= share
+    if kind is Exact:
+        assert told_apart == 1.0, "control"
 
 
 @pytest.mark.parametrize("value", ["answered", "secret", None, 1])

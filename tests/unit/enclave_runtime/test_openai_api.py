@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enclave_runtime.api import inner_app, outer_app
-from enclave_runtime.metrics import Metrics, RequestOutcome
+from enclave_runtime.metrics import REQUESTS, TOKENS, Metrics, RequestOutcome
 from enclave_runtime.openai_requests import MAX_BODY, ChatRequest, RequestRefused, parse_request
 
 CANARY = "canary-7f3a9"
@@ -83,7 +83,7 @@ def completions():
 
 @pytest.fixture
 def metrics():
-    return Metrics(lambda: 0.0, lambda: 0)
+    return Metrics(lambda: 0.0, lambda: 0, draw=lambda step: 0)
 
 
 @pytest.fixture
@@ -124,8 +124,8 @@ def test_a_chat_completion_has_openais_shape(app, metrics, completions):
         ],
         "usage": {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11},
     }
-    assert metrics._requests[RequestOutcome.ANSWERED] == 1
-    assert metrics._tokens == 4
+    assert metrics._requests[RequestOutcome.ANSWERED] == REQUESTS.step
+    assert metrics._tokens == TOKENS.step
     assert completions.generation.cancelled
 
 
@@ -199,7 +199,7 @@ def test_what_is_not_served_is_refused_clearly_and_never_repeated(app, metrics, 
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["code"], error["param"]) == (code, param)
     assert CANARY not in response.text
-    assert metrics._requests[RequestOutcome.REFUSED] == 1
+    assert metrics._requests[RequestOutcome.REFUSED] == REQUESTS.step
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_an_overloaded_node_says_so(app, completions, metrics, stream):
     completions.error = RequestRefused(503, "overloaded", "The node has as many requests as it can hold.")
     response = call(app, "POST", "/v1/chat/completions", json={**CHAT, "stream": stream})
     assert (response.status_code, response.headers["retry-after"]) == (503, "1")
-    assert metrics._requests[RequestOutcome.OVERLOADED] == 1
+    assert metrics._requests[RequestOutcome.OVERLOADED] == REQUESTS.step
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_a_fault_is_uniform_and_says_nothing(app, completions, metrics, error):
     response = call(app, "POST", "/v1/chat/completions", json=CHAT)
     assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
     assert CANARY not in response.text
-    assert metrics._requests[RequestOutcome.FAILED] == 1
+    assert metrics._requests[RequestOutcome.FAILED] == REQUESTS.step
 
 
 def test_an_engine_that_fails_in_the_middle_ends_the_stream_with_an_error_event(app, completions, metrics):
@@ -298,7 +298,7 @@ def test_an_engine_that_fails_in_the_middle_ends_the_stream_with_an_error_event(
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "internal_error"
     assert "[DONE]" not in response.text
     assert CANARY not in response.text
-    assert metrics._requests[RequestOutcome.FAILED] == 1
+    assert metrics._requests[RequestOutcome.FAILED] == REQUESTS.step
     assert completions.generation.cancelled
 
 
@@ -382,7 +382,7 @@ def test_a_client_that_leaves_ends_its_generation(app, completions, metrics):
     completions.generation.endless = True
     stream_with(app, None, leave_after=5)
     assert completions.generation.cancelled
-    assert metrics._requests[RequestOutcome.ABANDONED] == 1
+    assert metrics._requests[RequestOutcome.ABANDONED] == REQUESTS.step
     assert metrics._tokens > 0
 
 
@@ -400,7 +400,7 @@ def test_another_method_is_refused(app):
 
 
 def test_the_outer_face_shows_evidence_metrics_and_health():
-    metrics = Metrics(lambda: 0.0, lambda: 0)
+    metrics = Metrics(lambda: 0.0, lambda: 0, draw=lambda step: 0)
     app = outer_app(MadeUpEvidence(), metrics)
     assert call(app, "GET", "/attestation").content == b"bundle"
     assert call(app, "POST", "/attestation", content=b"n" * 32).content == b"fresh" + b"n" * 32
