@@ -43,7 +43,8 @@ def node_config(
 ) -> NodeConfig:
     """The configuration of a node on the simulated platform with these ``roots`` (``Platform.roots``).
 
-    Its own GPUs have to verify in full under the platform's roots. Its bytes (``encode``) are the command line that the platform measures.
+    Its own GPUs have to verify in full under the platform's roots. Its bytes (``encode``) are the command line that
+    the platform measures.
     """
     gpu = {"count": gpu_count}
     return NodeConfig(
