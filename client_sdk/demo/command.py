@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-QUESTION = "What is the capital of France, and what is it known for?"
+QUESTION = "Explain in two sentences what encryption is."
 
 _HELP = """Run everything once, on this machine: build, publish, boot, verify, ask; then two attacks that must fail.
 
