@@ -8,14 +8,17 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 from .bundle import EvidenceBundle
 from .claims import Claims
 from .cpu_appraisal import CPU_CHECKS, VerifiedCpu, appraise_cpu
 from .errors import AttestationError, BindingMismatch
-from .nvidia.verify import VerifiedGpu, VerifiedSwitch, appraise_gpu_section, count_gpus
 from .policy import AttestationPolicy
 from .results import NOT_EVALUATED, Appraisal, Checklist
+
+if TYPE_CHECKING:
+    from .nvidia.verify import VerifiedGpu, VerifiedSwitch
 
 __all__ = [
     "CPU_CHECKS",
@@ -31,9 +34,9 @@ __all__ = [
 class VerifiedGpus:
     """All GPUs of a node, genuine, accepted and bound to its key; none where the policy takes none."""
 
-    gpus: tuple[VerifiedGpu, ...]
+    gpus: "tuple[VerifiedGpu, ...]"
     simulated: bool
-    switches: tuple[VerifiedSwitch, ...] = ()
+    switches: "tuple[VerifiedSwitch, ...]" = ()
 
 
 def appraise_gpus(
@@ -43,6 +46,8 @@ def appraise_gpus(
 
     ``claims`` come from ``appraise_cpu``; without them nonce and binding are not evaluated: a failure.
     """
+    from .nvidia.verify import appraise_gpu_section
+
     nonce = None if claims is None else _expected_nonce(bundle, claims)
     section = appraise_gpu_section(bundle.gpus, nonce, policy.gpu, at, bundle.gpu_collateral)
     checks = Checklist()
@@ -80,6 +85,8 @@ def appraise_bindings(bundle: EvidenceBundle, claims: Claims | None, at: datetim
 
 
 def _expected_nonce(bundle: EvidenceBundle, claims: Claims) -> bytes | None:
+    from .nvidia.verify import count_gpus
+
     try:
         return claims.gpu_nonce(count_gpus(bundle.gpus))
     except AttestationError:

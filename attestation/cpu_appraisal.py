@@ -1,29 +1,28 @@
 """The appraisal of a node's CPU evidence, whatever kind of trusted execution environment it comes from.
 
-Each kind has its own checks; all end in the same facts, and all must vouch for the bundle's claims.
+Each kind has its own checks; all end in the same facts, and all must vouch for the bundle's claims. What a
+kind needs is imported with the first evidence of that kind.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from . import sev_snp
 from .bundle import CpuSection, EvidenceBundle
 from .claims import Claims, quote_nonce, report_data
 from .errors import AttestationError, BindingMismatch, ChainUntrusted, NotAvailable, PolicyRejected
 from .policy import AttestationPolicy
 from .results import Appraisal, Checklist, Outcome, Row
-from .sev_snp import VerifiedSnp
-from .sev_snp_report import Report, parse_report
-from .tdx.collateral import TdxCollateral
-from .tdx.quote import Quote, parse_quote
-from .tdx.verify import TDX_CHECKS, VerifiedTdx
-from .tdx.verify import appraise as appraise_tdx
 from .tees import AZURE_SNP, AZURE_TDX, SEV_SNP, TDX, TPM
-from .tpm.section import appraise_azure_snp_section, appraise_azure_tdx_section, appraise_tpm_section
-from .tpm.verify import QUOTE_CHECKS, TPM_CHECKS, VerifiedQuote
-from .tpm.verify_azure import PARAVISOR_CHECKS, TD_REPORT, VerifiedAzure
+
+if TYPE_CHECKING:
+    from .sev_snp import SnpCollateral, VerifiedSnp
+    from .sev_snp_report import Report
+    from .tdx.quote import Quote
+    from .tdx.verify import VerifiedTdx
+    from .tpm.verify import VerifiedQuote
+    from .tpm.verify_azure import VerifiedAzure
 
 SNP_CHECKS: Final = (
     "cpu.format",
@@ -41,7 +40,9 @@ REPORT_DATA: Final = "cpu.report_data"
 CPU_CHECKS: Final = (*SNP_CHECKS, REPORT_DATA)
 """Ids of the rows of ``appraise_cpu`` on SEV-SNP evidence, in order."""
 
-Evidence = Report | Quote | VerifiedQuote | VerifiedAzure[VerifiedSnp] | VerifiedAzure[VerifiedTdx]
+Evidence: TypeAlias = (
+    "Report | Quote | VerifiedQuote | VerifiedAzure[VerifiedSnp] | VerifiedAzure[VerifiedTdx]"
+)
 
 _SNP_COLLATERAL: Final = frozenset({"vek", "ask", "ark", "crl"})
 
@@ -88,7 +89,8 @@ class _Kind:
 def appraise_cpu(bundle: EvidenceBundle, policy: AttestationPolicy, at: datetime) -> Appraisal[VerifiedCpu]:
     """Check the CPU's evidence at the time ``at`` (aware), and that it vouches for the bundle's claims."""
     checks = Checklist()
-    kind = _KINDS.get(bundle.cpu.tee)
+    kind_of = _KINDS.get(bundle.cpu.tee)
+    kind = kind_of() if kind_of else None
     try:
         _require_accepted(bundle.cpu.tee, policy)
         if kind is None:
@@ -129,7 +131,10 @@ def _require_accepted(tee: str, policy: AttestationPolicy) -> None:
 def _appraise_snp(
     cpu: CpuSection, claims: bytes, policy: AttestationPolicy, at: datetime
 ) -> Appraisal[CpuFacts]:
-    snp = sev_snp.appraise(cpu.evidence, _snp_collateral(cpu), policy.snp, at)
+    from .sev_snp import appraise as appraise_snp
+    from .sev_snp_report import parse_report
+
+    snp = appraise_snp(cpu.evidence, _snp_collateral(cpu), policy.snp, at)
     bound = _report_data_row(claims, snp.rows[0], lambda: parse_report(cpu.evidence).report_data)
     facts = None
     if snp.value is not None:
@@ -147,6 +152,10 @@ def _appraise_snp(
 def _appraise_tdx(
     cpu: CpuSection, claims: bytes, policy: AttestationPolicy, at: datetime
 ) -> Appraisal[CpuFacts]:
+    from .tdx.collateral import TdxCollateral
+    from .tdx.quote import parse_quote
+    from .tdx.verify import appraise as appraise_tdx
+
     tdx = appraise_tdx(cpu.evidence, TdxCollateral.from_members(cpu.collateral), policy.tdx, at)
     bound = _report_data_row(claims, tdx.rows[0], lambda: parse_quote(cpu.evidence).body.report_data)
     facts = None
@@ -165,6 +174,8 @@ def _appraise_tdx(
 def _appraise_tpm(
     cpu: CpuSection, claims: bytes, policy: AttestationPolicy, at: datetime
 ) -> Appraisal[CpuFacts]:
+    from .tpm.section import appraise_tpm_section
+
     tpm = appraise_tpm_section(cpu, policy.tpm, policy.gcp, quote_nonce(claims), at)
     bound = _nonce_row(claims, tpm.rows)
     facts = None
@@ -178,6 +189,8 @@ def _appraise_tpm(
 def _appraise_azure_snp(
     cpu: CpuSection, claims: bytes, policy: AttestationPolicy, at: datetime
 ) -> Appraisal[CpuFacts]:
+    from .tpm.section import appraise_azure_snp_section
+
     nonce = quote_nonce(claims)
     azure = appraise_azure_snp_section(cpu, policy.snp, policy.tpm, policy.azure, nonce, at)
     bound = _nonce_row(claims, azure.rows)
@@ -197,6 +210,8 @@ def _appraise_azure_snp(
 def _appraise_azure_tdx(
     cpu: CpuSection, claims: bytes, policy: AttestationPolicy, at: datetime
 ) -> Appraisal[CpuFacts]:
+    from .tpm.section import appraise_azure_tdx_section
+
     nonce = quote_nonce(claims)
     azure = appraise_azure_tdx_section(cpu, policy.tdx, policy.tpm, policy.azure, nonce, at)
     bound = _nonce_row(claims, azure.rows)
@@ -212,12 +227,43 @@ def _appraise_azure_tdx(
     return _joined(azure.rows, azure.error, facts, azure.simulated, bound)
 
 
-_KINDS: Final[Mapping[str, _Kind]] = {
-    SEV_SNP: _Kind(SNP_CHECKS, _appraise_snp),
-    TDX: _Kind(TDX_CHECKS, _appraise_tdx),
-    TPM: _Kind(TPM_CHECKS, _appraise_tpm),
-    AZURE_SNP: _Kind((*PARAVISOR_CHECKS, *QUOTE_CHECKS, *SNP_CHECKS), _appraise_azure_snp),
-    AZURE_TDX: _Kind((*PARAVISOR_CHECKS, *QUOTE_CHECKS, TD_REPORT, *TDX_CHECKS), _appraise_azure_tdx),
+def _snp() -> _Kind:
+    return _Kind(SNP_CHECKS, _appraise_snp)
+
+
+def _tdx() -> _Kind:
+    from .tdx.verify import TDX_CHECKS
+
+    return _Kind(TDX_CHECKS, _appraise_tdx)
+
+
+def _tpm() -> _Kind:
+    from .tpm.verify import TPM_CHECKS
+
+    return _Kind(TPM_CHECKS, _appraise_tpm)
+
+
+def _azure_snp() -> _Kind:
+    from .tpm.verify import QUOTE_CHECKS
+    from .tpm.verify_azure import PARAVISOR_CHECKS
+
+    return _Kind((*PARAVISOR_CHECKS, *QUOTE_CHECKS, *SNP_CHECKS), _appraise_azure_snp)
+
+
+def _azure_tdx() -> _Kind:
+    from .tdx.verify import TDX_CHECKS
+    from .tpm.verify import QUOTE_CHECKS
+    from .tpm.verify_azure import PARAVISOR_CHECKS, TD_REPORT
+
+    return _Kind((*PARAVISOR_CHECKS, *QUOTE_CHECKS, TD_REPORT, *TDX_CHECKS), _appraise_azure_tdx)
+
+
+_KINDS: Final[Mapping[str, Callable[[], _Kind]]] = {
+    SEV_SNP: _snp,
+    TDX: _tdx,
+    TPM: _tpm,
+    AZURE_SNP: _azure_snp,
+    AZURE_TDX: _azure_tdx,
 }
 
 
@@ -270,7 +316,9 @@ def _joined(
     return Appraisal((*rows, *bound.rows), first, None if first else facts, simulated)
 
 
-def _snp_collateral(cpu: CpuSection) -> sev_snp.SnpCollateral:
+def _snp_collateral(cpu: CpuSection) -> "SnpCollateral":
+    from .sev_snp import SnpCollateral
+
     given = dict(cpu.collateral)
     unknown = sorted(given.keys() - _SNP_COLLATERAL)
     if unknown:
@@ -278,4 +326,4 @@ def _snp_collateral(cpu: CpuSection) -> sev_snp.SnpCollateral:
     for name in ("vek", "ask", "ark"):
         if name not in given:
             raise ChainUntrusted(code="collateral_missing", stage="collateral", expected=name, retryable=True)
-    return sev_snp.SnpCollateral(given["vek"], given["ask"], given["ark"], given.get("crl"))
+    return SnpCollateral(given["vek"], given["ask"], given["ark"], given.get("crl"))

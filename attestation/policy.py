@@ -6,22 +6,59 @@ names a simulated platform's roots in ``[simulated]`` trusts them, and every res
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .errors import PolicyMalformed
-from .nvidia.policy import GpuPolicy
 from .policy_table import PolicyTable
-from .sev_snp_certificates import AMD_ROOTS_SHA256
-from .sev_snp_policy import SnpPolicy
-from .tdx.intel_root import INTEL_ROOT_SHA256
-from .tdx.policy import TdxPolicy
 from .tees import SEV_SNP, TDX, TEES
-from .tpm.gcp import GcpPolicy
-from .tpm.policy import AzurePolicy, TpmPolicy, read_gcp_policy
+
+if TYPE_CHECKING:
+    from .nvidia.policy import GpuPolicy
+    from .sev_snp_policy import SnpPolicy
+    from .tdx.policy import TdxPolicy
+    from .tpm.gcp import GcpPolicy
+    from .tpm.policy import AzurePolicy, TpmPolicy
 
 __all__ = ["SEV_SNP", "TDX", "TEES", "AttestationPolicy"]
 
 _SHA256: Final = r"[0-9a-f]{64}"
+
+
+# Each kind's policy is imported with the first policy that is made, so that importing this costs little.
+def _snp() -> "SnpPolicy":
+    from .sev_snp_policy import SnpPolicy
+
+    return SnpPolicy()
+
+
+def _tdx() -> "TdxPolicy":
+    from .tdx.policy import TdxPolicy
+
+    return TdxPolicy()
+
+
+def _tpm() -> "TpmPolicy":
+    from .tpm.policy import TpmPolicy
+
+    return TpmPolicy()
+
+
+def _azure() -> "AzurePolicy":
+    from .tpm.policy import AzurePolicy
+
+    return AzurePolicy()
+
+
+def _gcp() -> "GcpPolicy":
+    from .tpm.gcp import GcpPolicy
+
+    return GcpPolicy()
+
+
+def _gpu() -> "GpuPolicy":
+    from .nvidia.policy import GpuPolicy
+
+    return GpuPolicy.production()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +66,12 @@ class AttestationPolicy:
     """Demands on a node's evidence. ``tees``: kinds of CPU evidence accepted, any one of them."""
 
     tees: frozenset[str] = frozenset({SEV_SNP})
-    snp: SnpPolicy = field(default_factory=SnpPolicy)
-    tdx: TdxPolicy = field(default_factory=TdxPolicy)
-    tpm: TpmPolicy = field(default_factory=TpmPolicy)
-    azure: AzurePolicy = field(default_factory=AzurePolicy)
-    gcp: GcpPolicy = field(default_factory=GcpPolicy)
-    gpu: GpuPolicy = field(default_factory=GpuPolicy.production)
+    snp: "SnpPolicy" = field(default_factory=_snp)
+    tdx: "TdxPolicy" = field(default_factory=_tdx)
+    tpm: "TpmPolicy" = field(default_factory=_tpm)
+    azure: "AzurePolicy" = field(default_factory=_azure)
+    gcp: "GcpPolicy" = field(default_factory=_gcp)
+    gpu: "GpuPolicy" = field(default_factory=_gpu)
 
     @property
     def names_simulated_root(self) -> bool:
@@ -53,6 +90,13 @@ class AttestationPolicy:
 
         Raises PolicyMalformed (``policy_invalid``) for an unknown key or a value of the wrong kind.
         """
+        from .nvidia.policy import GpuPolicy
+        from .sev_snp_certificates import AMD_ROOTS_SHA256
+        from .sev_snp_policy import SnpPolicy
+        from .tdx.intel_root import INTEL_ROOT_SHA256
+        from .tdx.policy import TdxPolicy
+        from .tpm.policy import AzurePolicy, TpmPolicy, read_gcp_policy
+
         top = PolicyTable(document, "")
         simulated = top.table("simulated")
         amd_root = simulated.text("amd_root_sha256", _SHA256, "64 lower-case hexadecimal digits")
