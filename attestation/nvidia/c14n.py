@@ -6,9 +6,11 @@ Canonical XML 1.1 (https://www.w3.org/TR/xml-c14n11/) for a whole document or a 
 """
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Final, NamedTuple
 from xml.parsers import expat
 
 from attestation.nvidia.errors import RimError
@@ -22,9 +24,10 @@ MAX_ATTRIBUTES = 128
 MAX_DECLARATIONS = 32
 """Namespace declarations in a document at most."""
 
+_NO_SCOPE: Final[Mapping[str, str]] = MappingProxyType({})
 
-@dataclass(frozen=True, slots=True)
-class Attribute:
+
+class Attribute(NamedTuple):
     """An attribute: its name as written, its namespace ("" for none), its local name and its value."""
 
     name: str
@@ -33,20 +36,55 @@ class Attribute:
     value: str
 
 
-@dataclass(slots=True, eq=False)
-class Element:
-    """An element. ``scope`` maps every prefix in scope ("" for the default) to its namespace.
+@dataclass(frozen=True, slots=True, eq=False)
+class Shape:
+    """What elements of the same name, attribute names and scope have in common.
 
-    ``children`` are elements and texts in order; comments leave no trace but ``commented``.
+    ``places`` says by namespace and local name where among the values an attribute has its own, ``counts``
+    how many attributes are of a namespace; ``opening`` holds the text before each value in canonical order,
+    with the value's place.
     """
 
     name: str
     namespace: str
     local: str
-    attributes: tuple[Attribute, ...]
     scope: Mapping[str, str]
+    names: tuple[str, ...]
+    places: Mapping[tuple[str, str], int]
+    counts: Mapping[str, int]
+    opening: tuple[tuple[str, int], ...]
+
+
+@dataclass(slots=True, eq=False)
+class Element:
+    """An element: its shape, and the values of its attributes in the order of the document.
+
+    ``children`` are elements and texts in order; comments leave no trace but ``commented``.
+    """
+
+    shape: Shape
+    values: Sequence[str]
     children: list["Element | str"] = field(default_factory=list)
     commented: bool = False
+
+    @property
+    def namespace(self) -> str:
+        """The element's namespace ("" for none)."""
+        return self.shape.namespace
+
+    @property
+    def local(self) -> str:
+        """The element's name without its prefix."""
+        return self.shape.local
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """The attributes in the order of the document; namespace declarations are none."""
+        shape, values = self.shape, self.values
+        return tuple(
+            Attribute(shape.names[place], namespace, local, values[place])
+            for (namespace, local), place in shape.places.items()
+        )
 
     @property
     def elements(self) -> list["Element"]:
@@ -56,14 +94,16 @@ class Element:
     @property
     def text(self) -> str:
         """The element's own text."""
-        return "".join(child for child in self.children if isinstance(child, str))
+        return "".join([child for child in self.children if isinstance(child, str)])
 
     def attribute(self, local: str, namespace: str = "") -> str | None:
         """The value of an attribute, or None."""
-        for attribute in self.attributes:
-            if attribute.local == local and attribute.namespace == namespace:
-                return attribute.value
-        return None
+        place = self.shape.places.get((namespace, local))
+        return None if place is None else self.values[place]
+
+    def count(self, namespace: str) -> int:
+        """How many attributes are of this namespace."""
+        return self.shape.counts.get(namespace, 0)
 
 
 def parse_document(data: bytes) -> Element:
@@ -91,7 +131,7 @@ def canonical(apex: Element, *, without: Element | None = None) -> bytes:
     its scope, as inclusive canonicalisation has it.
     """
     pieces: list[str] = []
-    _render(apex, MappingProxyType({}), without, pieces)
+    _render(apex, _NO_SCOPE, without, pieces)
     return "".join(pieces).encode("utf-8")
 
 
@@ -114,6 +154,7 @@ class _Builder:
         self._elements = 0
         self._declarations = 0
         self._names: dict[str, tuple[str, str]] = {}  # the same few names recur in every element
+        self._shapes: dict[tuple[str, tuple[str, ...], int], Shape] = {}
         # The encoding is given, so that a declared one cannot make another document of the same bytes.
         self.parser = parser = expat.ParserCreate("utf-8")
         parser.buffer_text = True
@@ -133,26 +174,29 @@ class _Builder:
             raise malformed("too many elements, or too deep")
         if len(attributes) > 2 * MAX_ATTRIBUTES:
             raise malformed("too many attributes")
-        pairs = list(zip(attributes[0::2], attributes[1::2], strict=True))
-        scope = self._scope(pairs)
-        prefix, local = self._split(name)
-        element = Element(
-            name=name,
-            namespace=_namespace(prefix, scope),
-            local=local,
-            attributes=self._attributes(pairs, scope),
-            scope=scope,
-        )
+        outer = self._open[-1].shape.scope if self._open else _NO_SCOPE
+        names, values = tuple(attributes[0::2]), attributes[1::2]
+        # The elements that were met hold their scopes, so that no other has its id meanwhile.
+        key = (name, names, id(outer))
+        shape = self._shapes.get(key)
+        if shape is None:
+            scope = self._scope(outer, names, values)
+            shape = self._shape(name, names, scope)
+            if scope is outer:
+                self._shapes[key] = shape
+        element = Element(shape, values)
         if self._open:
             self._open[-1].children.append(element)
         else:
             self.root = element
         self._open.append(element)
 
-    def _scope(self, pairs: list[tuple[str, str]]) -> Mapping[str, str]:
-        outer: Mapping[str, str] = self._open[-1].scope if self._open else {}
+    def _scope(
+        self, outer: Mapping[str, str], names: Sequence[str], values: Sequence[str]
+    ) -> Mapping[str, str]:
+        """The scope with what is declared here; ``outer`` itself where nothing is."""
         declared: dict[str, str] = {}
-        for name, value in pairs:
+        for name, value in zip(names, values, strict=True):
             if name == "xmlns":
                 declared[""] = value
             elif name.startswith("xmlns:"):
@@ -167,20 +211,32 @@ class _Builder:
             raise malformed("too many namespace declarations")
         return {**outer, **declared}
 
-    def _attributes(self, pairs: list[tuple[str, str]], scope: Mapping[str, str]) -> tuple[Attribute, ...]:
-        attributes: dict[tuple[str, str], Attribute] = {}
-        for name, value in pairs:
+    def _shape(self, element: str, names: tuple[str, ...], scope: Mapping[str, str]) -> Shape:
+        element_prefix, element_local = self._split(element)
+        element_namespace = _namespace(element_prefix, scope)
+        places: dict[tuple[str, str], int] = {}
+        declared = 0
+        for place, name in enumerate(names):
             prefix, local = self._split(name)
             if prefix == "xmlns" or name == "xmlns":
+                declared += 1
                 continue
             if prefix == "xml":
                 raise outside_profile("an attribute of the xml namespace")
-            namespace = _namespace(prefix, scope) if prefix else ""
-            attributes[namespace, local] = Attribute(name, namespace, local, value)
-        declared = sum(name == "xmlns" or name.startswith("xmlns:") for name, _ in pairs)
-        if len(attributes) + declared != len(pairs):
+            places[_namespace(prefix, scope) if prefix else "", local] = place
+        if len(places) + declared != len(names):
             raise malformed("an attribute occurs twice")
-        return tuple(attributes.values())
+        opening = tuple((f' {names[place]}="', place) for _, place in sorted(places.items()))
+        return Shape(
+            name=element,
+            namespace=element_namespace,
+            local=element_local,
+            scope=scope,
+            names=names,
+            places=places,
+            counts=Counter(namespace for namespace, _ in places),
+            opening=opening,
+        )
 
     def _split(self, name: str) -> tuple[str, str]:
         """Prefix and local name."""
@@ -227,21 +283,24 @@ def _namespace(prefix: str, scope: Mapping[str, str]) -> str:
 
 
 def _render(element: Element, rendered: Mapping[str, str], without: Element | None, out: list[str]) -> None:
-    out.append(f"<{element.name}")
-    if element.scope is not rendered:
-        for prefix in sorted(element.scope):
-            namespace = element.scope[prefix]
+    shape, values = element.shape, element.values
+    out.append(f"<{shape.name}")
+    if shape.scope is not rendered:
+        for prefix in sorted(shape.scope):
+            namespace = shape.scope[prefix]
             if rendered.get(prefix, "") != namespace:
                 out.append(f' xmlns{":" if prefix else ""}{prefix}="{_value(namespace)}"')
-    for attribute in sorted(element.attributes, key=lambda item: (item.namespace, item.local)):
-        out.append(f' {attribute.name}="{_value(attribute.value)}"')
+    # One search for all values: hardly any has a character that is written as a reference.
+    if shape.opening and _SPECIAL.search("".join(values)) is not None:
+        values = [_value(value) for value in values]
+    out += [f'{before}{values[place]}"' for before, place in shape.opening]
     out.append(">")
     for child in element.children:
         if isinstance(child, str):
             out.append(_content(child))
         elif child is not without:
-            _render(child, element.scope, without, out)
-    out.append(f"</{element.name}>")
+            _render(child, shape.scope, without, out)
+    out.append(f"</{shape.name}>")
 
 
 def _content(text: str) -> str:

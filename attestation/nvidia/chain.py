@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from attestation.certificate import Certificate
 from attestation.nvidia.errors import DeviceChainError
 from attestation.nvidia.fwid import certificate_fwid
+from attestation.nvidia.once import Once
 from attestation.nvidia.path import check_extensions, check_issued, check_validity, p384, parse_certificate
 
 NVIDIA_DEVICE_ROOT_SHA256 = "102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48"
@@ -73,8 +74,8 @@ class VerifiedChain:
     fwid: bytes | None
 
 
-def parse_chain(pem: bytes) -> DeviceChain:
-    """Parse a PEM chain: exactly five certificates and nothing else.
+def parse_chain(pem: bytes, once: Once | None = None) -> DeviceChain:
+    """Parse a PEM chain: exactly five certificates and nothing else. ``once`` is the memory of an appraisal.
 
     Raises `DeviceChainError`: ``chain_malformed``, ``chain_length``, ``chain_algorithm``.
     """
@@ -83,13 +84,20 @@ def parse_chain(pem: bytes) -> DeviceChain:
     encodings = _pem_blocks(pem)
     if len(encodings) != CHAIN_LENGTH:
         raise _error("chain_length", "number of certificates", CHAIN_LENGTH, len(encodings))
+    once = once or Once()
     return DeviceChain(
-        tuple(parse_certificate(encoding, position, _fault) for position, encoding in enumerate(encodings))
+        tuple(
+            parse_certificate(encoding, position, _fault, once) for position, encoding in enumerate(encodings)
+        )
     )
 
 
-def verify_chain(chain: DeviceChain, *, roots: Collection[str], at: datetime) -> VerifiedChain:
+def verify_chain(
+    chain: DeviceChain, *, roots: Collection[str], at: datetime, once: Once | None = None
+) -> VerifiedChain:
     """Verify a chain to one of ``roots`` (SHA-256 of a DER certificate, lower-case hexadecimal).
+
+    ``once`` is the memory of an appraisal.
 
     Raises `DeviceChainError`: ``chain_order``, ``chain_untrusted``, ``chain_expired``, ``chain_not_ca``,
     ``chain_algorithm``, ``chain_malformed``, ``time_invalid`` (no time zone); `FirmwareError` for a malformed
@@ -104,8 +112,9 @@ def verify_chain(chain: DeviceChain, *, roots: Collection[str], at: datetime) ->
     root_sha256 = certificates[-1].sha256.hex()
     if root_sha256 not in roots:
         raise _error("chain_untrusted", "root is not pinned", sorted(roots), root_sha256)
+    once = once or Once()
     for position, (subject, issuer) in enumerate(pairwise(certificates)):
-        check_issued(subject, issuer, position, _fault)
+        check_issued(subject, issuer, position, _fault, once)
     for position, certificate in enumerate(certificates):
         check_validity(certificate, position, at, _fault)
         check_extensions(certificate, position, _fault)

@@ -14,6 +14,7 @@ from attestation.nvidia.errors import RevocationError, RimError
 from attestation.nvidia.ocsp import CertificateStatus, check_status
 from attestation.nvidia.ocsp import collateral_name as ocsp_name
 from attestation.nvidia.ocsp_response import Reason
+from attestation.nvidia.once import Once
 from attestation.nvidia.policy import GpuPolicy
 from attestation.nvidia.rim import Paths, Rim, check_rim, verify_rim
 from attestation.nvidia.rim_id import RimRequest
@@ -49,6 +50,8 @@ class Collateral:
         self._pieces = pieces
         self._policy = policy
         self._at = at
+        self.once = Once()
+        """The memory of this appraisal."""
         self._paths: dict[bool, Paths] = {True: {}, False: {}}
         self._rims: dict[tuple[str, bool], Rim] = {}
         self._statuses: dict[tuple[bytes, bytes], CertificateStatus] = {}
@@ -91,7 +94,7 @@ class Collateral:
         if data is None:
             raise RimError(code="rim_not_found", stage="gpu.measurements", detail=rim_id, retryable=True)
         roots = self._policy.rim_roots(simulated=simulated)
-        return verify_rim(data, roots=roots, at=self._at, paths=self._paths[simulated])
+        return verify_rim(data, roots=roots, at=self._at, paths=self._paths[simulated], once=self.once)
 
     def _status(self, subject: Certificate, issuer: Certificate) -> CertificateStatus | None:
         data = self._pieces.get(ocsp_name(subject))
@@ -107,6 +110,11 @@ class Collateral:
         found = self._statuses.get((subject.raw, issuer.raw))
         if found is None:
             found = self._statuses[subject.raw, issuer.raw] = check_status(
-                data, subject=subject, issuer=issuer, at=self._at, max_age=self._policy.ocsp_max_age
+                data,
+                subject=subject,
+                issuer=issuer,
+                at=self._at,
+                max_age=self._policy.ocsp_max_age,
+                once=self.once,
             )
         return found

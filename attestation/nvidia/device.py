@@ -1,6 +1,6 @@
 """One NVIDIA device judged by itself: chain, signature, nonce, firmware id, and what it says it is.
 
-Every function takes what it needs and keeps nothing, so no device can borrow from another's appraisal.
+Every function takes what it needs; nothing is kept but in the memory of the appraisal that it is given.
 """
 
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from attestation.nvidia.errors import (
     ReportSignatureError,
 )
 from attestation.nvidia.evidence import GpuEvidence
+from attestation.nvidia.once import Once
 from attestation.nvidia.opaque import GpuFields, read_fwid
 from attestation.nvidia.policy import GpuPolicy, version_key
 from attestation.nvidia.spdm import NONCE_BYTES, SIGNATURE_BYTES, Report, parse_report
@@ -45,17 +46,20 @@ ARCHITECTURES = {
 }
 
 
-def check_chain(evidence: GpuEvidence, policy: GpuPolicy, at: datetime) -> VerifiedChain:
+def check_chain(
+    evidence: GpuEvidence, policy: GpuPolicy, at: datetime, once: Once | None = None
+) -> VerifiedChain:
     """The certificate chain ends at a pinned root and is one of the claimed architecture's devices.
 
-    Raises `DeviceChainError` or `FirmwareError` (malformed firmware id).
+    ``once`` is the memory of the appraisal. Raises `DeviceChainError` or `FirmwareError` (malformed firmware id).
     """
     architecture = ARCHITECTURES.get(evidence.arch)
     if architecture is None:
         raise DeviceChainError(
             code="arch_unknown", stage="gpu.chain", expected=sorted(ARCHITECTURES), found=evidence.arch
         )
-    chain = verify_chain(parse_chain(evidence.certificate), roots=policy.roots, at=at)
+    parsed = parse_chain(evidence.certificate, once)
+    chain = verify_chain(parsed, roots=policy.roots, at=at, once=once)
     if not chain.hardware_model.startswith(architecture.chip):
         raise DeviceChainError(
             code="arch_mismatch", stage="gpu.chain", expected=evidence.arch, found=chain.hardware_model

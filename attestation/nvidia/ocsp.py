@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from attestation import der
 from attestation.certificate import OID_BASIC_CONSTRAINTS, OID_KEY_USAGE, Certificate
 from attestation.nvidia.ocsp_response import DIGESTS, Reason, Response, Single, ocsp_error, parse_response
+from attestation.nvidia.once import Once
 from attestation.nvidia.path import DIGITAL_SIGNATURE, key_usage
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
@@ -53,17 +54,20 @@ def check_status(
     at: datetime,
     max_age: timedelta,
     nonce: bytes | None = None,
+    once: Once | None = None,
 ) -> CertificateStatus:
     """What the response ``data`` says of ``subject``, which ``issuer`` issued (the caller has verified that).
 
     ``max_age`` bounds a response that states no next update; ``nonce`` is what was asked with, where the
-    response was fetched for this appraisal. Raises `RevocationError`: ``revocation_missing`` (it cannot be
-    read, or the responder refused), ``ocsp_certid``, ``ocsp_responder``, ``ocsp_signature``, ``ocsp_nonce``,
+    response was fetched for this appraisal; ``once`` is the memory of the appraisal. Raises
+    `RevocationError`: ``revocation_missing`` (it cannot be read, or the responder refused), ``ocsp_certid``,
+    ``ocsp_responder``, ``ocsp_signature``, ``ocsp_nonce``,
     ``revocation_stale``, ``revocation_unknown``. A revoked certificate is returned, not raised.
     """
-    response = parse_response(data)
+    once = once or Once()
+    response = parse_response(data, once)
     single = _about(response, subject, issuer)
-    _check_signer(response, subject, issuer, at)
+    _check_signer(response, subject, issuer, at, once)
     if nonce is not None and response.nonce != nonce:
         raise ocsp_error("ocsp_nonce", "the response answers another request", nonce, response.nonce)
     _check_time(single, at, max_age)
@@ -90,7 +94,9 @@ def _names(single: Single, subject: Certificate, issuer: Certificate) -> bool:
     )
 
 
-def _check_signer(response: Response, subject: Certificate, issuer: Certificate, at: datetime) -> None:
+def _check_signer(
+    response: Response, subject: Certificate, issuer: Certificate, at: datetime, once: Once
+) -> None:
     if _is_responder(response, issuer):
         signer = issuer
     else:
@@ -98,18 +104,20 @@ def _check_signer(response: Response, subject: Certificate, issuer: Certificate,
         if len(named) != 1:
             raise ocsp_error("ocsp_responder", "the response does not carry its responder's certificate")
         signer = named[0]
-        _check_delegation(signer, subject, issuer, at)
+        _check_delegation(signer, subject, issuer, at, once)
     algorithm = _SIGNATURES.get(response.algorithm)
-    if algorithm is None or not _verifies(signer, response.signature, response.signed, algorithm):
+    if algorithm is None or not _verifies(signer, response.signature, response.signed, algorithm, once):
         raise ocsp_error("ocsp_signature", "the responder did not sign this response")
 
 
-def _check_delegation(signer: Certificate, subject: Certificate, issuer: Certificate, at: datetime) -> None:
+def _check_delegation(
+    signer: Certificate, subject: Certificate, issuer: Certificate, at: datetime, once: Once
+) -> None:
     """RFC 6960 section 4.2.2.2: issued directly by the issuer, for signing OCSP responses."""
     algorithm = _SIGNATURES.get(signer.algorithm)
     if signer.issuer != issuer.subject or algorithm is None:
         raise ocsp_error("ocsp_responder", "the issuer did not certify this responder")
-    if not _verifies(issuer, signer.signature, signer.signed, algorithm):
+    if not _verifies(issuer, signer.signature, signer.signed, algorithm, once):
         raise ocsp_error("ocsp_responder", "the issuer did not certify this responder")
     values = {extension.oid: extension.value for extension in signer.extensions}
     known = {OID_BASIC_CONSTRAINTS, OID_KEY_USAGE, _EXTENDED_KEY_USAGE}
@@ -157,12 +165,14 @@ def _key_bits(certificate: Certificate) -> bytes:
     return key.bits()
 
 
-def _verifies(signer: Certificate, signature: bytes, signed: bytes, algorithm: hashes.HashAlgorithm) -> bool:
+def _verifies(
+    signer: Certificate, signature: bytes, signed: bytes, algorithm: hashes.HashAlgorithm, once: Once
+) -> bool:
     key = signer.public_key
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.key_size < 256:
         return False
     try:
-        key.verify(signature, signed, ec.ECDSA(algorithm))
+        once.verify(signer, key, signature, signed, algorithm)
     except InvalidSignature:
         return False
     return True

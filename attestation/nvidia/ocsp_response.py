@@ -11,6 +11,7 @@ from attestation import der
 from attestation.certificate import Certificate, Extension
 from attestation.errors import CertificateMalformed
 from attestation.nvidia.errors import RevocationError
+from attestation.nvidia.once import Once
 
 MAX_RESPONSE: Final = 16 * 1024
 """Bytes of a response at most; NVIDIA's have about 1 kB."""
@@ -85,20 +86,20 @@ class Response:
     certificates: tuple[Certificate, ...]
 
 
-def parse_response(data: bytes) -> Response:
-    """Read a response.
+def parse_response(data: bytes, once: Once | None = None) -> Response:
+    """Read a response. ``once`` is the memory of an appraisal.
 
     Raises `RevocationError` (``revocation_missing``) where it cannot be read, or the responder refused.
     """
     if len(data) > MAX_RESPONSE:
         raise ocsp_error("revocation_missing", f"response of {len(data)} bytes, at most {MAX_RESPONSE}")
     try:
-        return _read(data)
+        return _read(data, once or Once())
     except (der.DerError, CertificateMalformed) as error:
         raise ocsp_error("revocation_missing", f"the response cannot be read: {error.detail}") from None
 
 
-def _read(data: bytes) -> Response:
+def _read(data: bytes, once: Once) -> Response:
     outer = der.Reader(data)
     fields = outer.inside()
     outer.end()
@@ -119,7 +120,7 @@ def _read(data: bytes) -> Response:
     signed = body.element(der.SEQUENCE)
     algorithm = body.element(der.SEQUENCE).raw
     signature = body.bits()
-    certificates = _certificates(body.inside(der.context(0))) if body.more else ()
+    certificates = _certificates(body.inside(der.context(0)), once) if body.more else ()
     body.end()
     return _read_signed(signed, algorithm, signature, certificates)
 
@@ -204,14 +205,14 @@ def _status(fields: der.Reader) -> tuple[str, Reason | None]:
     return "revoked", reason
 
 
-def _certificates(wrapper: der.Reader) -> tuple[Certificate, ...]:
+def _certificates(wrapper: der.Reader, once: Once) -> tuple[Certificate, ...]:
     sequence = wrapper.inside()
     wrapper.end()
     certificates: list[Certificate] = []
     while sequence.more:
         if len(certificates) == MAX_ENTRIES:
             raise der.DerError("too many certificates")
-        certificates.append(Certificate.parse(sequence.element(der.SEQUENCE).raw))
+        certificates.append(once.certificate(sequence.element(der.SEQUENCE).raw))
     return tuple(certificates)
 
 

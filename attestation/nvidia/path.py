@@ -2,7 +2,8 @@
 
 Validation follows RFC 5280 section 6.1 for paths that are given whole. Each check takes a ``fault`` that
 makes the caller's error from a code without prefix (``untrusted``, ``expired``, ``not_ca``, ``algorithm``,
-``malformed``), so that a device's chain and a reference manifest's chain name their own failures.
+``malformed``), so that a device's chain and a reference manifest's chain name their own failures; ``once`` is
+the memory of the appraisal.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from attestation import der
 from attestation.certificate import OID_BASIC_CONSTRAINTS, OID_KEY_USAGE, Certificate
 from attestation.errors import AttestationError, CertificateMalformed
+from attestation.nvidia.once import Once
 
 Fault = Callable[[str, str, object, object], AttestationError]
 """Makes an error from a code, a detail, what was expected and what was found."""
@@ -26,10 +28,10 @@ DIGITAL_SIGNATURE, KEY_CERT_SIGN = 0x80, 0x04  # bits 0 and 5 of the first byte 
 _UNDERSTOOD = frozenset({OID_BASIC_CONSTRAINTS, OID_KEY_USAGE})
 
 
-def parse_certificate(encoding: bytes, position: int, fault: Fault) -> Certificate:
+def parse_certificate(encoding: bytes, position: int, fault: Fault, once: Once) -> Certificate:
     """Read one certificate of the path and require its serial number, key and algorithm to be NVIDIA's kind."""
     try:
-        certificate = Certificate.parse(encoding)
+        certificate = once.certificate(encoding)
     except CertificateMalformed as error:
         raise fault("malformed", f"certificate {position}: {error.detail}", None, None) from error
     if certificate.serial <= 0:
@@ -48,11 +50,11 @@ def p384(certificate: Certificate, position: int, fault: Fault) -> ec.EllipticCu
     return key
 
 
-def check_issued(subject: Certificate, issuer: Certificate, position: int, fault: Fault) -> None:
+def check_issued(subject: Certificate, issuer: Certificate, position: int, fault: Fault, once: Once) -> None:
     """``subject``, at ``position`` in the path, carries the signature of ``issuer``."""
     key = p384(issuer, position + 1, fault)
     try:
-        key.verify(subject.signature, subject.signed, ec.ECDSA(hashes.SHA384()))
+        once.verify(issuer, key, subject.signature, subject.signed, hashes.SHA384())
     except InvalidSignature as error:
         detail = f"certificate {position} does not carry its successor's signature"
         raise fault("untrusted", detail, None, None) from error

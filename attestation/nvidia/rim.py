@@ -18,6 +18,7 @@ from attestation.certificate import Certificate
 from attestation.errors import AttestationError
 from attestation.nvidia.c14n import Element, malformed, outside_profile, parse_document
 from attestation.nvidia.errors import RimChainError, RimError
+from attestation.nvidia.once import Once
 from attestation.nvidia.path import (
     check_extensions,
     check_issued,
@@ -40,7 +41,6 @@ DIGEST_BYTES = 48
 
 _ACTIVE = {"True": True, "False": False}
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,2}")
-_DIGEST = re.compile(f"[0-9a-fA-F]{{{2 * DIGEST_BYTES}}}")
 _SPACE = " \t\r\n"
 
 
@@ -68,19 +68,28 @@ Paths = MutableMapping[tuple[bytes, ...], tuple[Certificate, ...]]
 """Certificate lists, as manifests carry them, that were verified to the same roots at the same time."""
 
 
-def verify_rim(data: bytes, *, roots: Collection[str], at: datetime, paths: Paths | None = None) -> Rim:
+def verify_rim(
+    data: bytes,
+    *,
+    roots: Collection[str],
+    at: datetime,
+    paths: Paths | None = None,
+    once: Once | None = None,
+) -> Rim:
     """Verify a manifest to one of ``roots`` (SHA-256 of a DER certificate, lower-case hexadecimal).
 
     ``paths`` belongs to one appraisal, whose manifests mostly share their signer: a path found in it was
-    verified before, and a new one is added. Raises `RimError` (``rim_malformed``, ``rim_profile``,
-    ``rim_empty``), `RimChainError` (``rim_chain_malformed``, ``_length``, ``_algorithm``, ``_untrusted``,
-    ``_not_ca``, ``_expired``) or `RimSignatureError` (``rim_signature_invalid``).
+    verified before, and a new one is added. ``once`` is its memory.
+
+    Raises `RimError` (``rim_malformed``, ``rim_profile``, ``rim_empty``), `RimChainError`
+    (``rim_chain_malformed``, ``_length``, ``_algorithm``, ``_untrusted``, ``_not_ca``, ``_expired``) or
+    `RimSignatureError` (``rim_signature_invalid``).
     """
     root = parse_document(data)
     envelope = open_envelope(root)
     path = None if paths is None else paths.get(envelope.certificates)
     if path is None:
-        path = _trusted_path(envelope.certificates, roots, at)
+        path = _trusted_path(envelope.certificates, roots, at, once or Once())
     envelope.verify(_key(path[0]))
     if len(envelope.certificates) != CHAIN_LENGTH:
         raise _fault("length", "number of certificates", CHAIN_LENGTH, len(envelope.certificates))
@@ -114,11 +123,11 @@ def check_rim(rim: Rim, request: RimRequest) -> None:
 
 
 def _trusted_path(
-    encodings: tuple[bytes, ...], roots: Collection[str], at: datetime
+    encodings: tuple[bytes, ...], roots: Collection[str], at: datetime, once: Once
 ) -> tuple[Certificate, ...]:
     """The certificates from the first to a pinned root, each issued by the next."""
     certificates = tuple(
-        parse_certificate(encoding, position, _fault) for position, encoding in enumerate(encodings)
+        parse_certificate(encoding, position, _fault, once) for position, encoding in enumerate(encodings)
     )
     pinned = [place for place, item in enumerate(certificates) if item.sha256.hex() in roots]
     if not pinned:
@@ -127,7 +136,7 @@ def _trusted_path(
     for position, (subject, issuer) in enumerate(pairwise(path)):
         if subject.issuer != issuer.subject:
             raise _fault("untrusted", f"certificate {position} was not issued by its successor", None, None)
-        check_issued(subject, issuer, position, _fault)
+        check_issued(subject, issuer, position, _fault, once)
     for position, certificate in enumerate(path):
         check_validity(certificate, position, at, _fault)
         check_extensions(certificate, position, _fault)
@@ -192,14 +201,28 @@ def _measurements(payload: Element) -> Mapping[int, tuple[bytes, ...]]:
 
 
 def _digests(resource: Element) -> tuple[bytes, ...]:
-    values = {item.local: item.value for item in resource.attributes if item.namespace == SHA384_VALUES}
     count = _number(resource, "alternatives")
-    if values.keys() != {f"Hash{place}" for place in range(count)}:
+    values = []
+    for place in range(count):
+        value = resource.attribute(f"Hash{place}", SHA384_VALUES)
+        if value is None:
+            break
+        values.append(value)
+    # Each was found under a name of its own, so that equal numbers leave no value unread.
+    if not len(values) == count == resource.count(SHA384_VALUES):
         raise malformed("alternatives and their values differ in number")
-    digests = [values[f"Hash{place}"] for place in range(count)]
-    if not all(_DIGEST.fullmatch(digest) for digest in digests):
+    return tuple([_digest(value) for value in values])
+
+
+def _digest(text: str) -> bytes:
+    try:
+        digest = bytes.fromhex(text)
+    except ValueError:
+        digest = b""
+    # Space between the digits would pass above, but not leave this many of them.
+    if len(text) != 2 * DIGEST_BYTES or len(digest) != DIGEST_BYTES:
         raise malformed("a value that is not a SHA-384 digest")
-    return tuple(map(bytes.fromhex, digests))
+    return digest
 
 
 def _number(element: Element, name: str) -> int:

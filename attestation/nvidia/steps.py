@@ -129,8 +129,10 @@ def not_evaluated(stage: str, detail: str) -> GpuAttestationError:
     return GpuAttestationError(code=NOT_EVALUATED, stage=stage, detail=detail)
 
 
-def _chain(device: Device, _nonce: bytes | None, policy: GpuPolicy, at: datetime, _: Collateral) -> str:
-    device.chain = check_chain(device.evidence, policy, at)
+def _chain(
+    device: Device, _nonce: bytes | None, policy: GpuPolicy, at: datetime, collateral: Collateral
+) -> str:
+    device.chain = check_chain(device.evidence, policy, at, collateral.once)
     root = "simulated root" if device.simulated(policy) else "NVIDIA Device Identity CA"
     return f"{device.chain.hardware_model}, {root}"
 
