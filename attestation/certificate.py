@@ -6,7 +6,6 @@ to refuse. Signatures and keys are ``cryptography``'s.
 
 import hashlib
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from . import der
 from .errors import CertificateMalformed, ChainUntrusted
+from .plain_certificate import read_plain
 
 MAX_CERTIFICATE: Final = 16 * 1024
 """Bytes of a certificate at most; AMD's have less than 2 KiB."""
@@ -61,8 +61,7 @@ class Extension(NamedTuple):
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Certificate:
+class Certificate(NamedTuple):
     """A parsed certificate. ``issuer`` and ``subject`` are names in DER.
 
     ``common_name`` is the subject's, empty where it has none. ``is_ca`` is what basicConstraints says: whether
@@ -93,6 +92,22 @@ class Certificate:
         """Read one DER certificate. Raises CertificateMalformed (``cert_malformed``)."""
         if len(data) > MAX_CERTIFICATE:
             raise der.DerError("certificate is too large")
+        data = bytes(data)
+        plain = read_plain(data)
+        if plain is not None:
+            extensions = tuple(map(Extension._make, plain.extensions))
+            return cls(
+                data,
+                *plain[:8],
+                _public_key(plain.key),
+                extensions,
+                _is_ca(extensions),
+                plain.signature,
+            )
+        return cls._parse(data)
+
+    @classmethod
+    def _parse(cls, data: bytes) -> "Certificate":
         outer = der.Reader(data)
         body = outer.inside()
         outer.end()
@@ -117,7 +132,7 @@ class Certificate:
         extensions = _extensions(fields.inside(der.context(3))) if fields.more else ()
         fields.end()
         return cls(
-            raw=bytes(data),
+            raw=data,
             signed=signed.raw,
             serial=serial,
             algorithm=algorithm,
@@ -133,8 +148,7 @@ class Certificate:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RevocationList:
+class RevocationList(NamedTuple):
     """A parsed certificate revocation list of ``issuer``; ``entries`` are well-formed DER, one after the other."""
 
     signed: bytes

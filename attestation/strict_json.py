@@ -4,7 +4,7 @@ import base64
 import binascii
 import json
 from collections.abc import Collection
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from .errors import EvidenceMalformed
 
@@ -31,9 +31,7 @@ def load_value(data: bytes, *, limit: int, code: str) -> Any:
             code=code, expected=f"at most {limit} bytes", found=len(data), detail="too large"
         )
     try:
-        return json.loads(
-            data.decode("utf-8"), object_pairs_hook=_distinct_members, parse_constant=_no_constant
-        )
+        return _DECODER.decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise EvidenceMalformed(code=code, detail=f"not strict JSON: {_reason(error)}") from None
 
@@ -77,6 +75,9 @@ def _distinct_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_distinct_members, parse_constant=_no_constant)
 
 
 def _reason(error: Exception) -> str:

@@ -224,7 +224,7 @@ def read_pem(text: bytes) -> list[bytes]:
         if not end or after.strip():
             raise ChainUntrusted(code="chain_malformed", detail="not a sequence of PEM certificates")
         try:
-            found.append(binascii.a2b_base64(b"".join(body.splitlines()), strict_mode=True))
+            found.append(binascii.a2b_base64(body.translate(None, b"\r\n"), strict_mode=True))
         except (binascii.Error, ValueError):
             raise ChainUntrusted(code="chain_malformed", detail="PEM is not base64") from None
     if not found or text.partition(_BEGIN)[0].strip():

@@ -3,6 +3,7 @@
 The extension 1.2.840.113741.1.13.1 is a sequence of (OID, value) pairs under its own arc.
 """
 
+import re
 from typing import Final, NamedTuple
 
 from .. import der
@@ -20,6 +21,30 @@ _PCESVN: Final = 17
 _CPUSVN: Final = 18
 _PPID, _TCB, _PCEID, _FMSPC, _SGX_TYPE, _INSTANCE, _CONFIGURATION = range(1, 8)
 _FLAGS: Final = {1: "dynamic_platform", 2: "cached_keys", 3: "smt"}
+
+
+def _part(length: int, *arcs: int) -> bytes:
+    """A pattern of the start of a part or level: SEQUENCE of ``length`` bytes, its OID."""
+    size = bytes((length,)) if length < 0x80 else b"\x82" + length.to_bytes(2, "big")
+    oid = _ARC + bytes(arcs)
+    return re.escape(b"\x30" + size + bytes((der.OID, len(oid))) + oid)
+
+
+_PLAIN_EXTENSION: Final = re.compile(
+    rb"\x30\x82(\x02\x26|\x01\xc0)"
+    + (_part(30, _PPID) + rb"\x04\x10(.{16})")
+    + (_part(355, _TCB) + rb"\x30\x82\x01\x53")
+    + b"".join(_part(16, _TCB, number) + rb"\x02\x01([\x00-\x7f])" for number in range(1, _PCESVN + 1))
+    + (_part(31, _TCB, _CPUSVN) + rb"\x04\x10(.{16})")
+    + (_part(16, _PCEID) + rb"\x04\x02(..)")
+    + (_part(20, _FMSPC) + rb"\x04\x06(.{6})")
+    + (_part(15, _SGX_TYPE) + rb"\x0a\x01.")
+    + (rb"(?:" + _part(30, _INSTANCE) + rb"\x04\x10.{16}" + _part(68, _CONFIGURATION) + rb"\x30\x36")
+    + b"".join(_part(16, _CONFIGURATION, number) + rb"\x01\x01([\x00\xff])" for number in sorted(_FLAGS))
+    + rb")?",
+    re.DOTALL,
+)
+"""The extension as it nearly always is: all parts in order, and no number above 127."""
 
 
 class PckPlatform(NamedTuple):
@@ -42,11 +67,30 @@ def read_platform(certificate: Certificate) -> PckPlatform:
     """Read the extension. Raises EndorsementMismatch (``pck_extension_malformed``)."""
     for extension in certificate.extensions:
         if extension.oid == OID_SGX_EXTENSIONS:
+            plain = _PLAIN_EXTENSION.fullmatch(extension.value)
+            if plain is not None and int.from_bytes(plain[1], "big") + 4 == len(extension.value):
+                return _read_plain(*plain.groups())
             try:
                 return _read(extension.value)
             except der.DerError as error:
                 raise _malformed(error.detail) from None
     raise _malformed("the extension is missing")
+
+
+def _read_plain(_: bytes, ppid: bytes, *rest: bytes) -> PckPlatform:
+    components, (pcesvn, cpusvn, pceid, fmspc, *flags) = rest[:_COMPONENTS], rest[_COMPONENTS:]
+    configuration = None
+    if flags[0] is not None:
+        configuration = frozenset(_FLAGS[number] for number in _FLAGS if flags[number - 1] == b"\xff")
+    return PckPlatform(
+        ppid=ppid,
+        components=b"".join(components),
+        pcesvn=pcesvn[0],
+        cpusvn=cpusvn,
+        pceid=pceid,
+        fmspc=fmspc,
+        configuration=configuration,
+    )
 
 
 def _read(value: bytes) -> PckPlatform:

@@ -1,0 +1,95 @@
+"""The quick way through a plain certificate gives what the full reader gives, or nothing."""
+
+from datetime import UTC, datetime
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from attestation.certificate import Certificate
+from attestation.errors import CertificateMalformed
+from attestation.plain_certificate import read_plain
+
+INTEL = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
+NAMES = (
+    (x509.NameOID.COMMON_NAME, "Some Issuer"),
+    (x509.NameOID.ORGANIZATION_NAME, "Some Corporation"),
+    (x509.NameOID.COUNTRY_NAME, "US"),
+)
+
+POINT = x509.DistributionPoint(
+    [x509.UniformResourceIdentifier("https://certificates.example/RootCA.der")], None, None, None
+)
+
+
+def certificate(*extensions: tuple[x509.ExtensionType, bool], serial: int = 1 << 158) -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(oid, text) for oid, text in NAMES])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .serial_number(serial)
+        .not_valid_before(datetime(2024, 2, 29, 1, 2, 3, tzinfo=UTC))
+        .not_valid_after(datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC))
+        .public_key(key.public_key())
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+        .add_extension(x509.AuthorityKeyIdentifier(b"\1" * 20, None, None), False)
+        .add_extension(x509.CRLDistributionPoints([POINT]), False)
+    )
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+BASIC = (x509.BasicConstraints(ca=True, path_length=None), True)
+LONG = (x509.UnrecognizedExtension(INTEL, bytes(range(256)) * 2), False)
+WIDE = (x509.UnrecognizedExtension(INTEL, bytes(150)), False)
+FORMS = {
+    "short": certificate(BASIC),
+    "long": certificate(BASIC, LONG),
+    "high serial": certificate(BASIC, serial=(1 << 159) - 5),
+    "low serial": certificate(BASIC, serial=1 << 142),
+}
+
+
+@pytest.mark.parametrize("data", FORMS.values(), ids=FORMS)
+def test_a_plain_certificate_is_taken(data: bytes) -> None:
+    assert read_plain(data) is not None
+    assert Certificate.parse(data) == Certificate._parse(data)
+
+
+@pytest.mark.parametrize("data", [certificate(BASIC, WIDE), certificate(BASIC, serial=7)])
+def test_other_forms_are_left_to_the_full_reader(data: bytes) -> None:
+    assert read_plain(data) is None
+    assert Certificate.parse(data) == Certificate._parse(data)
+
+
+@pytest.mark.parametrize("data", FORMS.values(), ids=FORMS)
+def test_no_change_of_a_byte_makes_the_two_differ(data: bytes) -> None:
+    taken = 0
+    for at in range(len(data)):
+        for change in (0x01, 0x02, 0x20, 0x80, 0xFF):
+            changed = data[:at] + bytes([data[at] ^ change]) + data[at + 1 :]
+            taken += _same(changed)
+    assert taken > 100
+    for end in range(len(data)):
+        assert not _same(data[:end])
+        assert not _same(data + data[: end + 1])
+
+
+def _same(data: bytes) -> bool:
+    """Whether the quick way takes it; then the full reader must find just the same."""
+    found = read_plain(data)
+    if found is None:
+        return False
+    try:
+        quick = Certificate.parse(data)
+    except CertificateMalformed:
+        with pytest.raises(CertificateMalformed):
+            Certificate._parse(data)
+        return True
+    assert quick == Certificate._parse(data)
+    return True
