@@ -5,10 +5,8 @@ their SHA-256. Private keys are OpenSSL objects in memory and PKCS #8 files of m
 whoever runs the simulated platform can read: it stands for the manufacturer and protects nothing.
 """
 
-import fcntl
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -25,17 +23,14 @@ from attestation.simulated.nvidia_certificates import (
     CA,
     Authority,
     below,
-    damaged,
     load_authority,
     load_key,
     name_of,
     new_key,
     private_pem,
-    read,
     save_authority,
     self_signed,
     usage,
-    write,
 )
 from attestation.simulated.nvidia_ocsp import Answer, answer, response_name
 from attestation.simulated.nvidia_report import (
@@ -48,6 +43,7 @@ from attestation.simulated.nvidia_report import (
     sign_switch_report,
 )
 from attestation.simulated.nvidia_rim import SimulatedRimPki
+from attestation.simulated.state_folder import damaged, locked, read_file, write_file
 
 Entropy = Callable[[int], bytes]
 
@@ -192,8 +188,7 @@ class SimulatedGpus:
         if not 0 <= count <= _MAX_GPUS:
             raise ValueError(f"0 to {_MAX_GPUS} simulated GPUs")
         folder = state_dir / "nvidia"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _locked(folder):
+        with locked(folder):
             if (folder / "root.pem").exists():
                 pki = SimulatedDevicePki.load(folder)
             else:
@@ -238,25 +233,14 @@ def _open_gpu(pki: SimulatedDevicePki, folder: Path, index: int) -> SimulatedGpu
     chain_path, key_path = folder / f"gpu-{index}.pem", folder / f"gpu-{index}.key"
     if not chain_path.exists():
         gpu = pki.make_gpu()
-        write(key_path, private_pem(gpu.key))
-        write(chain_path, gpu.certificate)
+        write_file(key_path, private_pem(gpu.key))
+        write_file(chain_path, gpu.certificate)
         return gpu
-    chain = read(chain_path)
+    chain = read_file(chain_path)
     # A chain under a root that was replaced since would be refused later, far from the cause.
     if not chain.endswith(pki.root.certificate.public_bytes(Encoding.PEM)):
         raise damaged(chain_path, "its chain ends at another root")
     return SimulatedGpu(load_key(key_path), chain)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    # Two platforms that start at once over one folder must not each make a root.
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _device_name(part: str, key: ec.EllipticCurvePrivateKey, arch: str) -> x509.Name:

@@ -5,8 +5,6 @@ PKCS #8 files of mode 0600.
 """
 
 import hashlib
-import os
-import tempfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from attestation.errors import PlatformFault
+from attestation.simulated.state_folder import damaged, read_file, write_file
 
 BEGIN = datetime(2023, 1, 1, tzinfo=UTC)
 END = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -139,32 +137,10 @@ def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a file with mode 0600, whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def read(path: Path) -> bytes:
-    """Read a state file. Raises PlatformFault (``simulated_state``)."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise damaged(path, "cannot be read") from error
-
-
 def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Read a kept key. Raises PlatformFault (``simulated_state``)."""
     try:
-        key = load_pem_private_key(read(path), password=None)
+        key = load_pem_private_key(read_file(path), password=None)
     except (ValueError, TypeError) as error:
         raise damaged(path, "holds no key") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -174,20 +150,15 @@ def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 def save_authority(folder: Path, name: str, authority: Authority) -> None:
     """Write an authority's key, then its certificate."""
-    write(folder / f"{name}.key", private_pem(authority.key))
-    write(folder / f"{name}.pem", authority.certificate.public_bytes(Encoding.PEM))
+    write_file(folder / f"{name}.key", private_pem(authority.key))
+    write_file(folder / f"{name}.pem", authority.certificate.public_bytes(Encoding.PEM))
 
 
 def load_authority(folder: Path, name: str) -> Authority:
     """Read what `save_authority` wrote. Raises PlatformFault (``simulated_state``)."""
     path = folder / f"{name}.pem"
     try:
-        certificate = x509.load_pem_x509_certificate(read(path))
+        certificate = x509.load_pem_x509_certificate(read_file(path))
     except ValueError as error:
         raise damaged(path, "holds no certificate") from error
     return Authority(load_key(folder / f"{name}.key"), certificate)
-
-
-def damaged(path: Path, detail: str) -> PlatformFault:
-    """A state file that cannot be used."""
-    return PlatformFault(code="simulated_state", detail=f"state file {path.name}: {detail}")
