@@ -6,7 +6,6 @@ Canonical XML 1.1 (https://www.w3.org/TR/xml-c14n11/) for a whole document or a 
 """
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -215,6 +214,7 @@ class _Builder:
         element_prefix, element_local = self._split(element)
         element_namespace = _namespace(element_prefix, scope)
         places: dict[tuple[str, str], int] = {}
+        counts: dict[str, int] = {}
         declared = 0
         for place, name in enumerate(names):
             prefix, local = self._split(name)
@@ -223,7 +223,9 @@ class _Builder:
                 continue
             if prefix == "xml":
                 raise outside_profile("an attribute of the xml namespace")
-            places[_namespace(prefix, scope) if prefix else "", local] = place
+            namespace = _namespace(prefix, scope) if prefix else ""
+            places[namespace, local] = place
+            counts[namespace] = counts.get(namespace, 0) + 1
         if len(places) + declared != len(names):
             raise malformed("an attribute occurs twice")
         opening = tuple((f' {names[place]}="', place) for _, place in sorted(places.items()))
@@ -234,7 +236,7 @@ class _Builder:
             scope=scope,
             names=names,
             places=places,
-            counts=Counter(namespace for namespace, _ in places),
+            counts=counts,
             opening=opening,
         )
 

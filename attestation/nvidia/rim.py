@@ -5,12 +5,12 @@ signature profile, certificate path to the pinned reference-value root, signatur
 signed document says, read from the tree that was canonicalised and from nothing else.
 """
 
-import re
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from types import MappingProxyType
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -40,7 +40,7 @@ MAX_INDEX = 255
 DIGEST_BYTES = 48
 
 _ACTIVE = {"True": True, "False": False}
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,2}")
+_NUMBERS: Final = {str(number): number for number in range(1000)}
 _SPACE = " \t\r\n"
 
 
@@ -179,7 +179,8 @@ def _measurements(payload: Element) -> Mapping[int, tuple[bytes, ...]]:
     active: dict[int, tuple[bytes, ...]] = {}
     seen: set[int] = set()
     for resource in payload.elements:
-        if (resource.namespace, resource.local) != (SWID, "Resource") or resource.children:
+        shape = resource.shape
+        if shape.local != "Resource" or shape.namespace != SWID or resource.children:
             raise malformed("something else than a Resource in the Payload")
         if resource.attribute("type") != "Measurement" or resource.attribute("size") != str(DIGEST_BYTES):
             raise malformed(f"a Resource that is no measurement of {DIGEST_BYTES} bytes")
@@ -202,19 +203,15 @@ def _measurements(payload: Element) -> Mapping[int, tuple[bytes, ...]]:
 
 def _digests(resource: Element) -> tuple[bytes, ...]:
     count = _number(resource, "alternatives")
-    values = []
-    for place in range(count):
-        value = resource.attribute(f"Hash{place}", SHA384_VALUES)
-        if value is None:
-            break
-        values.append(value)
-    # Each was found under a name of its own, so that equal numbers leave no value unread.
-    if not len(values) == count == resource.count(SHA384_VALUES):
+    # As many as there are of that namespace, and each under a name of its own: no value is left unread.
+    if count != resource.count(SHA384_VALUES):
         raise malformed("alternatives and their values differ in number")
-    return tuple([_digest(value) for value in values])
+    return tuple([_digest(resource.attribute(f"Hash{place}", SHA384_VALUES)) for place in range(count)])
 
 
-def _digest(text: str) -> bytes:
+def _digest(text: str | None) -> bytes:
+    if text is None:
+        raise malformed("alternatives and their values differ in number")
     try:
         digest = bytes.fromhex(text)
     except ValueError:
@@ -226,10 +223,10 @@ def _digest(text: str) -> bytes:
 
 
 def _number(element: Element, name: str) -> int:
-    text = _text(element, name)
-    if not _NUMBER.fullmatch(text):
+    number = _NUMBERS.get(_text(element, name))
+    if number is None:
         raise malformed(f"{name} is not a number")
-    return int(text)
+    return number
 
 
 def _text(element: Element, name: str) -> str:

@@ -80,9 +80,11 @@ def _only_signature(root: Element) -> Element:
     waiting = [root]
     while waiting:
         element = waiting.pop()
-        if element.namespace == DSIG and element.local == "Signature":
+        shape = element.shape
+        if shape.local == "Signature" and shape.namespace == DSIG:
             found.append(element)
-        waiting.extend(element.elements)
+        if element.children:
+            waiting += element.elements
     direct = [element for element in root.elements if element.namespace == DSIG]
     if len(found) != 1 or direct != found:
         raise outside_profile("not exactly one signature, as a child of the root element")
