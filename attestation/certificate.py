@@ -12,11 +12,10 @@ from typing import Final, NamedTuple
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from . import der
 from .errors import CertificateMalformed, ChainUntrusted
-from .plain_certificate import read_plain
+from .plain_certificate import read_plain, read_plain_list
 
 MAX_CERTIFICATE: Final = 16 * 1024
 """Bytes of a certificate at most; AMD's have less than 2 KiB."""
@@ -34,6 +33,8 @@ _OID_MGF1: Final = "1.2.840.113549.1.1.8"
 _OID_SHA384: Final = "2.16.840.1.101.3.4.2.2"
 _SALT_LENGTH: Final = 48
 _MAX_EXTENSIONS: Final = 64
+_P256: Final = ec.SECP256R1()
+_P256_POINT: Final = 65
 
 
 def _plain_entry(length: int, rest: bytes) -> bytes:
@@ -99,7 +100,7 @@ class Certificate(NamedTuple):
             return cls(
                 data,
                 *plain[:8],
-                _public_key(plain.key),
+                _p256_key(plain.key[-_P256_POINT:]),
                 extensions,
                 _is_ca(extensions),
                 plain.signature,
@@ -182,6 +183,14 @@ class RevocationList(NamedTuple):
     def _parse(cls, data: bytes) -> "RevocationList":
         if len(data) > MAX_REVOCATION_LIST:
             raise der.DerError("revocation list is too large")
+        data = bytes(data)
+        plain = read_plain_list(data)
+        if plain is not None and _PLAIN_ENTRIES.fullmatch(plain.entries):
+            return cls(*plain)
+        return cls._parse_in_full(data)
+
+    @classmethod
+    def _parse_in_full(cls, data: bytes) -> "RevocationList":
         outer = der.Reader(data)
         body = outer.inside()
         outer.end()
@@ -357,7 +366,16 @@ def _common_name(name: bytes) -> str:
         raise der.DerError("common name is not ASCII") from None
 
 
+def _p256_key(point: bytes) -> PublicKey:
+    try:
+        return ec.EllipticCurvePublicKey.from_encoded_point(_P256, point)
+    except ValueError:
+        raise der.DerError("public key cannot be read") from None
+
+
 def _public_key(data: bytes) -> PublicKey | None:
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+
     try:
         key = load_der_public_key(data)
     except (ValueError, UnsupportedAlgorithm):

@@ -1,4 +1,4 @@
-"""A quick way through the one plain form of certificate that P-256 chains are nearly always made of.
+"""A quick way through the one plain form of certificate and revocation list that P-256 chains nearly always have.
 
 It takes only what it recognises as wholly well-formed: version 3, a positive serial number of 18 bytes or more,
 ECDSA with SHA-256 in both places, names and times in their short forms, an uncompressed P-256 key, extensions
@@ -31,15 +31,27 @@ _SIGNATURE: Final = re.compile(re.escape(_ECDSA_SHA256) + rb"\x03([\x01-\x7f])\x
 _EXTENSION: Final = re.compile(
     # The whole, the OID: 2.5.29.x or Intel's, whether it is critical, the value.
     rb"\x30(?:([\x00-\x7f])|\x82([\x01-\xff].))"
-    rb"(?:\x06\x03\x55\x1d([\x0e\x0f\x13\x1f\x23])|\x06\x09\x2a\x86\x48\x86\xf8\x4d\x01\x0d\x01)(\x01\x01[\x00\xff])?"
+    rb"(?:\x06\x03\x55\x1d([\x0e\x0f\x13\x14\x1f\x23])|\x06\x09\x2a\x86\x48\x86\xf8\x4d\x01\x0d\x01)(\x01\x01[\x00\xff])?"
     rb"\x04(?:([\x00-\x7f])|\x82([\x01-\xff].))",
     re.DOTALL,
 )
 _ATTRIBUTE: Final = re.compile(
     rb"\x31([\x00-\x7f])\x30([\x00-\x7f])\x06\x03\x55\x04([\x00-\x7f])[\x0c\x13\x16]([\x00-\x7f])", re.DOTALL
 )
+_LIST_HEAD: Final = re.compile(
+    rb"\x30\x82([\x01-\xff].)\x30(?:\x82([\x01-\xff].)|\x81([\x80-\xff]))\x02\x01\x01"
+    + re.escape(_ECDSA_SHA256)
+    + rb"\x30([\x00-\x7f])",
+    re.DOTALL,
+)
+_LIST_BODY: Final = re.compile(
+    rb"\x17\x0d([0-9]{12})Z\x17\x0d([0-9]{12})Z"
+    rb"(?:\x30(?:([\x00-\x7f])|\x81([\x80-\xff])|\x82([\x01-\xff].)))?",
+    re.DOTALL,
+)
+_LIST_TAIL: Final = re.compile(rb"\xa0([\x02-\x7f])\x30([\x00-\x7f])")
 _INTEL: Final = "1.2.840.113741.1.13.1"
-_OIDS: Final = {bytes((number,)): f"2.5.29.{number}" for number in (14, 15, 19, 31, 35)}
+_OIDS: Final = {bytes((number,)): f"2.5.29.{number}" for number in (14, 15, 19, 20, 31, 35)}
 _COMMON_NAME: Final = b"\x03"
 
 
@@ -56,6 +68,18 @@ class PlainCertificate(NamedTuple):
     not_after: datetime
     key: bytes
     extensions: list[tuple[str, bool, bytes]]
+    signature: bytes
+
+
+class PlainRevocationList(NamedTuple):
+    """The fields of a revocation list; nobody has looked into ``entries`` yet."""
+
+    signed: bytes
+    algorithm: bytes
+    issuer: bytes
+    this_update: datetime
+    next_update: datetime
+    entries: bytes
     signature: bytes
 
 
@@ -103,6 +127,44 @@ def read_plain(data: bytes) -> PlainCertificate | None:
         )
     except ValueError:
         return None
+
+
+def read_plain_list(data: bytes) -> PlainRevocationList | None:
+    """The fields of a revocation list in plain form, or None for one that must be read in full."""
+    head = _LIST_HEAD.match(data)
+    if head is None:
+        return None
+    whole, wide, body, length = head.groups()
+    end = head.start(3) + 1 + body[0] if body else head.start(2) + 2 + _number(wide)
+    issued = head.end() + length[0]
+    times = _LIST_BODY.match(data, issued)
+    signature = _SIGNATURE.match(data, end)
+    if times is None or signature is None or 4 + _number(whole) != len(data):
+        return None
+    if signature.end() + signature[1][0] - 1 != len(data):
+        return None
+    first, last, *sizes = times.groups()
+    start = times.end()
+    listed = start + sum(_number(size) for size in sizes if size)
+    tail = _LIST_TAIL.match(data, listed)
+    if tail is None or tail[1][0] != tail[2][0] + 2 or tail.end() + tail[2][0] != end:
+        return None
+    extensions = _extensions(data, tail.end(), end)
+    if extensions is None or any(critical for _, critical, _ in extensions):
+        return None
+    try:
+        this_update, next_update = _time(first), _time(last)
+    except ValueError:
+        return None
+    return PlainRevocationList(
+        signed=data[4:end],
+        algorithm=_ECDSA_SHA256,
+        issuer=data[head.end() - 2 : issued],
+        this_update=this_update,
+        next_update=next_update,
+        entries=data[start:listed],
+        signature=data[signature.end() :],
+    )
 
 
 def _extensions(data: bytes, at: int, end: int) -> list[tuple[str, bool, bytes]] | None:

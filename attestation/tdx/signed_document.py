@@ -124,7 +124,7 @@ class Document:
         values = self._members.get(key)
         if not isinstance(values, list) or not least <= len(values) <= _MAX_LEVELS:
             raise malformed(self.name, f"{key} is not a list of {least} to {_MAX_LEVELS}")
-        if not all(isinstance(value, dict) for value in values):
+        if not set(map(type, values)) <= {dict}:
             raise malformed(self.name, f"{key} is not a list of objects")
         return [Document(value, self.name) for value in values]
 
@@ -134,10 +134,10 @@ class Document:
         if isinstance(values, list) and len(values) == 16:
             try:
                 numbers = [value["svn"] for value in values]
-            except (TypeError, KeyError):
-                numbers = []
-            if set(map(type, numbers)) == {int} and min(numbers) >= 0 and max(numbers) <= 255:
-                return bytes(numbers)
+                if set(map(type, numbers)) == {int}:
+                    return bytes(numbers)
+            except (TypeError, KeyError, ValueError):
+                pass
         raise malformed(self.name, f"{key} is not 16 security version numbers")
 
     def status(self) -> TcbStatus:
@@ -153,7 +153,7 @@ class Document:
         values = self._members.get("advisoryIDs", [])
         if not isinstance(values, list) or len(values) > _MAX_ADVISORIES:
             raise malformed(self.name, "advisoryIDs is not a list")
-        if not all(isinstance(value, str) for value in values):
+        if not set(map(type, values)) <= {str}:
             raise malformed(self.name, "advisoryIDs is not a list of texts")
         return frozenset(values)
 

@@ -1,4 +1,4 @@
-"""The quick way through a plain certificate gives what the full reader gives, or nothing."""
+"""The quick ways through what is plain give what the full readers give, or nothing."""
 
 from datetime import UTC, datetime
 
@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from attestation.certificate import Certificate
+from attestation.certificate import Certificate, RevocationList
 from attestation.errors import CertificateMalformed
-from attestation.plain_certificate import read_plain
+from attestation.plain_certificate import read_plain, read_plain_list
 
 INTEL = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
 NAMES = (
@@ -93,3 +93,51 @@ def _same(data: bytes) -> bool:
         return True
     assert quick == Certificate._parse(data)
     return True
+
+
+def revocation_list(*serials: int) -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    at = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(x509.Name([x509.NameAttribute(oid, text) for oid, text in NAMES]))
+        .last_update(at)
+        .next_update(datetime(2049, 1, 1, tzinfo=UTC))
+        .add_extension(x509.CRLNumber(1), False)
+        .add_extension(x509.AuthorityKeyIdentifier(b"\1" * 20, None, None), False)
+    )
+    for serial in serials:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at)
+        entry = entry.add_extension(x509.CRLReason(x509.ReasonFlags.key_compromise), False)
+        builder = builder.add_revoked_certificate(entry.build())
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+LISTS = {
+    "empty": revocation_list(),
+    "one": revocation_list(1 << 158),
+    "some": revocation_list(*((1 << 158) + number for number in range(3))),
+    "many": revocation_list(*((1 << 158) + number for number in range(12))),
+    "odd": revocation_list(1 << 158, 7),
+}
+
+
+@pytest.mark.parametrize("data", LISTS.values(), ids=LISTS)
+def test_no_change_of_a_byte_makes_the_two_readers_of_lists_differ(data: bytes) -> None:
+    assert (read_plain_list(data) is not None) == (len(data) >= 260)
+    assert RevocationList.parse(data) == RevocationList._parse_in_full(data)
+    for at in range(len(data)):
+        for change in (0x01, 0x02, 0x20, 0x80, 0xFF):
+            _same_list(data[:at] + bytes([data[at] ^ change]) + data[at + 1 :])
+        _same_list(data[:at])
+        _same_list(data + data[: at + 1])
+
+
+def _same_list(data: bytes) -> None:
+    try:
+        found = RevocationList.parse(data)
+    except CertificateMalformed:
+        with pytest.raises(CertificateMalformed):
+            RevocationList._parse_in_full(data)
+    else:
+        assert found == RevocationList._parse_in_full(data)
