@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from .errors import AttestationError
 
@@ -21,8 +21,7 @@ class Outcome(StrEnum):
     NOT_REQUIRED = "not required"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One check: a stable ``id``, its outcome, a line for people, and the error's code where it failed."""
 
     id: str

@@ -4,7 +4,7 @@ Members that are not known are left alone, because Intel adds some from time to 
 twice never is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -26,20 +26,22 @@ _MAX_ADVISORIES: Final = 512
 _P256_SHA256: Final = ec.ECDSA(hashes.SHA256())
 
 
-def verify_signed(key: PublicKey | None, signature: bytes, signed: bytes, refusal: AttestationError) -> None:
+def verify_signed(
+    key: PublicKey | None, signature: bytes, signed: bytes, refusal: Callable[[], AttestationError]
+) -> None:
     """Check that ``signature`` (r ‖ s, 64 bytes, big-endian) over ``signed`` is by this P-256 key.
 
-    Raises ``refusal`` where it is not.
+    Raises what ``refusal`` gives where it is not.
     """
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
-        raise refusal
+        raise refusal()
     if len(signature) != 64:
-        raise refusal
+        raise refusal()
     r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
     try:
         key.verify(encode_dss_signature(r, s), signed, _P256_SHA256)
     except InvalidSignature:
-        raise refusal from None
+        raise refusal() from None
 
 
 class Document:
@@ -59,8 +61,12 @@ class Document:
         """Check the signature over ``raw``, then read it. Raises CollateralInvalid (``<name>_signature``)."""
         if len(raw) > MAX_DOCUMENT:
             raise malformed(name, f"more than {MAX_DOCUMENT} bytes")
-        refusal = CollateralInvalid(code=f"{name}_signature", detail="not signed by the key of its chain")
-        verify_signed(key, signature, raw, refusal)
+        verify_signed(
+            key,
+            signature,
+            raw,
+            lambda: CollateralInvalid(code=f"{name}_signature", detail="not signed by the key of its chain"),
+        )
         try:
             return cls(load_object(raw, limit=MAX_DOCUMENT, code=f"{name}_malformed"), name)
         except EvidenceMalformed as error:

@@ -86,12 +86,12 @@ def svn_level(level: Document) -> SvnLevel:
 def _platform_level(level: Document) -> PlatformLevel:
     tcb = level.inner("tcb")
     return PlatformLevel(
-        sgx=tcb.components("sgxtcbcomponents"),
-        tdx=tcb.components("tdxtcbcomponents"),
-        pcesvn=tcb.number("pcesvn", 0xFFFF),
-        status=level.status(),
-        date=level.time("tcbDate"),
-        advisories=level.advisories(),
+        tcb.components("sgxtcbcomponents"),
+        tcb.components("tdxtcbcomponents"),
+        tcb.number("pcesvn", 0xFFFF),
+        level.status(),
+        level.time("tcbDate"),
+        level.advisories(),
     )
 
 

@@ -52,6 +52,8 @@ TDX_CHECKS: Final = (
 """Ids of the rows of ``appraise``, in order."""
 
 _NO_CACHE: Final = CollateralCache()
+_BODIES: Final = {2: "TD report 1.0", 3: "TD report 1.5", 4: "TD report 1.5 extended"}
+_P256: Final = ec.SECP256R1()
 _T = TypeVar("_T")
 _N = TypeVar("_N")
 
@@ -258,8 +260,12 @@ def _require_current(document: TcbInfo | QeIdentity, name: str, at: datetime) ->
 
 
 def _check_quoting_enclave(quote: Quote, pck: PublicKey | None) -> None:
-    refusal = SignatureInvalid(code="qe_report_signature", detail="not signed by this PCK")
-    verify_signed(pck, quote.qe_report_signature, quote.qe_report.raw, refusal)
+    verify_signed(
+        pck,
+        quote.qe_report_signature,
+        quote.qe_report.raw,
+        lambda: SignatureInvalid(code="qe_report_signature", detail="not signed by this PCK"),
+    )
     bound = hashlib.sha256(quote.attestation_key + quote.qe_authentication_data).digest() + bytes(32)
     if quote.qe_report.report_data != bound:
         raise BindingMismatch(
@@ -272,22 +278,25 @@ def _check_quoting_enclave(quote: Quote, pck: PublicKey | None) -> None:
 
 def _check_signature(quote: Quote) -> None:
     try:
-        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + quote.attestation_key)
+        key = ec.EllipticCurvePublicKey.from_encoded_point(_P256, b"\x04" + quote.attestation_key)
     except ValueError:
         raise SignatureInvalid(code="attestation_key_invalid", detail="not a point of P-256") from None
-    refusal = SignatureInvalid(code="quote_signature", detail="not signed by this attestation key")
-    verify_signed(key, quote.signature, quote.signed, refusal)
+    verify_signed(
+        key,
+        quote.signature,
+        quote.signed,
+        lambda: SignatureInvalid(code="quote_signature", detail="not signed by this attestation key"),
+    )
 
 
 def _describe(quote: Quote) -> str:
-    kinds = {2: "TD report 1.0", 3: "TD report 1.5", 4: "TD report 1.5 extended"}
-    return f"quote version {quote.version}, {kinds[quote.body.kind]}"
+    return f"quote version {quote.version}, {_BODIES[quote.body.kind]}"
 
 
 def _describe_documents(found: tuple[TcbInfo, QeIdentity]) -> str:
     tcb_info, qe_identity = found
     until = min(tcb_info.next_update, qe_identity.next_update)
-    return f"TCB evaluation {tcb_info.evaluation_number}, good until {until:%Y-%m-%dT%H:%M:%SZ}"
+    return f"TCB evaluation {tcb_info.evaluation_number}, good until {until.isoformat()[:19]}Z"
 
 
 def _describe_debug(quote: Quote) -> str:
@@ -296,4 +305,4 @@ def _describe_debug(quote: Quote) -> str:
 
 def _describe_tcb(verdict: TcbVerdict) -> str:
     advisories = f", {len(verdict.advisories)} advisories" if verdict.advisories else ""
-    return f"{verdict.status} as of {verdict.date:%Y-%m-%d}{advisories}"
+    return f"{verdict.status} as of {verdict.date.date()}{advisories}"
