@@ -115,7 +115,7 @@ def parse_document(data: bytes) -> Element:
         raise malformed(f"document of {len(data)} bytes, at most {MAX_DOCUMENT}")
     builder = _Builder()
     try:
-        builder.parser.Parse(data, True)
+        builder.parser().Parse(data, True)
     except expat.ExpatError as error:
         raise malformed(f"not well-formed XML: {expat.errors.messages.get(error.code, 'error')}") from None
     if builder.root is None:
@@ -154,8 +154,11 @@ class _Builder:
         self._declarations = 0
         self._names: dict[str, tuple[str, str]] = {}  # the same few names recur in every element
         self._shapes: dict[tuple[str, tuple[str, ...], int], Shape] = {}
+
+    def parser(self) -> expat.XMLParserType:
+        """A parser that builds here. It is not kept: a cycle of the two would keep the tree alive after use."""
         # The encoding is given, so that a declared one cannot make another document of the same bytes.
-        self.parser = parser = expat.ParserCreate("utf-8")
+        parser = expat.ParserCreate("utf-8")
         parser.buffer_text = True
         parser.ordered_attributes = True
         parser.StartElementHandler = self._start
@@ -166,6 +169,7 @@ class _Builder:
         parser.StartDoctypeDeclHandler = self._doctype
         parser.ProcessingInstructionHandler = self._instruction
         parser.StartCdataSectionHandler = self._cdata
+        return parser
 
     def _start(self, name: str, attributes: list[str]) -> None:
         self._elements += 1
