@@ -44,6 +44,7 @@ class Story:
         self._staple = folder / "staple.json"
         self._policy = folder / "policy.toml"
         self._platform = folder / "platform"
+        self._programs: list[Listening] = []
 
     def tell(self, model: str | None, question: str, max_tokens: int) -> int:
         """Run every step; 0 only if all went as it must. Raises ClientError otherwise."""
@@ -62,6 +63,8 @@ class Story:
                 swapper = running.enter_context(listening("the hostile relay", hostile_relay(self._node_url)))
                 met = refusal(f"http://127.0.0.1:{swapper.port}", self._policy, "ohttp_keys_mismatch")
                 done.append(f"refused: {met.code} at {met.stage}")
+            for program in self._programs:  # all at once; leaving the block waits for each
+                program.process.terminate()
         took = time.monotonic() - started
         self._console.print(
             Panel(
@@ -121,6 +124,7 @@ class Story:
                 genuine = pool.submit(running.enter_context, self._node(self._image, weights))
                 other = pool.submit(running.enter_context, self._node(tampered, weights))
                 node, changed = genuine.result(), other.result()
+            self._programs += [node, changed]
             self._node_url = f"http://127.0.0.1:{node.port}"
             rows = node.event.get("seal", [])
             held = sum(row.get("state") == "in force" for row in rows)
