@@ -19,8 +19,8 @@ listens. One JSON line says where: {"event": "listening", "port": …, "measurem
 node says nothing more. Ctrl-C or SIGTERM stops it. Its evidence is marked as simulated, and only a policy
 that names this platform's roots accepts it.
 
-With --show-command-line it only prints the command line that would be measured, for `cloister measure` and
-`cloister release publish`.
+With --show-policy it only prints the tables of a policy that trusts this platform; with --show-command-line,
+the command line that would be measured, for `cloister measure` and `cloister release publish`.
 """
 
 
@@ -47,6 +47,9 @@ def serve(
     engine: Annotated[str, typer.Option(help='Engine settings as JSON, such as {"max_batch": 8}.')] = "{}",
     padding: Annotated[str, typer.Option(help="How answers are paced, as JSON; {} for the default.")] = "{}",
     show_command_line: Annotated[bool, typer.Option(help="Print the measured command line and end.")] = False,
+    show_policy: Annotated[
+        bool, typer.Option(help="Print the policy tables that trust this simulated platform, and end.")
+    ] = False,
 ) -> int:
     """See ``cloister serve --help``."""
     from attestation.errors import AttestationError
@@ -57,7 +60,7 @@ def serve(
 
     try:
         engine_settings, padding_settings = _object("--engine", engine), _object("--padding", padding)
-        if not show_command_line:
+        if not (show_command_line or show_policy):
             if image is None or staple is None:
                 return _failed("serve needs --image and --staple")
             for path in (image, model, staple):
@@ -72,6 +75,9 @@ def serve(
             padding=padding_settings,
         )
         NodeConfig.parse(config.encode())
+        if show_policy:
+            print(f"[gpu]\ncount = {simulated_gpus}\n\n{platform.policy_table()}")
+            return OK
         if show_command_line or image is None or staple is None:
             print(config.encode().decode())
             return OK

@@ -1,9 +1,12 @@
 """``cloister serve`` says in one line what is wrong, and prints the command line that would be measured."""
 
+import tomllib
+
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from attestation.policy import AttestationPolicy
 from enclave_runtime.commands import register
 from enclave_runtime.config import NodeConfig
 
@@ -52,3 +55,11 @@ def test_what_is_wrong_is_said(serve, arguments, said):
     result = serve(*arguments)
     assert result.return_value == 1
     assert said in result.stderr
+
+
+def test_the_policy_tables_trust_this_platform_and_ask_for_its_gpus(serve):
+    shown = serve("--show-policy", "--simulated-gpus", "2")
+    assert shown.return_value == 0
+    policy = AttestationPolicy.from_table(tomllib.loads(shown.stdout))
+    assert policy.names_simulated_root
+    assert policy.gpu.count == 2
