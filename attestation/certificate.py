@@ -109,13 +109,7 @@ class Certificate(NamedTuple):
 
     @classmethod
     def _parse(cls, data: bytes) -> "Certificate":
-        outer = der.Reader(data)
-        body = outer.inside()
-        outer.end()
-        signed = body.element(der.SEQUENCE)
-        algorithm = body.element(der.SEQUENCE).raw
-        signature = body.bits()
-        body.end()
+        signed, algorithm, signature = _signed(data)
         fields = der.Reader(signed.content)
         version = fields.inside(der.context(0))
         if version.integer() != 2:
@@ -191,13 +185,7 @@ class RevocationList(NamedTuple):
 
     @classmethod
     def _parse_in_full(cls, data: bytes) -> "RevocationList":
-        outer = der.Reader(data)
-        body = outer.inside()
-        outer.end()
-        signed = body.element(der.SEQUENCE)
-        algorithm = body.element(der.SEQUENCE).raw
-        signature = body.bits()
-        body.end()
+        signed, algorithm, signature = _signed(data)
         fields = der.Reader(signed.content)
         if fields.next_is(der.INTEGER) and fields.integer() != 1:
             raise der.DerError("not a version 2 revocation list")
@@ -215,6 +203,18 @@ class RevocationList(NamedTuple):
                     raise der.DerError(f"critical extension {extension.oid} is not understood")
         fields.end()
         return cls(signed.raw, algorithm, issuer, this_update, next_update, entries, signature)
+
+
+def _signed(data: bytes) -> tuple[der.Element, bytes, bytes]:
+    """What is signed, the algorithm in DER, and the signature: the frame of certificates and revocation lists alike."""
+    outer = der.Reader(data)
+    body = outer.inside()
+    outer.end()
+    signed = body.element(der.SEQUENCE)
+    algorithm = body.element(der.SEQUENCE).raw
+    signature = body.bits()
+    body.end()
+    return signed, algorithm, signature
 
 
 def verify_pss_sha384(key: PublicKey | None, algorithm: bytes, signature: bytes, signed: bytes) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 
 import httpx2
 
+from ohttp import problems
 from ohttp.bhttp import Content, Head
+from ohttp.chunked import RESPONSE_MEDIA_TYPE
 from ohttp.http_date import parse_http_date
 
 from .errors import ExchangeFailed, NodeRefused, RelayUnreachable
-from .exchange import RESPONSE_MEDIA_TYPE, Exchange
+from .exchange import Exchange
 
-DATE_PROBLEM = "https://iana.org/assignments/http-problem-types#date"
-ATTESTATION_PROBLEM = "urn:cloister:problem:attestation"
 MAX_PROBLEM = 16 * 1024
 PATIENCE = 60.0
 _CORRECTABLE = (400, 409)
@@ -240,10 +240,10 @@ def _parts(events: list[Head | Content]) -> Iterator[InnerHead | bytes]:
 
 def _correction(head: InnerHead, problem: dict[str, Any]) -> Correction | None:
     kind = problem.get("type")
-    if head.status == 409 and kind == ATTESTATION_PROBLEM:
+    if head.status == 409 and kind == problems.ATTESTATION:
         return Correction(None)
     stated = head.header(b"date")
-    if head.status != 400 or kind != DATE_PROBLEM or stated is None:
+    if head.status != 400 or kind != problems.DATE or stated is None:
         return None
     seconds = parse_http_date(stated)
     return None if seconds is None else Correction(datetime.fromtimestamp(seconds, UTC))

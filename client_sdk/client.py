@@ -23,10 +23,11 @@ import httpx2
 
 from attestation.bundle import MAX_BUNDLE
 from measurements.rollback import FileMemory, VolatileMemory
+from ohttp.chunked import REQUEST_MEDIA_TYPE
 
 from .answer import AsyncInnerAnswer, Correction, InnerAnswer, check_outer, unreachable
 from .errors import ClientError, ExchangeFailed, NodeRefused, RelayUnreachable
-from .exchange import REQUEST_MEDIA_TYPE, Exchange, InnerRequest
+from .exchange import Exchange, InnerRequest
 from .policy import Policy
 from .transport import AsyncPrivateTransport, PrivateTransport
 from .verify import Verification, VerifiedNode, verify_bundle

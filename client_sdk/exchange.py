@@ -7,11 +7,11 @@ The inner request carries only what the node needs. Everything an HTTP library a
 import base64
 from dataclasses import dataclass, field
 from datetime import datetime
-from email.utils import format_datetime
 
 from ohttp.bhttp import Content, Head, Request, ResponseDecoder, encode_request
 from ohttp.chunked import ChunkedClient
 from ohttp.errors import OhttpError
+from ohttp.http_date import format_http_date
 from ohttp.keyconfig import KeyConfig
 from ohttp.padding import padme
 
@@ -19,8 +19,6 @@ from .errors import ExchangeFailed
 
 INNER_AUTHORITY = "cloister.internal"
 PASSED_HEADERS = (b"content-type", b"accept")
-REQUEST_MEDIA_TYPE = "message/ohttp-chunked-req"
-RESPONSE_MEDIA_TYPE = "message/ohttp-chunked-res"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ class Exchange:
     ) -> None:
         headers = [(n.lower(), v) for n, v in request.headers if n.lower() in PASSED_HEADERS]
         headers += [
-            (b"date", format_datetime(date, usegmt=True).encode()),
+            (b"date", format_http_date(date.timestamp())),
             (b"request-id", request_id.hex().encode()),
             (b"attestation-digest", b"sha-256=:" + base64.b64encode(bundle_digest) + b":"),
         ]

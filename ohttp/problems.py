@@ -24,11 +24,8 @@ class Problem:
     @property
     def body(self) -> bytes:
         """The JSON document."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        error = {"message": self.title, "type": kind, "param": None, "code": self.code}
-        return json.dumps(
-            {"type": self.type, "title": self.title, "status": self.status, "error": error}
-        ).encode()
+        document = {"type": self.type, "title": self.title, "status": self.status, "error": self._error}
+        return json.dumps(document).encode()
 
     @property
     def headers(self) -> Fields:
@@ -38,6 +35,9 @@ class Problem:
     @property
     def event(self) -> bytes:
         """The same as a server-sent event, for a stream that has begun."""
+        return b"data: " + json.dumps({"error": self._error}).encode() + b"\n\n"
+
+    @property
+    def _error(self) -> dict[str, str | None]:
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        error = {"message": self.title, "type": kind, "param": None, "code": self.code}
-        return b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
+        return {"message": self.title, "type": kind, "param": None, "code": self.code}
