@@ -73,6 +73,7 @@ class EngineCompletions:
                     top_p=request.top_p,
                     stop=request.stop,
                     seed=request.seed,
+                    ignore_eos=request.ignore_eos,
                 )
             )
         except EngineError as error:

@@ -120,6 +120,8 @@ class _Request(_Closed):
         (), max_length=MAX_STOPS
     )
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    # Not OpenAI's: an answer of a known length, for measuring; the name is the one that other servers use.
+    ignore_eos: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
     # Accepted so that programs that send it work; it is never read.

@@ -83,6 +83,7 @@ class GenerationRequest:
 
     ``max_tokens`` None means as many as the context holds. ``temperature`` 0 takes the likeliest token each
     time. ``stop`` strings end the answer and are left out of it. Without a ``seed`` a random one is drawn.
+    With ``ignore_eos`` an end token does not end the answer, so that its length is known beforehand.
     """
 
     prompt_tokens: Ordered[int] = field(repr=False)
@@ -91,6 +92,7 @@ class GenerationRequest:
     top_p: float = 1.0
     stop: tuple[str, ...] = field(default=(), repr=False)
     seed: int | None = None
+    ignore_eos: bool = False
 
     def check(self, vocab_size: int) -> None:
         """Raise `InvalidRequest` for a setting out of range."""
@@ -195,6 +197,7 @@ class Engine:
                 stops=StopFilter(request.stop),
                 stream=self.model.tokenizer.stream(),
                 mailbox=mailbox,
+                ignore_eos=request.ignore_eos,
             )
             with self._changed:
                 if self._thread is None or self._stopping:
@@ -312,7 +315,7 @@ class Engine:
         """Add one generated token. If it is the last, the memory is cleared before the reader is told."""
         self._counts["generated_tokens"] += 1
         reason = None
-        if token in self.model.tokenizer.end_ids:
+        if token in self.model.tokenizer.end_ids and not sequence.ignore_eos:
             text, reason = sequence.text_end(), "stop"
         else:
             text, stopped = sequence.append(token)

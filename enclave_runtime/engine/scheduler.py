@@ -30,6 +30,7 @@ class Sequence:
     __slots__ = (
         "cancelled",
         "computed",
+        "ignore_eos",
         "length",
         "mailbox",
         "owner",
@@ -51,6 +52,7 @@ class Sequence:
         stops: StopFilter,
         stream: TextStream,
         mailbox: Mailbox,
+        ignore_eos: bool = False,
     ) -> None:
         self.owner = owner
         self.prompt_length = self.length = len(prompt)
@@ -62,6 +64,7 @@ class Sequence:
         self.stops = stops
         self.stream = stream
         self.mailbox = mailbox
+        self.ignore_eos = ignore_eos
         self.cancelled = False
 
     @property

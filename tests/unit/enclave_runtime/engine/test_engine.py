@@ -125,6 +125,16 @@ def test_an_end_token_ends_the_answer(make_engine: MakeEngine, monkeypatch: pyte
     assert engine.submit(request(10, 40)).collect() == Piece("", 1, "stop")
 
 
+def test_an_answer_of_forced_length_goes_on_after_end_tokens(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    monkeypatch.setattr(engine.model.tokenizer, "end_ids", frozenset(range(engine.model.config.vocab_size)))
+    assert engine.submit(request(10, 30)).collect().token_count == 1
+    forced = engine.submit(request(10, 30, ignore_eos=True)).collect()
+    assert (forced.token_count, forced.finish_reason) == (30, "length")
+
+
 @pytest.mark.parametrize(
     "settings",
     [
