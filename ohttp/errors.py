@@ -11,6 +11,7 @@
     ├── SessionReused         a single-use session was used twice, or out of order
     ├── BhttpError            a Binary HTTP message is malformed or beyond a limit
     ├── ReplayError           a request was seen before, is stale, or cannot be remembered
+    ├── TokenError            a blind signature, a token, its challenge or its issuer is not acceptable
     └── RelayError            the relay cannot pass a message on
 
 None of them derives from ``EOFError`` or ``StopIteration``: a cut stream must never pass for a clean end.
@@ -90,6 +91,17 @@ class BhttpError(OhttpError):
 
 class ReplayError(OhttpError):
     """A request was refused by the replay window. Codes: ``replayed``, ``stale``, ``full``."""
+
+
+class TokenError(OhttpError):
+    """A blind signature (RFC 9474) or a Privacy Pass token (RFC 9577, 9578) cannot be made or taken.
+
+    Codes: ``malformed``, ``too_large``, ``unsupported`` (a token type or a key that is not of type 2),
+    ``invalid_key``, ``key_too_small``, ``invalid_input``, ``blinding``, ``invalid_signature``,
+    ``signing_fault``, ``signing_failed``, ``no_libcrypto``, ``unknown_key``, ``key_mismatch``, ``key_expired``,
+    ``other_challenge``, ``required``, ``spent``, ``full``, ``store``, ``not_allowed``, ``limit``, ``empty``,
+    ``wallet``, ``issuer``, ``configuration``.
+    """
 
 
 class RelayError(OhttpError):
