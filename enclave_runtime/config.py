@@ -19,6 +19,7 @@ import rfc8785
 
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.exit_codes import ExitCode
+from enclave_runtime.optimisations import refuse_by_name
 from enclave_runtime.seal import TOLERABLE, Piece
 
 MAX_COMMAND_LINE = 32 * 1024
@@ -79,6 +80,7 @@ class NodeConfig:
         for table in ("gpu_policy", "engine", "padding"):
             if not isinstance(members[table], dict):
                 raise ConfigurationError("config_malformed", f"'{table}' is not an object")
+        refuse_by_name(members["engine"])
         return cls(
             model_name=name,
             platform=platform,

@@ -31,6 +31,7 @@ from enclave_runtime.http_server import Server, server_config
 from enclave_runtime.identity import Identity
 from enclave_runtime.manifest import runtime_manifest
 from enclave_runtime.metrics import Metrics, RequestOutcome
+from enclave_runtime.optimisations import refuse_by_name
 from enclave_runtime.seal import SealReport
 from enclave_runtime.standing_thread import StandingThread
 from measurements.errors import TransparencyError
@@ -170,6 +171,7 @@ def _bind(host: HostInputs) -> socket.socket:
 
 
 def _engine_config(config: NodeConfig) -> EngineConfig:
+    refuse_by_name(config.engine)
     try:
         return EngineConfig(**config.engine)
     except (TypeError, EngineError) as error:

@@ -60,7 +60,8 @@ def refused(platform):
     ("change", "code"),
     [
         ({"engine": {"max_batch": 0}}, "config_engine"),
-        ({"engine": {"prefix_cache": 1}}, "config_engine"),
+        ({"engine": {"unheard_of": 1}}, "config_engine"),
+        ({"engine": {"prefix_cache": 1}}, "optimisation_refused"),
         ({"padding": {"name": "none"}}, "config_padding"),
         ({"padding": {"cell": 512}}, "config_padding"),
         ({"gpu_policy": {"unknown": {}}}, "config_gpu_policy"),
