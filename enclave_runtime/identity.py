@@ -1,7 +1,7 @@
 """Who a node is: keys born in its memory, the evidence that binds them, and how long each of them counts.
 
-Keys live in epochs. One hour before an epoch ends the next begins, with keys and evidence of its own; keys
-of the old one are accepted until one hour after its end, then they are gone. A restart means new keys.
+Keys live in epochs that overlap by an hour (ohttp/rotation.py), each with evidence of its own; then they are gone.
+A restart means new keys.
 """
 
 import asyncio
@@ -9,19 +9,14 @@ import contextlib
 import hashlib
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from enclave_runtime.errors import NodeError
 from enclave_runtime.evidence import EvidenceMaker
 from enclave_runtime.standing_thread import StandingThread
-from ohttp.keyconfig import GatewayKey, KeyRing
-
-KEM_X_WING = 0x647A
-KEM_X25519 = 0x0020
-
-OVERLAP = timedelta(hours=1)
-"""How long before its predecessor's end an epoch begins, and how long after its end its keys are accepted."""
+from ohttp.kem import MLKEM768_X25519, X25519
+from ohttp.keyconfig import KeyRing
+from ohttp.rotation import Epoch, KeyRotation, ring_of
 
 CLOCK_SKEW = timedelta(minutes=2)
 """How far before the making of its keys an epoch begins, for clients whose clock is slow."""
@@ -37,17 +32,6 @@ MAX_LIVE = 4096
 _CHECK_EVERY_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Epoch:
-    keys: tuple[GatewayKey, ...]
-    not_before: datetime
-    not_after: datetime
-
-    @property
-    def accepted_until(self) -> datetime:
-        return self.not_after + OVERLAP
-
-
 class Identity:
     """The node's keys and evidence, now. ``now`` gives POSIX seconds.
 
@@ -57,22 +41,23 @@ class Identity:
     def __init__(
         self, maker: EvidenceMaker, *, epoch: timedelta, now: Callable[[], float], thread: StandingThread
     ) -> None:
-        if epoch <= 2 * OVERLAP:
-            raise ValueError("an epoch must be longer than two overlaps")
+        self._rotation = KeyRotation(
+            epoch,
+            first_key_id=secrets.randbelow(256),
+            backdate=CLOCK_SKEW,
+            kem_ids=(MLKEM768_X25519, X25519),
+        )
         self._maker = maker
-        self._length = epoch
         self._now = now
         self._thread = thread
-        self._next_key_id = secrets.randbelow(256)
-        self._epochs: tuple[_Epoch, ...] = ()  # newest first
         self._live: dict[bytes, datetime] = {}
         self._tokens, self._tokens_at = float(FRESH_BURST), now()
-        epochs = self._epochs_due()
-        self._adopt(epochs, *self._make(epochs))
+        epochs = self._rotation.plan(self._time())
+        self._adopt(epochs, self._make(epochs))
 
     def keyring(self) -> KeyRing:
         """The keys that are accepted now; its encoding is what the current bundle vouches for."""
-        return self._ring
+        return self._rotation.ring()
 
     def current(self) -> bytes:
         """The current bundle, as served to everybody."""
@@ -86,26 +71,24 @@ class Identity:
     async def fresh(self, nonce: bytes) -> bytes | None:
         """A bundle for a challenger's 32 bytes; None where too many were asked for of late."""
         self._forget_dead()
-        if not self._epochs or len(self._live) >= MAX_LIVE or not self._take_token():
+        epochs = self._rotation.epochs
+        if not epochs or len(self._live) >= MAX_LIVE or not self._take_token():
             return None
-        epoch, keys = self._epochs[0], self._ring.encoded()
+        epoch, keys = epochs[0], self.keyring().encoded()
         bundle = await self._thread.run(lambda: self._evidence(epoch, keys, nonce))
-        self._remember(bundle, min(epoch.accepted_until, self._time() + FRESH_LIVES))
+        self._remember(bundle, min(self._rotation.accepted_until(epoch), self._time() + FRESH_LIVES))
         return bundle
 
     def next_change(self) -> datetime:
         """When keys are next made or dropped."""
-        if not self._epochs:
-            return datetime.min.replace(tzinfo=UTC)
-        newest = self._epochs[0].not_after - OVERLAP
-        return min([newest, *(epoch.accepted_until for epoch in self._epochs)])
+        return self._rotation.next_change() or datetime.min.replace(tzinfo=UTC)
 
     async def renew(self) -> bool:
         """Begin an epoch or drop one that ended, if it is time. True where it did; raises NodeError."""
         if self._time() < self.next_change():
             return False
-        epochs = self._epochs_due()
-        self._adopt(epochs, *await self._thread.run(lambda: self._make(epochs)))
+        epochs = self._rotation.plan(self._time())
+        self._adopt(epochs, await self._thread.run(lambda: self._make(epochs)))
         return True
 
     async def keep_renewed(self) -> None:
@@ -123,41 +106,19 @@ class Identity:
 
     def drop_ended_keys(self) -> None:
         """Forget the keys whose time is over; needs no evidence, so that nobody can put it off."""
-        now = self._time()
-        kept = tuple(epoch for epoch in self._epochs if now < epoch.accepted_until)
-        if kept != self._epochs:
-            self._epochs = kept
-            # Where none is left, keys that no evidence vouches for and nobody will use.
-            self._ring = KeyRing([key for epoch in kept for key in epoch.keys] or self._new_keys())
+        if self._rotation.drop_ended(self._time()):
             self._forget_dead()
 
-    def _epochs_due(self) -> tuple[_Epoch, ...]:
-        """The epochs that count now, newest first."""
-        now = self._time()
-        kept = tuple(epoch for epoch in self._epochs if now < epoch.accepted_until)
-        if kept and now < kept[0].not_after - OVERLAP:
-            return kept
-        begun = (now - CLOCK_SKEW).replace(microsecond=0)
-        return (_Epoch(self._new_keys(), begun, begun + self._length), *kept)
+    def _make(self, epochs: tuple[Epoch, ...]) -> bytes:
+        return self._evidence(epochs[0], ring_of(epochs).encoded(), b"")
 
-    def _new_keys(self) -> tuple[GatewayKey, ...]:
-        first = self._next_key_id
-        self._next_key_id = (first + 2) % 256
-        return (
-            GatewayKey.generate(first, KEM_X_WING),
-            GatewayKey.generate((first + 1) % 256, KEM_X25519),
-        )
-
-    def _make(self, epochs: tuple[_Epoch, ...]) -> tuple[KeyRing, bytes]:
-        ring = KeyRing([key for epoch in epochs for key in epoch.keys])
-        return ring, self._evidence(epochs[0], ring.encoded(), b"")
-
-    def _adopt(self, epochs: tuple[_Epoch, ...], ring: KeyRing, bundle: bytes) -> None:
-        self._epochs, self._ring, self._bundle = epochs, ring, bundle
+    def _adopt(self, epochs: tuple[Epoch, ...], bundle: bytes) -> None:
+        self._rotation.adopt(epochs)
+        self._bundle = bundle
         self._forget_dead()
-        self._remember(bundle, epochs[0].accepted_until)
+        self._remember(bundle, self._rotation.accepted_until(epochs[0]))
 
-    def _evidence(self, epoch: _Epoch, keys: bytes, nonce: bytes) -> bytes:
+    def _evidence(self, epoch: Epoch, keys: bytes, nonce: bytes) -> bytes:
         return self._maker.make(
             ohttp_keys=keys,
             nonce=nonce,

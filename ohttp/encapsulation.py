@@ -13,7 +13,7 @@ from . import hkdf, hpke
 from .aead import KEY_SIZE, NONCE_SIZE, SequencedAead
 from .errors import EncapsulationError, HpkeError, SessionReused, UnsupportedSuite
 from .kem import Ephemeral
-from .keyconfig import GatewayKey, KeyConfig, KeyRing
+from .keyconfig import GatewayKey, KeyConfig, KeyRing, supports
 
 HEADER_SIZE = 7
 REQUEST_LABEL = b"message/bhttp request"
@@ -70,10 +70,9 @@ def select_key(keys: KeyRing, header: RequestHeader) -> tuple[GatewayKey, hpke.S
     pair = (header.kdf_id, header.aead_id)
     if header.kem_id != key.config.kem_id or pair not in key.config.suites:
         raise UnsupportedSuite("unsupported_suite", "the key is not published for these algorithms")
-    try:
-        return key, hpke.suite(header.kem_id, *pair)
-    except HpkeError:
-        raise UnsupportedSuite("unsupported_suite", "the algorithms are not available") from None
+    if not supports(header.kem_id, *pair):
+        raise UnsupportedSuite("unsupported_suite", "the algorithms are not available")
+    return key, hpke.suite(header.kem_id, *pair)
 
 
 def open_request(

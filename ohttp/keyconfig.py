@@ -17,8 +17,18 @@ MAX_LIST_SIZE = 64 * 1024
 
 DEFAULT_SUITES = ((hpke.HKDF_SHA256, AES_256_GCM), (hpke.HKDF_SHA256, CHACHA20_POLY1305))
 
-# Strongest first. Every client has the same order, so that the choice tells none from another.
-_PREFERENCE = (kem.MLKEM768_X25519, kem.X25519, kem.P256, kem.P384, kem.P521)
+# Hybrids first. Every client has the same order, so that the choice tells none from another.
+_PREFERENCE = (
+    kem.MLKEM768_X25519,
+    kem.MLKEM1024_P384,
+    kem.MLKEM768_P256,
+    kem.MLKEM1024,
+    kem.MLKEM768,
+    kem.X25519,
+    kem.P256,
+    kem.P384,
+    kem.P521,
+)
 _MAX_SUITES_SIZE = 65532
 
 
@@ -63,11 +73,20 @@ class KeyConfig:
         Raises KeyConfigError ``unsupported_suite``.
         """
         for kdf_id, aead_id in self.suites:
-            if wanted in (None, (kdf_id, aead_id)) and hpke.supports(self.kem_id, kdf_id, aead_id):
+            if wanted in (None, (kdf_id, aead_id)) and supports(self.kem_id, kdf_id, aead_id):
                 return hpke.suite(self.kem_id, kdf_id, aead_id)
         raise KeyConfigError(
             "unsupported_suite", "the key configuration offers no algorithms that can be used"
         )
+
+
+def supports(kem_id: int, kdf_id: int, aead_id: int) -> bool:
+    """Whether Oblivious HTTP can use this suite here.
+
+    It has to seal, and its KDF has to extract and to expand: that is how RFC 9458 section 4.4 makes the key of a
+    response, so the one-stage KDFs of HPKE are no use to it.
+    """
+    return kdf_id in hpke.HKDF_HASH and hpke.supports(kem_id, kdf_id, aead_id)
 
 
 def encode_key_configs(configs: Iterable[KeyConfig]) -> bytes:
@@ -141,11 +160,11 @@ def parse_pinned_key_configs(data: bytes, digest: bytes) -> tuple[KeyConfig, ...
 
 
 def preferred(configs: Sequence[KeyConfig]) -> KeyConfig:
-    """The configuration to encrypt to: X-Wing before X25519 before the rest, then the list's order.
+    """The configuration to encrypt to: X-Wing, other hybrids, ML-KEM, X25519, the rest; then the list's order.
 
     Raises KeyConfigError ``no_keys`` where none has algorithms that we have.
     """
-    usable = [c for c in configs if any(hpke.supports(c.kem_id, *pair) for pair in c.suites)]
+    usable = [c for c in configs if any(supports(c.kem_id, *pair) for pair in c.suites)]
     if not usable:
         raise KeyConfigError("no_keys", "no key configuration can be used")
     return min(usable, key=lambda config: _PREFERENCE.index(config.kem_id))
@@ -188,6 +207,16 @@ class KeyRing:
     def __init__(self, keys: Sequence[GatewayKey]) -> None:
         if not keys:
             raise KeyConfigError("no_keys", "a gateway has at least one key")
+        self._fill(keys)
+
+    @classmethod
+    def empty(cls) -> "KeyRing":
+        """A ring that opens nothing and publishes an empty list, for a gateway whose keys have all ended."""
+        ring = cls.__new__(cls)
+        ring._fill(())
+        return ring
+
+    def _fill(self, keys: Sequence[GatewayKey]) -> None:
         _refuse_duplicates([key.config for key in keys])
         self._by_id = {key.config.key_id: key for key in keys}
         self._encoded = encode_key_configs(key.config for key in keys)

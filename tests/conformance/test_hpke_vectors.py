@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from ohttp import hpke, kem
-from ohttp.errors import HpkeError
 
 Vector = dict[str, Any]
 
@@ -32,14 +31,19 @@ def from_hex(value: Any) -> Any:
     return value
 
 
-def suite_or_skip(vector: Vector) -> hpke.Suite:
-    ids = vector["kem_id"], vector["kdf_id"], vector["aead_id"]
-    try:
-        return hpke.suite(*ids)
-    except HpkeError as error:
-        if error.code not in ("unsupported_kem", "unsupported_suite"):
-            raise
-        pytest.skip(f"{error.code}: KEM 0x{ids[0]:04x}, KDF 0x{ids[1]:04x}, AEAD 0x{ids[2]:04x}")
+# What a case may name that is not here, and why. Anything else has to be.
+ABSENT_KEMS = {
+    0x0021: "X448 is for no suite of Oblivious HTTP",
+    0x0040: "ML-KEM-512 is not offered by OpenSSL's Python package",
+}
+ABSENT_KDFS = {0x0012: "TurboSHAKE is not in hashlib", 0x0013: "TurboSHAKE is not in hashlib"}
+
+
+def suite_of(vector: Vector) -> hpke.Suite:
+    reason = ABSENT_KEMS.get(vector["kem_id"]) or ABSENT_KDFS.get(vector["kdf_id"])
+    if reason:
+        pytest.skip(reason)
+    return hpke.suite(vector["kem_id"], vector["kdf_id"], vector["aead_id"])
 
 
 def name(vector: Vector, position: int) -> str:
@@ -70,18 +74,25 @@ def psk_of(vector: Vector) -> hpke.Psk | None:
 def test_recipient(vectors: Path, subtests: pytest.Subtests, file: str) -> None:
     for position, vector in enumerate(read(vectors, file, "vectors")):
         with subtests.test(name(vector, position)):
-            suite = suite_or_skip(vector)
+            suite = suite_of(vector)
             private_key = suite.kem.load(vector["skRm"])
             assert private_key.public_key == vector["pkRm"]
             assert private_key.decapsulate(vector["enc"]) == vector["shared_secret"]
             context = suite.setup_recipient(vector["enc"], private_key, vector["info"], psk=psk_of(vector))
             check_recipient(context, vector)
+            check_schedule(suite, vector)
+
+
+def check_schedule(suite: hpke.Suite, vector: Vector) -> None:
+    """The secrets that the contexts keep to themselves."""
+    secrets = suite.schedule.secrets(vector["shared_secret"], vector["info"], psk_of(vector))
+    assert secrets == (vector["key"], vector["base_nonce"], vector["exporter_secret"])
 
 
 def test_sender(vectors: Path, subtests: pytest.Subtests) -> None:
     for position, vector in enumerate(read(vectors, "rfc9180_hpke.json", "vectors")):
         with subtests.test(name(vector, position)):
-            suite = suite_or_skip(vector)
+            suite = suite_of(vector)
             context = suite.setup_sender(
                 vector["pkRm"],
                 vector["info"],
@@ -125,7 +136,7 @@ def test_xwing(vectors: Path) -> None:
 def test_transcripts_of_another_implementation(vectors: Path, subtests: pytest.Subtests) -> None:
     for position, vector in enumerate(read(vectors, "interop_hpke_npm.json", "transcripts")):
         with subtests.test(name(vector, position)):
-            suite = suite_or_skip(vector)
+            suite = suite_of(vector)
             private_key = suite.kem.load(vector["skR"])
             assert private_key.public_key == vector["pkR"]
             context = suite.setup_recipient(vector["enc"], private_key, vector["info"])

@@ -15,10 +15,12 @@ from attestation.simulated.nvidia import SimulatedGpus
 from enclave_runtime.errors import NodeError
 from enclave_runtime.evidence import EvidenceMaker
 from enclave_runtime.exit_codes import ExitCode
-from enclave_runtime.identity import FRESH_BURST, KEM_X25519, KEM_X_WING, OVERLAP, Identity
+from enclave_runtime.identity import FRESH_BURST, Identity
 from enclave_runtime.standing_thread import StandingThread
 from measurements.staple import Staple
+from ohttp.kem import MLKEM768_X25519, X25519
 from ohttp.keyconfig import parse_key_configs
+from ohttp.rotation import OVERLAP
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 STAPLE = Staple(b"rp", b"rl", b"sp", b"sl", b"checkpoint")
@@ -107,7 +109,7 @@ def test_the_bundle_binds_key_gpus_runtime_and_checkpoint(identity, gpu_policy):
 
 def test_the_key_list_has_x_wing_first_and_x25519_second(identity):
     configs = parse_key_configs(identity.keyring().encoded())
-    assert [config.kem_id for config in configs] == [KEM_X_WING, KEM_X25519]
+    assert [config.kem_id for config in configs] == [MLKEM768_X25519, X25519]
     assert (configs[0].key_id + 1) % 256 == configs[1].key_id
 
 
@@ -253,5 +255,5 @@ def test_an_epoch_too_short_for_its_overlaps_is_refused(maker, clock, thread):
 
 
 def test_keys_show_in_no_representation(identity):
-    shown = repr(identity.keyring()) + repr(identity._epochs)
+    shown = repr(identity.keyring()) + repr(identity._rotation.epochs)
     assert "private" not in shown.lower()

@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hpke as reference
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import (
+    MLKEM768PrivateKey,
+    MLKEM768PublicKey,
+    MLKEM1024PublicKey,
+)
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +21,17 @@ from hypothesis import strategies as st
 from ohttp import aead, hpke, kem
 from ohttp.errors import HpkeError, OhttpError
 
-KEMS = [kem.X25519, kem.P256, kem.P384, kem.P521, kem.MLKEM768_X25519]
+KEMS = [
+    kem.X25519,
+    kem.P256,
+    kem.P384,
+    kem.P521,
+    kem.MLKEM768,
+    kem.MLKEM1024,
+    kem.MLKEM768_P256,
+    kem.MLKEM1024_P384,
+    kem.MLKEM768_X25519,
+]
 INFO = b"message/test"
 
 REFERENCE_KEM = {
@@ -25,9 +39,18 @@ REFERENCE_KEM = {
     kem.P256: reference.KEM.P256,
     kem.P384: reference.KEM.P384,
     kem.P521: reference.KEM.P521,
+    kem.MLKEM768: reference.KEM.MLKEM768,
+    kem.MLKEM1024: reference.KEM.MLKEM1024,
+    kem.MLKEM1024_P384: reference.KEM.MLKEM1024_P384,
     kem.MLKEM768_X25519: reference.KEM.MLKEM768_X25519,
 }
-REFERENCE_KDF = {1: reference.KDF.HKDF_SHA256, 2: reference.KDF.HKDF_SHA384, 3: reference.KDF.HKDF_SHA512}
+REFERENCE_KDF = {
+    hpke.HKDF_SHA256: reference.KDF.HKDF_SHA256,
+    hpke.HKDF_SHA384: reference.KDF.HKDF_SHA384,
+    hpke.HKDF_SHA512: reference.KDF.HKDF_SHA512,
+    hpke.SHAKE128: reference.KDF.SHAKE128,
+    hpke.SHAKE256: reference.KDF.SHAKE256,
+}
 REFERENCE_AEAD = {
     1: reference.AEAD.AES_128_GCM,
     2: reference.AEAD.AES_256_GCM,
@@ -53,25 +76,36 @@ def pair(kem_id: int, aead_id: int = 1) -> tuple[hpke.SenderContext, hpke.Recipi
     return sender, suite.setup_recipient(sender.enc, key, INFO)
 
 
-@pytest.mark.parametrize("kem_id", KEMS)
-@pytest.mark.parametrize("kdf_id", [1, 2, 3])
+CURVES = {kem.P256: ec.SECP256R1(), kem.P384: ec.SECP384R1(), kem.P521: ec.SECP521R1()}
+
+
+def reference_key(kem_id: int, key: bytes) -> Any:
+    """A serialised public key as OpenSSL's own HPKE takes it."""
+    if kem_id in CURVES:
+        return ec.EllipticCurvePublicKey.from_encoded_point(CURVES[kem_id], key)
+    if kem_id == kem.X25519:
+        return X25519PublicKey.from_public_bytes(key)
+    if kem_id == kem.MLKEM768:
+        return MLKEM768PublicKey.from_public_bytes(key)
+    if kem_id == kem.MLKEM1024:
+        return MLKEM1024PublicKey.from_public_bytes(key)
+    if kem_id == kem.MLKEM1024_P384:
+        return reference.MLKEM1024P384PublicKey(
+            MLKEM1024PublicKey.from_public_bytes(key[:1568]), reference_key(kem.P384, key[1568:])
+        )
+    return reference.MLKEM768X25519PublicKey(
+        MLKEM768PublicKey.from_public_bytes(key[:1184]), X25519PublicKey.from_public_bytes(key[1184:])
+    )
+
+
+@pytest.mark.parametrize("kem_id", REFERENCE_KEM)
+@pytest.mark.parametrize("kdf_id", REFERENCE_KDF)
 @pytest.mark.parametrize("aead_id", [1, 2, 3])
 def test_agrees_with_openssl_single_shot(kem_id: int, kdf_id: int, aead_id: int) -> None:
     suite = hpke.suite(kem_id, kdf_id, aead_id)
     other = reference.Suite(REFERENCE_KEM[kem_id], REFERENCE_KDF[kdf_id], REFERENCE_AEAD[aead_id])
     key = suite.kem.generate()
-    peer: Any
-    if kem_id == kem.X25519:
-        peer = X25519PublicKey.from_public_bytes(key.public_key)
-    elif kem_id == kem.MLKEM768_X25519:
-        peer = reference.MLKEM768X25519PublicKey(
-            MLKEM768PublicKey.from_public_bytes(key.public_key[:1184]),
-            X25519PublicKey.from_public_bytes(key.public_key[1184:]),
-        )
-    else:
-        curve = {kem.P256: ec.SECP256R1(), kem.P384: ec.SECP384R1(), kem.P521: ec.SECP521R1()}[kem_id]
-        peer = ec.EllipticCurvePublicKey.from_encoded_point(curve, key.public_key)
-    sealed = other.encrypt(b"from outside", peer, INFO)
+    sealed = other.encrypt(b"from outside", reference_key(kem_id, key.public_key), INFO)
     size = suite.kem.enc_size
     assert suite.setup_recipient(sealed[:size], key, INFO).open(sealed[size:]) == b"from outside"
 
@@ -201,8 +235,9 @@ def test_keys_of_another_mechanism_are_refused() -> None:
     assert caught.value.code == "ephemeral_unsupported"
 
 
-def test_psk_mode_needs_the_same_psk_on_both_ends() -> None:
-    suite = hpke.suite(kem.X25519, 1, 1)
+@pytest.mark.parametrize("kdf_id", [hpke.HKDF_SHA256, hpke.HKDF_SHA512, hpke.SHAKE256])
+def test_psk_mode_needs_the_same_psk_on_both_ends(kdf_id: int) -> None:
+    suite = hpke.suite(kem.X25519, kdf_id, 1)
     key = suite.kem.generate()
     psk = hpke.Psk(b"s" * 32, b"name")
     sender = suite.setup_sender(key.public_key, INFO, psk=psk)
@@ -217,8 +252,9 @@ def test_psk_mode_needs_the_same_psk_on_both_ends() -> None:
         assert caught.value.code == "invalid_psk"
 
 
-def test_info_of_any_length_is_bound() -> None:
-    suite = hpke.suite(kem.X25519, 1, 1)
+@pytest.mark.parametrize("kdf_id", [hpke.HKDF_SHA256, hpke.SHAKE128])
+def test_info_of_any_length_is_bound(kdf_id: int) -> None:
+    suite = hpke.suite(kem.X25519, kdf_id, 1)
     key = suite.kem.generate()
     for info in (b"", b"a", b"a" * 256, b"a" * 257, b"a" * 5000):
         sender = suite.setup_sender(key.public_key, info)
@@ -240,6 +276,42 @@ def test_export_limits_and_export_only() -> None:
     with pytest.raises(HpkeError) as caught:
         context.seal(b"x")
     assert caught.value.code == "export_only"
+
+
+@pytest.mark.parametrize("kdf_id", [hpke.SHAKE128, hpke.SHAKE256])
+def test_one_stage_schedules_have_limits_of_their_own(kdf_id: int) -> None:
+    suite = hpke.suite(kem.MLKEM768, kdf_id, aead.EXPORT_ONLY)
+    key = suite.kem.generate()
+    context = suite.setup_sender(key.public_key, INFO)
+    other = suite.setup_recipient(context.enc, key, INFO)
+    assert context.export(b"c", 65535) == other.export(b"c", 65535)
+    assert context.export(b"c", 32) != context.export(b"c", 64)[:32], "the length is bound"
+    for refused in (
+        lambda: context.export(b"", -1),
+        lambda: context.export(b"", 65536),
+        lambda: suite.setup_sender(key.public_key, bytes(65536)),
+        lambda: suite.setup_sender(key.public_key, INFO, psk=hpke.Psk(bytes(65536), b"n")),
+        lambda: suite.setup_sender(key.public_key, INFO, psk=hpke.Psk(bytes(32), bytes(65536))),
+    ):
+        with pytest.raises(HpkeError) as caught:
+            refused()
+        assert caught.value.code == "invalid_length"
+    with pytest.raises(HpkeError) as caught:
+        _ = suite.hash_name
+    assert caught.value.code == "unsupported_suite"
+
+
+@pytest.mark.parametrize("kem_id", [kem.MLKEM768, kem.MLKEM1024, kem.MLKEM768_P256, kem.MLKEM1024_P384])
+def test_a_seed_gives_the_same_key_every_time(kem_id: int) -> None:
+    mechanism = kem.kem(kem_id)
+    seed = bytes(range(mechanism.private_key_size))
+    key = mechanism.load(seed)
+    assert key.public_key == mechanism.load(seed).public_key
+    assert len(key.public_key) == mechanism.public_key_size
+    secret, enc = mechanism.encapsulate(key.public_key)
+    assert len(enc) == mechanism.enc_size
+    assert key.decapsulate(enc) == secret
+    assert len(secret) == mechanism.secret_size
 
 
 @pytest.mark.parametrize("kem_id", KEMS)

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ohttp import hpke, kem
-from ohttp.errors import HpkeError, KeyConfigError, OhttpError, UnknownKey
+from ohttp.encapsulation import RequestHeader, select_key
+from ohttp.errors import HpkeError, KeyConfigError, OhttpError, UnknownKey, UnsupportedSuite
 from ohttp.keyconfig import (
     DEFAULT_SUITES,
     MAX_LIST_SIZE,
@@ -55,6 +56,19 @@ def test_what_cannot_be_used_is_not_preferred() -> None:
     with pytest.raises(KeyConfigError) as caught:
         foreign_suites.choose()
     assert caught.value.code == "unsupported_suite"
+
+
+def test_a_kdf_that_cannot_key_a_response_is_not_chosen() -> None:
+    shake = ((hpke.SHAKE128, 1), (hpke.SHAKE256, 2))
+    only = GatewayKey.generate(1, kem.X25519, shake)
+    with pytest.raises(KeyConfigError) as caught:
+        only.config.choose()
+    assert caught.value.code == "unsupported_suite"
+    assert preferred([only.config, CLASSIC.config]) == CLASSIC.config
+    for kdf_id, aead_id in shake:
+        header = RequestHeader(1, kem.X25519, kdf_id, aead_id)
+        with pytest.raises(UnsupportedSuite):
+            select_key(KeyRing([only]), header)
 
 
 def test_only_a_listed_suite_is_chosen() -> None:
@@ -130,6 +144,10 @@ def test_the_ring_knows_its_keys_and_no_others() -> None:
     with pytest.raises(KeyConfigError) as refused:
         KeyRing([])
     assert refused.value.code == "no_keys"
+    nothing = KeyRing.empty()
+    assert (nothing.configs, nothing.encoded()) == ((), b"")
+    with pytest.raises(UnknownKey):
+        nothing.find(7)
 
 
 def test_configurations_that_say_the_impossible_are_refused() -> None:
