@@ -125,7 +125,7 @@ def test_a_request_sealed_before_a_rotation_opens_after_it() -> None:
     ],
 )
 def test_what_cannot_be_is_refused(length: timedelta, options: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="epoch|identifier"):
+    with pytest.raises(ValueError, match=r"epoch|identifier"):
         KeyRotation(length, **{"first_key_id": 0, **options})  # type: ignore[arg-type]
 
 
