@@ -33,8 +33,11 @@ _OID_MGF1: Final = "1.2.840.113549.1.1.8"
 _OID_SHA384: Final = "2.16.840.1.101.3.4.2.2"
 _SALT_LENGTH: Final = 48
 _MAX_EXTENSIONS: Final = 64
-_P256: Final = ec.SECP256R1()
-_P256_POINT: Final = 65
+_CURVES: Final[dict[int, tuple[ec.EllipticCurve, int]]] = {
+    91: (ec.SECP256R1(), 65),
+    120: (ec.SECP384R1(), 97),
+}
+"""Curve and length of the point by the length of a plain SubjectPublicKeyInfo."""
 
 
 def _plain_entry(length: int, rest: bytes) -> bytes:
@@ -63,7 +66,7 @@ class Extension(NamedTuple):
 
 
 class Certificate(NamedTuple):
-    """A parsed certificate. ``issuer`` and ``subject`` are names in DER.
+    """A parsed certificate. ``issuer`` and ``subject`` are names in DER, ``key_info`` the SubjectPublicKeyInfo.
 
     ``common_name`` is the subject's, empty where it has none. ``is_ca`` is what basicConstraints says: whether
     this certificate may issue others.
@@ -78,6 +81,7 @@ class Certificate(NamedTuple):
     common_name: str
     not_before: datetime
     not_after: datetime
+    key_info: bytes
     public_key: PublicKey | None
     extensions: tuple[Extension, ...]
     is_ca: bool
@@ -99,8 +103,8 @@ class Certificate(NamedTuple):
             extensions = tuple(map(Extension._make, plain.extensions))
             return cls(
                 data,
-                *plain[:8],
-                _p256_key(plain.key[-_P256_POINT:]),
+                *plain[:9],
+                _plain_key(plain.key),
                 extensions,
                 _is_ca(extensions),
                 plain.signature,
@@ -136,6 +140,7 @@ class Certificate(NamedTuple):
             common_name=_common_name(subject),
             not_before=not_before,
             not_after=not_after,
+            key_info=key,
             public_key=_public_key(key),
             extensions=extensions,
             is_ca=_is_ca(extensions),
@@ -366,9 +371,10 @@ def _common_name(name: bytes) -> str:
         raise der.DerError("common name is not ASCII") from None
 
 
-def _p256_key(point: bytes) -> PublicKey:
+def _plain_key(spki: bytes) -> PublicKey:
+    curve, length = _CURVES[len(spki)]
     try:
-        return ec.EllipticCurvePublicKey.from_encoded_point(_P256, point)
+        return ec.EllipticCurvePublicKey.from_encoded_point(curve, spki[-length:])
     except ValueError:
         raise der.DerError("public key cannot be read") from None
 

@@ -1,9 +1,10 @@
-"""A quick way through the one plain form of certificate and revocation list that P-256 chains nearly always have.
+"""A quick way through the plain forms of certificate and revocation list that vendors' chains nearly always have.
 
-It takes only what it recognises as wholly well-formed: version 3, a positive serial number of 18 bytes or more,
-ECDSA with SHA-256 in both places, names and times in their short forms, an uncompressed P-256 key, extensions
-of which none occurs twice. Whatever is otherwise is left to the reader in ``certificate``, which says what is
-wrong, or that nothing is. For what is taken here, both give the same.
+It takes only what it recognises as wholly well-formed: version 3, a positive serial number of 8 to 20 bytes,
+ECDSA with SHA-256 or SHA-384, the same in both places, names of single attributes, times in their usual forms,
+an uncompressed key on P-256 or P-384, known extensions of which none occurs twice. Whatever is otherwise is left
+to the reader in ``certificate``, which says what is wrong, or that nothing is. For what is taken here, both give
+the same.
 """
 
 import re
@@ -11,28 +12,54 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 _ECDSA_SHA256: Final = bytes.fromhex("300a06082a8648ce3d040302")
-_P256: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
-_SERIAL: Final = rb"(\x12[\x01-\x7f].{17}|\x13[\x01-\x7f].{18}|\x14[\x01-\x7f].{19}|\x15\x00[\x80-\xff].{19})"
+_ECDSA: Final = bytes.fromhex("300a06082a8648ce3d0403")
+"""The AlgorithmIdentifier of ECDSA with a SHA-2 digest, its last arc left open: 2 is SHA-256, 3 SHA-384."""
+
+_P256: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
+_P384: Final = bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004")
+
+
+def serial_numbers(longest: int, least: int) -> bytes:
+    """A pattern of positive INTEGERs in their shortest form, by length; the first byte is the length."""
+    forms = []
+    for length in range(longest, least - 1, -1):  # the longest, which are the commonest, first
+        forms.append(rb"%s[\x01-\x7f].{%d}" % (re.escape(bytes((length,))), length - 1))
+        forms.append(rb"%s\x00[\x80-\xff].{%d}" % (re.escape(bytes((length + 1,))), length - 1))
+    return b"|".join(forms)
+
 
 _HEAD: Final = re.compile(
-    rb"\x30\x82(..)\x30\x82(..)\xa0\x03\x02\x01\x02\x02"
-    + _SERIAL
-    + re.escape(_ECDSA_SHA256)
-    + rb"\x30([\x00-\x7f])",
+    rb"\x30\x82(..)\x30\x82(..)\xa0\x03\x02\x01\x02\x02("
+    + serial_numbers(20, 8)
+    + rb")("
+    + re.escape(_ECDSA)
+    + rb"[\x02\x03])\x30(?:([\x00-\x7f])|\x81([\x80-\xff]))",
     re.DOTALL,
 )
-_VALIDITY: Final = re.compile(rb"\x30\x1e\x17\x0d([0-9]{12})Z\x17\x0d([0-9]{12})Z\x30([\x00-\x7f])")
+_VALIDITY: Final = re.compile(
+    rb"\x30([\x1e\x20\x22])(?:\x17\x0d([0-9]{12})|\x18\x0f([0-9]{14}))Z(?:\x17\x0d([0-9]{12})|\x18\x0f([0-9]{14}))Z"
+    rb"\x30(?:([\x00-\x7f])|\x81([\x80-\xff]))"
+)
 _KEY: Final = re.compile(
-    rb"(" + re.escape(_P256) + rb"\x04.{64})"
-    rb"(?:\xa3\x81([\x83-\xff])\x30\x81([\x80-\xff])|\xa3\x82([\x01-\xff].)\x30\x82([\x01-\xff].))",
+    rb"(" + re.escape(_P256) + rb".{64}|" + re.escape(_P384) + rb".{96})"
+    rb"(?:\xa3\x81([\x83-\xff])\x30\x81([\x80-\xff])|\xa3\x82([\x01-\xff].)\x30\x82([\x01-\xff].)"
+    rb"|\xa3([\x02-\x7f])\x30([\x00-\x7d]))",
     re.DOTALL,
 )
-_SIGNATURE: Final = re.compile(re.escape(_ECDSA_SHA256) + rb"\x03([\x01-\x7f])\x00", re.DOTALL)
+_SIGNATURE: Final = re.compile(rb"(" + re.escape(_ECDSA) + rb"[\x02\x03])\x03([\x01-\x7f])\x00", re.DOTALL)
+_OIDS: Final = {
+    **{bytes((0x55, 0x1D, number)): f"2.5.29.{number}" for number in (14, 15, 17, 19, 20, 31, 32, 35, 37)},
+    bytes.fromhex("2a864886f84d010d01"): "1.2.840.113741.1.13.1",  # Intel's, of a PCK
+    bytes.fromhex("678105050401"): "2.23.133.5.4.1",  # TCG DICE, the firmware's identity
+    bytes.fromhex("2b06010505070101"): "1.3.6.1.5.5.7.1.1",
+    bytes.fromhex("2b0601050507300105"): "1.3.6.1.5.5.7.48.1.5",
+}
 _EXTENSION: Final = re.compile(
-    # The whole, the OID: 2.5.29.x or Intel's, whether it is critical, the value.
-    rb"\x30(?:([\x00-\x7f])|\x82([\x01-\xff].))"
-    rb"(?:\x06\x03\x55\x1d([\x0e\x0f\x13\x14\x1f\x23])|\x06\x09\x2a\x86\x48\x86\xf8\x4d\x01\x0d\x01)(\x01\x01[\x00\xff])?"
-    rb"\x04(?:([\x00-\x7f])|\x82([\x01-\xff].))",
+    # The whole, the OID, whether it is critical, the value.
+    rb"\x30(?:([\x00-\x7f])|\x82([\x01-\xff].)|\x81([\x80-\xff]))\x06("
+    + b"|".join(re.escape(bytes((len(oid),)) + oid) for oid in _OIDS)
+    + rb")(\x01\x01[\x00\xff])?"
+    rb"\x04(?:([\x00-\x7f])|\x82([\x01-\xff].)|\x81([\x80-\xff]))",
     re.DOTALL,
 )
 _ATTRIBUTE: Final = re.compile(
@@ -50,8 +77,6 @@ _LIST_BODY: Final = re.compile(
     re.DOTALL,
 )
 _LIST_TAIL: Final = re.compile(rb"\xa0([\x02-\x7f])\x30([\x00-\x7f])")
-_INTEL: Final = "1.2.840.113741.1.13.1"
-_OIDS: Final = {bytes((number,)): f"2.5.29.{number}" for number in (14, 15, 19, 20, 31, 35)}
 _COMMON_NAME: Final = b"\x03"
 
 
@@ -88,25 +113,32 @@ def read_plain(data: bytes) -> PlainCertificate | None:
     head = _HEAD.match(data)
     if head is None:
         return None
-    whole, body, number, length = head.groups()
+    whole, body, number, algorithm, length, wide = head.groups()
     end = 8 + int.from_bytes(body, "big")
-    issued = head.end() + length[0]
+    issued = head.end() + (length or wide)[0]
     validity = _VALIDITY.match(data, issued)
     # A length of two bytes is written so only from 256 on.
     if validity is None or 4 + int.from_bytes(whole, "big") != len(data) or not whole[0] or not body[0]:
         return None
-    first, last, length = validity.groups()
-    named = validity.end() + length[0]
-    subject = data[validity.end() - 2 : named]
-    name = _common_name(subject)
+    times, first, long_first, last, long_last, short, long = validity.groups()
+    if times[0] != 30 + (0 if first else 2) + (0 if last else 2):
+        return None
+    named = validity.end() + (short or long)[0]
+    subject = data[validity.end() - (2 if short else 3) : named]
+    name = _common_name(subject, 2 if short else 3)
     key = _KEY.match(data, named)
     tail = _SIGNATURE.match(data, end)
-    if name is None or key is None or tail is None or tail.end() + tail[1][0] - 1 != len(data):
+    if name is None or key is None or tail is None or tail.end() + tail[2][0] - 1 != len(data):
         return None
-    spki, outer, inner, wide_outer, wide_inner = key.groups()
+    spki, outer, inner, wide_outer, wide_inner, short_outer, short_inner = key.groups()
     start = key.end()
-    size, wrapped = (inner[0], outer[0] - 3) if inner else (_number(wide_inner), _number(wide_outer) - 4)
-    if size != wrapped or start + size != end:
+    if inner:
+        size, wrapped = inner[0], outer[0] - 3
+    elif wide_inner:
+        size, wrapped = _number(wide_inner), _number(wide_outer) - 4
+    else:
+        size, wrapped = short_inner[0], short_outer[0] - 2
+    if size != wrapped or start + size != end or tail[1] != algorithm:
         return None
     extensions = _extensions(data, start, end)
     if extensions is None:
@@ -115,12 +147,12 @@ def read_plain(data: bytes) -> PlainCertificate | None:
         return PlainCertificate(
             signed=data[4:end],
             serial=int.from_bytes(number[1:], "big"),
-            algorithm=_ECDSA_SHA256,
-            issuer=data[head.end() - 2 : issued],
+            algorithm=algorithm,
+            issuer=data[head.end() - (2 if length else 3) : issued],
             subject=subject,
             common_name=name,
-            not_before=_time(first),
-            not_after=_time(last),
+            not_before=_time(first) if first else _long_time(long_first),
+            not_after=_time(last) if last else _long_time(long_last),
             key=spki,
             extensions=extensions,
             signature=data[tail.end() :],
@@ -141,7 +173,7 @@ def read_plain_list(data: bytes) -> PlainRevocationList | None:
     signature = _SIGNATURE.match(data, end)
     if times is None or signature is None or 4 + _number(whole) != len(data):
         return None
-    if signature.end() + signature[1][0] - 1 != len(data):
+    if signature.end() + signature[2][0] - 1 != len(data) or signature[1] != _ECDSA_SHA256:
         return None
     first, last, *sizes = times.groups()
     start = times.end()
@@ -175,21 +207,31 @@ def _extensions(data: bytes, at: int, end: int) -> list[tuple[str, bool, bytes]]
         extension = match(data, at)
         if extension is None:
             return None
-        size, wide_size, number, critical, length, wide_length = extension.groups()
+        size, wide, long, number, critical, length, wide_length, long_length = extension.groups()
         start = extension.end()
-        stop = at + 2 + size[0] if size else at + 4 + _number(wide_size)
-        if stop > end or start + (length[0] if length else _number(wide_length)) != stop or number in seen:
+        if size:
+            stop = at + 2 + size[0]
+        elif wide:
+            stop = at + 4 + _number(wide)
+        else:
+            stop = at + 3 + long[0]
+        if length:
+            left = length[0]
+        elif wide_length:
+            left = _number(wide_length)
+        else:
+            left = long_length[0]
+        if stop > end or start + left != stop or number in seen:
             return None
         seen.add(number)
-        oid = _OIDS[number] if number else _INTEL
-        found.append((oid, critical == b"\x01\x01\xff", data[start:stop]))
+        found.append((_OIDS[number[1:]], critical == b"\x01\x01\xff", data[start:stop]))
         at = stop
     return found
 
 
-def _common_name(name: bytes) -> str | None:
-    """The one common name in a name of single attributes, ASCII; None for a name of another form."""
-    at, end, found = 2, len(name), None
+def _common_name(name: bytes, at: int) -> str | None:
+    """The one common name in a name of single attributes from ``at`` on, ASCII; None for another form."""
+    end, found = len(name), None
     match = _ATTRIBUTE.match
     while at < end:
         attribute = match(name, at)
@@ -216,6 +258,18 @@ def _time(digits: bytes) -> datetime:
         int(digits[6:8]),
         int(digits[8:10]),
         int(digits[10:12]),
+        tzinfo=UTC,
+    )
+
+
+def _long_time(digits: bytes) -> datetime:
+    return datetime(
+        int(digits[:4]),
+        int(digits[4:6]),
+        int(digits[6:8]),
+        int(digits[8:10]),
+        int(digits[10:12]),
+        int(digits[12:]),
         tzinfo=UTC,
     )
 

@@ -157,12 +157,9 @@ def _is_responder(response: Response, certificate: Certificate) -> bool:
 
 def _key_bits(certificate: Certificate) -> bytes:
     """The key as the certificate writes it (the content of subjectPublicKey), which is what OCSP hashes."""
-    fields = der.Reader(certificate.signed).inside()
-    for _ in ("version", "serial", "signature", "issuer", "validity", "subject"):
-        fields.element()
-    key = fields.inside()
-    key.element(der.SEQUENCE)
-    return key.bits()
+    fields = der.Reader(certificate.key_info).inside()
+    fields.element(der.SEQUENCE)
+    return fields.bits()
 
 
 def _verifies(

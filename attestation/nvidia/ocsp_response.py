@@ -12,6 +12,7 @@ from attestation.certificate import Certificate, Extension
 from attestation.errors import CertificateMalformed
 from attestation.nvidia.errors import RevocationError
 from attestation.nvidia.once import Once
+from attestation.nvidia.plain_ocsp import PlainResponse, read_plain_response
 
 MAX_RESPONSE: Final = 16 * 1024
 """Bytes of a response at most; NVIDIA's have about 1 kB."""
@@ -93,10 +94,36 @@ def parse_response(data: bytes, once: Once | None = None) -> Response:
     """
     if len(data) > MAX_RESPONSE:
         raise ocsp_error("revocation_missing", f"response of {len(data)} bytes, at most {MAX_RESPONSE}")
+    once = once or Once()
+    data = bytes(data)
+    plain = read_plain_response(data)
     try:
-        return _read(data, once or Once())
+        return _read(data, once) if plain is None else _taken(plain, once)
     except (der.DerError, CertificateMalformed) as error:
         raise ocsp_error("revocation_missing", f"the response cannot be read: {error.detail}") from None
+
+
+def _taken(plain: PlainResponse, once: Once) -> Response:
+    single = Single(
+        digest=plain.digest,
+        name_hash=plain.name_hash,
+        key_hash=plain.key_hash,
+        serial=plain.serial,
+        status="good",
+        reason=None,
+        this_update=plain.this_update,
+        next_update=plain.next_update,
+    )
+    return Response(
+        signed=plain.signed,
+        algorithm=plain.algorithm,
+        signature=plain.signature,
+        responder_key_hash=plain.responder_key_hash,
+        responder_name=None,
+        singles=(single,),
+        nonce=None,
+        certificates=() if plain.certificate is None else (once.certificate(plain.certificate),),
+    )
 
 
 def _read(data: bytes, once: Once) -> Response:

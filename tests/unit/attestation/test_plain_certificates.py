@@ -1,5 +1,6 @@
 """The quick ways through what is plain give what the full readers give, or nothing."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
@@ -24,16 +25,23 @@ POINT = x509.DistributionPoint(
 )
 
 
-def certificate(*extensions: tuple[x509.ExtensionType, bool], serial: int = 1 << 158) -> bytes:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(oid, text) for oid, text in NAMES])
+def certificate(
+    *extensions: tuple[x509.ExtensionType, bool],
+    serial: int = 1 << 158,
+    curve: type[ec.EllipticCurve] = ec.SECP256R1,
+    until: int = 2049,
+    names: Sequence[tuple[x509.ObjectIdentifier, str]] = NAMES,
+) -> bytes:
+    key = ec.generate_private_key(curve())
+    digest = hashes.SHA384() if curve is ec.SECP384R1 else hashes.SHA256()
+    name = x509.Name([x509.NameAttribute(oid, text) for oid, text in names])
     builder = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .serial_number(serial)
         .not_valid_before(datetime(2024, 2, 29, 1, 2, 3, tzinfo=UTC))
-        .not_valid_after(datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC))
+        .not_valid_after(datetime(until, 12, 31, 23, 59, 59, tzinfo=UTC))
         .public_key(key.public_key())
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
         .add_extension(x509.AuthorityKeyIdentifier(b"\1" * 20, None, None), False)
@@ -41,17 +49,28 @@ def certificate(*extensions: tuple[x509.ExtensionType, bool], serial: int = 1 <<
     )
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)
-    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+    return builder.sign(key, digest).public_bytes(Encoding.DER)
 
 
 BASIC = (x509.BasicConstraints(ca=True, path_length=None), True)
 LONG = (x509.UnrecognizedExtension(INTEL, bytes(range(256)) * 2), False)
 WIDE = (x509.UnrecognizedExtension(INTEL, bytes(150)), False)
+FIRMWARE = (x509.UnrecognizedExtension(x509.ObjectIdentifier("2.23.133.5.4.1"), bytes(189)), False)
+SIGNER = (x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.OCSP_SIGNING]), False)
+UNKNOWN = (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b""), False)
+LONG_NAME = (*NAMES, (x509.NameOID.ORGANIZATIONAL_UNIT_NAME, "A unit with a name that is rather long" * 2))
 FORMS = {
     "short": certificate(BASIC),
     "long": certificate(BASIC, LONG),
     "high serial": certificate(BASIC, serial=(1 << 159) - 5),
     "low serial": certificate(BASIC, serial=1 << 142),
+    "signed serial": certificate(BASIC, serial=1 << 127),
+    "wide": certificate(BASIC, WIDE),
+    "p384": certificate(BASIC, curve=ec.SECP384R1),
+    "device": certificate(
+        FIRMWARE, curve=ec.SECP384R1, until=9999, names=LONG_NAME, serial=0x41431D480FE5E87274
+    ),
+    "responder": certificate(SIGNER, curve=ec.SECP384R1, until=2050),
 }
 
 
@@ -61,7 +80,7 @@ def test_a_plain_certificate_is_taken(data: bytes) -> None:
     assert Certificate.parse(data) == Certificate._parse(data)
 
 
-@pytest.mark.parametrize("data", [certificate(BASIC, WIDE), certificate(BASIC, serial=7)])
+@pytest.mark.parametrize("data", [certificate(BASIC, UNKNOWN), certificate(BASIC, serial=7)])
 def test_other_forms_are_left_to_the_full_reader(data: bytes) -> None:
     assert read_plain(data) is None
     assert Certificate.parse(data) == Certificate._parse(data)
