@@ -1,37 +1,33 @@
-"""``cloister release``, ``cloister log`` and ``cloister measure``."""
+"""``cloister release``; the room's other commands are registered from here too."""
 
-import json
-import sys
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
-from . import measure_command
+from . import log_commands, measure_command
+from .command_line import (
+    OK,
+    USAGE_OR_IO,
+    QuorumOption,
+    WitnessOption,
+    failed,
+    guarded,
+    http_witnesses,
+    print_json,
+    print_witnesses,
+    utc_now,
+    witnessed,
+)
 from .durable import make_folder, replace_file
-from .errors import Code, TransparencyError
 from .image_release import GpuFacts, draft_release, measure_image
 from .note import VerifierKey
 from .policy import policy_table
-from .publish import ListedRelease, ReleaseLog, create_log
+from .publish import ListedRelease, ReleaseLog
 from .signing_key import SigningKey
 from .statement import instant_text
-
-OK, USAGE_OR_IO, NOT_AVAILABLE, REFUSED = range(4)
-
-_REFUSALS: Final = frozenset(
-    {
-        Code.CHECKPOINT_SIGNATURE,
-        Code.INCLUSION_INVALID,
-        Code.CONSISTENCY_INVALID,
-        Code.SPLIT_VIEW,
-        Code.LOG_CORRUPT,
-        Code.WITNESS_QUORUM,
-    }
-)
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 _Log = Annotated[Path, typer.Option("--log", help="The log's folder, made by log init.")]
@@ -51,21 +47,10 @@ def register(app: typer.Typer) -> None:
     release.command("list", help="List what a log holds, the whole log audited on the way.")(list_releases)
     release.command("revoke", help=_REVOKE)(revoke)
     release.command("keygen", help="Make a key for signing releases; its public half is printed.")(keygen)
-    log = typer.Typer(name="log", help="Make and run transparency logs.", no_args_is_help=True)
-    log.command("init", help=_INIT)(init)
-    log.command("serve", help="Serve a log to the public. Not available yet.")(serve)
-    log.command("witness", help="Run a witness for other logs. Not available yet.")(witness)
-    log.command("monitor", help="Watch a log. Not available yet.")(monitor)
     app.add_typer(release)
-    app.add_typer(log)
+    log_commands.register(app)
     measure_command.register(app)
 
-
-_INIT = """Make a log in a folder, with a key of its own and one witness with another key.
-
-LOG/public is the log (c2sp.org/tlog-tiles) for any static web server; LOG/keys and LOG/witness hold the
-secret keys, readable by their owner alone. What is printed goes into clients' policies.
-"""
 
 _PUBLISH = """Publish an image: a signed release statement, and a status that lists it as active.
 
@@ -80,28 +65,6 @@ A client that has not seen the new status refuses the release at the latest when
 """
 
 
-def init(
-    folder: Annotated[Path, typer.Argument(help="The log's new folder.")],
-    origin: Annotated[str, typer.Option(help="The log's name for ever.")] = "log.cloister.example/releases",
-    witness_name: Annotated[str, typer.Option(help="The witness's name.")] = "witness.cloister.example",
-    as_json: _Json = False,
-) -> int:
-    """See ``cloister log init --help``."""
-
-    def work() -> int:
-        log = create_log(folder, origin=origin, witness=witness_name, now=_now)
-        keys = {"log": str(log.tiles.key), "witnesses": [str(key) for key in log.tiles.witnesses]}
-        if as_json:
-            _print_json({**keys, "folder": str(folder)})
-        else:
-            print(f"log      {keys['log']}")
-            for key in log.tiles.witnesses:
-                print(f"witness  {key}")
-        return OK
-
-    return _guarded(work)
-
-
 def keygen(
     path: Annotated[Path, typer.Argument(help="The new key file.")],
     name: Annotated[str, typer.Option(help="The signer's name.")] = "releases.cloister.example",
@@ -114,7 +77,7 @@ def keygen(
         print(key.public)
         return OK
 
-    return _guarded(work)
+    return guarded(work)
 
 
 def publish(
@@ -135,13 +98,15 @@ def publish(
     policy: Annotated[
         Path | None, typer.Option(help="Where to write the [transparency] policy table.")
     ] = None,
+    witness: WitnessOption = [],  # noqa: B006
+    quorum: QuorumOption = None,
     as_json: _Json = False,
 ) -> int:
     """See ``cloister release publish --help``."""
 
     def work() -> int:
         if bool(gpu_arch) != bool(gpu_driver) or bool(gpu_arch) != bool(gpu_vbios):
-            return _failed("--gpu-arch, --gpu-driver and --gpu-vbios belong together", USAGE_OR_IO)
+            return failed("--gpu-arch, --gpu-driver and --gpu-vbios belong together", USAGE_OR_IO)
         keys = [SigningKey.load(path) for path in signer]
         measured = measure_image(image, model=_target(model), cmdline=cmdline.encode())
         draft = draft_release(
@@ -152,7 +117,7 @@ def publish(
             model_name=model.name if model else "",
             gpus=(GpuFacts(gpu_arch, tuple(gpu_driver), tuple(gpu_vbios)),) if gpu_arch else (),
         )
-        opened = ReleaseLog.open(log, _now)
+        opened = ReleaseLog.open(log, utc_now, witnesses=http_witnesses(witness), quorum=quorum)
         done = opened.publish(draft, keys, keep=keep, lifetime=timedelta(hours=lifetime))
         if staple is not None:
             make_folder(staple.parent)
@@ -163,6 +128,7 @@ def publish(
                 witnesses=opened.tiles.witnesses,
                 signers=[key.public for key in keys],
                 channel=channel,
+                quorum=quorum,
                 threshold=len(keys),
             )
             make_folder(policy.parent)
@@ -175,9 +141,10 @@ def publish(
             "status_expires_at": instant_text(done.status.status.expires_at),
             "tree_size": done.checkpoint.checkpoint.size,
             "staple": None if staple is None else str(staple),
+            "witnesses": witnessed(opened.tiles),
         }
         if as_json:
-            _print_json(result)
+            print_json(result)
         else:
             what = "renewed the status of" if done.renewed else "published"
             print(
@@ -186,9 +153,10 @@ def publish(
             print(f"leaf     {result['leaf_hash']}  entry {done.release.index}")
             print(f"launch   {measured.launch_digest.hex()}")
             print(f"status   {result['status_sequence']}, until {result['status_expires_at']}")
+            print_witnesses(opened.tiles)
         return OK
 
-    return _guarded(work)
+    return guarded(work)
 
 
 def list_releases(
@@ -203,10 +171,10 @@ def list_releases(
 
     def work() -> int:
         keys = [VerifierKey.parse(vkey) for vkey in signer] or None
-        opened = ReleaseLog.open(log, _now)
+        opened = ReleaseLog.open(log, utc_now)
         listing = opened.listing(channel, keys)
         last = listing.statuses[-1].status if listing.statuses else None
-        now = _now()
+        now = utc_now()
         current = last is not None and last.issued_at <= now < last.expires_at
         active = last.active if last and current else ()
         revoked = [entry.release for entry in last.revoked] if last else []
@@ -218,7 +186,7 @@ def list_releases(
             return "active" if identity in active and now < entry.release.not_after else "inactive"
 
         if as_json:
-            _print_json(
+            print_json(
                 {
                     "channel": channel,
                     "authenticated": keys is not None,
@@ -247,7 +215,7 @@ def list_releases(
             print("signatures were not checked: name the signers with --signer")
         return OK
 
-    return _guarded(work)
+    return guarded(work)
 
 
 def revoke(
@@ -256,6 +224,8 @@ def revoke(
     reason: Annotated[str, typer.Option(help="Why; it is published.")],
     signer: _Signers,
     channel: _Channel = "prod",
+    witness: WitnessOption = [],  # noqa: B006
+    quorum: QuorumOption = None,
     as_json: _Json = False,
 ) -> int:
     """See ``cloister release revoke --help``."""
@@ -264,34 +234,19 @@ def revoke(
         try:
             identity = bytes.fromhex(release)
         except ValueError:
-            return _failed("--release is a leaf hash in hex", USAGE_OR_IO)
-        opened = ReleaseLog.open(log, _now)
+            return failed("--release is a leaf hash in hex", USAGE_OR_IO)
+        opened = ReleaseLog.open(log, utc_now, witnesses=http_witnesses(witness), quorum=quorum)
         done = opened.revoke(identity, channel, reason, [SigningKey.load(path) for path in signer])
         status = done.status
         if as_json:
-            _print_json(
+            print_json(
                 {"revoked": release, "status_sequence": status.sequence, "active": list(status.active)}
             )
         else:
             print(f"revoked {release}: status {status.sequence} lists {len(status.active)} active")
         return OK
 
-    return _guarded(work)
-
-
-def serve() -> int:
-    """See ``cloister log serve --help``."""
-    return _failed("not available yet: log serve; any static web server can serve LOG/public", NOT_AVAILABLE)
-
-
-def witness() -> int:
-    """See ``cloister log witness --help``."""
-    return _failed("not available yet: log witness", NOT_AVAILABLE)
-
-
-def monitor() -> int:
-    """See ``cloister log monitor --help``."""
-    return _failed("not available yet: log monitor; release list audits a local log", NOT_AVAILABLE)
+    return guarded(work)
 
 
 def _target(model: Path | None) -> Path | None:
@@ -311,26 +266,3 @@ def _described(entry: ListedRelease) -> dict[str, Any]:
         "not_before": instant_text(release.not_before),
         "not_after": instant_text(release.not_after),
     }
-
-
-def _guarded(work: Callable[[], int]) -> int:
-    """Run a command; its failures become one line on standard error and an exit status."""
-    try:
-        return work()
-    except TransparencyError as error:
-        return _failed(f"{error.code}: {error}", REFUSED if error.code in _REFUSALS else USAGE_OR_IO)
-    except OSError as error:
-        return _failed(f"{error.filename}: {error.strerror}", USAGE_OR_IO)
-
-
-def _failed(message: str, status: int) -> int:
-    print(f"error {message}", file=sys.stderr)
-    return status
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, indent=2))
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -15,46 +15,42 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from . import strict_base64
-from .checkpoint import Checkpoint, SignedCheckpoint, open_checkpoint, parse_decimal
-from .cosignature import verify_cosignatures
+from .checkpoint import Checkpoint, SignedCheckpoint, open_checkpoint
+from .cosigning import Asked, Cosigner, ask_witnesses, check_known_views
 from .durable import make_folder, replace_file, sync_folder
 from .errors import Code, LogError, TransparencyError
 from .merkle import EMPTY_ROOT, leaf_hash, prove_consistency, root_hash, verify_consistency
-from .note import MAX_NOTE, Note, NoteSignature, VerifierKey
+from .note import Note, VerifierKey
 from .signing_key import SigningKey
 from .statement import canonical, parse_canonical
 from .tiles import MAX_BUNDLE, WIDTH, TileReader, audit, changed_tiles, encode_bundle, tile_path, tile_width
-from .witness import WitnessResponse, encode_request
+from .tlog_policy import TlogPolicy
 
 MAX_BATCH: Final = 4096
 _MAX_JOURNAL: Final = 512 * 1024 * 1024
 _STAGE: Final = "log"
 
 
-class Cosigner(Protocol):
-    """A witness, in this process or behind a wire."""
-
-    @property
-    def key(self) -> VerifierKey:
-        """The key that its cosignatures verify under."""
-        ...
-
-    def add_checkpoint(self, body: bytes) -> WitnessResponse:
-        """Answer an ``add-checkpoint`` request (c2sp.org/tlog-witness)."""
-        ...
-
-
 class TileLog:
-    """A log in files. Its origin is the name of its key; every witness must cosign what it publishes."""
+    """A log in files. Its origin is the name of its key.
 
-    def __init__(self, folder: Path, key: SigningKey, witnesses: Sequence[Cosigner]) -> None:
+    What it publishes is cosigned by ``quorum`` of the witnesses (None: by all of them); ``trust`` says the same
+    to whoever reads it.
+    """
+
+    def __init__(
+        self, folder: Path, key: SigningKey, witnesses: Sequence[Cosigner], *, quorum: int | None = None
+    ) -> None:
         self._public = folder / "public"
         self._writer = folder / "writer"
         self._key = key
         self._witnesses = tuple(witnesses)
+        self._needed = len(self._witnesses) if quorum is None else quorum
+        self.trust = TlogPolicy.threshold(key.public, self.witnesses, self._needed)
+        self._asked: tuple[Asked, ...] = ()
 
     @property
     def key(self) -> VerifierKey:
@@ -63,8 +59,18 @@ class TileLog:
 
     @property
     def witnesses(self) -> tuple[VerifierKey, ...]:
-        """The keys of the witnesses that must cosign."""
+        """The keys of the witnesses that are asked."""
         return tuple(witness.key for witness in self._witnesses)
+
+    @property
+    def asked(self) -> tuple[Asked, ...]:
+        """What each witness did when this object last published."""
+        return self._asked
+
+    @property
+    def public(self) -> Path:
+        """The folder that any static web server may serve."""
+        return self._public
 
     def create(self) -> SignedCheckpoint:
         """Publish the empty tree. Raises LogError (LOG_EXISTS) where a log is there already."""
@@ -168,7 +174,7 @@ class TileLog:
         return signed
 
     def _write_tiles(self, old_size: int, size: int, entries: Sequence[bytes]) -> None:
-        before = self.reader(old_size)
+        before, after = self.reader(old_size), self.reader(size)
         level: dict[int, list[bytes]] = {}
         for index in range(old_size // WIDTH, (size - 1) // WIDTH + 1):
             kept = before.bundle(index) if tile_width(0, index, old_size) else ()
@@ -178,12 +184,15 @@ class TileLog:
             self._write_once(tile_path(None, index, len(bundle)), encode_bundle(bundle))
         for height, index, width in changed_tiles(old_size, size):
             if height == 0:
-                hashes = level[index]
+                data = b"".join(level[index])
             else:
                 # Tiles of a level are written before the level above reads them back.
-                below = self.reader(size)
-                hashes = [below.tile_root(height - 1, index * WIDTH + place) for place in range(width)]
-            self._write_once(tile_path(height, index, width), b"".join(hashes))
+                held = tile_width(height, index, old_size)
+                data = before.tile(height, index) if held else b""
+                data += b"".join(
+                    after.tile_root(height - 1, index * WIDTH + place) for place in range(held, width)
+                )
+            self._write_once(tile_path(height, index, width), data)
 
     def _write_once(self, name: str, data: bytes) -> None:
         path = self._public / name
@@ -195,46 +204,38 @@ class TileLog:
             replace_file(path, data)
 
     def _publish(self, old: Checkpoint | None, new: Checkpoint) -> SignedCheckpoint:
+        def prove(size: int) -> tuple[bytes, ...]:
+            return prove_consistency(size, new.size, self.reader(new.size).node)
+
         if old is not None and old.size:
-            path = prove_consistency(old.size, new.size, self.reader(new.size).node)
             verify_consistency(
-                old_size=old.size, new_size=new.size, old_root=old.root, new_root=new.root, path=path
+                old_size=old.size,
+                new_size=new.size,
+                old_root=old.root,
+                new_root=new.root,
+                path=prove(old.size),
             )
+        check_known_views(
+            self._witnesses, self.key, new.size, lambda size: root_hash(size, self.reader(size).node)
+        )
         note = Note(new.text, (self._key.sign_note(new.text),))
-        lines = [line for witness in self._witnesses for line in self._cosign(witness, new, note, old)]
+        self._asked = ask_witnesses(self._witnesses, new, note, old.size if old else 0, prove)
+        if not self.trust.met_by(one.key for one in self._asked if one.lines):
+            raise self._too_few()
+        lines = [line for one in self._asked for line in one.lines]
         cosigned = Note(note.text, (*note.signatures, *lines))
         replace_file(self._public / "checkpoint", cosigned.encode())
         return SignedCheckpoint(new, cosigned, self.key)
 
-    def _cosign(
-        self, witness: Cosigner, new: Checkpoint, note: Note, old: Checkpoint | None
-    ) -> tuple[NoteSignature, ...]:
-        """Ask a witness, from our last size and, if it holds another, from the size that it names."""
-        size = old.size if old else 0
-        response = WitnessResponse(0, b"")
-        for _ in range(2):
-            path = prove_consistency(size, new.size, self.reader(new.size).node)
-            response = witness.add_checkpoint(encode_request(size, path, note.encode()))
-            if response.status != 409:
-                break
-            size = parse_decimal(response.body[:32].decode("ascii", "replace").removesuffix("\n"), "witness")
-            if size > new.size:
-                break
-        if response.status != 200:
-            raise TransparencyError(
-                Code.WITNESS_QUORUM,
-                f"witness {witness.key.name} refused the checkpoint",
-                stage="witness",
-                expected=200,
-                found=response.status,
-            )
-        answer = Note.parse(note.text.encode() + b"\n" + response.body[:MAX_NOTE])
-        lines = answer.by(witness.key)
-        if not verify_cosignatures(answer, new, (witness.key,)):
-            raise TransparencyError(
-                Code.WITNESS_QUORUM, f"witness {witness.key.name} did not cosign", stage="witness"
-            )
-        return lines
+    def _too_few(self) -> TransparencyError:
+        refusals = [f"{one.key.name}: {one.refusal}" for one in self._asked if one.refusal]
+        return TransparencyError(
+            Code.WITNESS_QUORUM,
+            f"too few witnesses cosigned, so nothing was published: {'; '.join(refusals)}",
+            stage="witness",
+            expected=self._needed,
+            found=len(self._asked) - len(refusals),
+        )
 
     def _forget_journal(self) -> None:
         (self._writer / "journal").unlink(missing_ok=True)

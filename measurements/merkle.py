@@ -74,7 +74,23 @@ def verify_consistency(
             raise _consistency("one size, two roots")
         return
     _check_shape((), (old_root, new_root), Code.CONSISTENCY_INVALID)
-    # A complete old tree is itself a node of the new one, and so is left out of the path.
+    old, new = consistency_roots(old_size=old_size, new_size=new_size, old_root=old_root, path=path)
+    if old != old_root or new != new_root:
+        raise _consistency("the path does not join the two roots")
+
+
+def consistency_roots(
+    *, old_size: int, new_size: int, old_root: bytes, path: Sequence[bytes]
+) -> tuple[bytes, bytes]:
+    """The two roots that a consistency path (0 < old < new) leads to.
+
+    Where the second is a signed root, the first is the only root that its tree can have had at ``old_size``:
+    a signed one that differs is proved to be a fork. A complete old tree (a power of two) is itself a node of
+    the new one and is taken from ``old_root``. Raises TransparencyError (CONSISTENCY_INVALID, LIMIT_EXCEEDED).
+    """
+    _check_shape(path, (old_root,), Code.CONSISTENCY_INVALID)
+    if not 0 < old_size < new_size:
+        raise _consistency("sizes are not 0 < old < new")
     hashes = list(path) if old_size & (old_size - 1) else [old_root, *path]
     if not hashes:
         raise _consistency("path too short")
@@ -97,8 +113,7 @@ def verify_consistency(
         last >>= 1
     if last != 0:
         raise _consistency("path too short")
-    if old != old_root or new != new_root:
-        raise _consistency("the path does not join the two roots")
+    return old, new
 
 
 def range_hash(begin: int, end: int, node: NodeReader) -> bytes:
@@ -165,14 +180,57 @@ def prove_consistency(old_size: int, new_size: int, node: NodeReader) -> tuple[b
     return tuple(reversed(path))
 
 
+def complete_root(hashes: Sequence[bytes]) -> bytes:
+    """The root over a power of two of hashes of one level."""
+    level = list(hashes)
+    sha256 = hashlib.sha256
+    while len(level) > 1:
+        level = [
+            sha256(b"\x01" + left + right).digest()
+            for left, right in zip(level[::2], level[1::2], strict=True)
+        ]
+    return level[0]
+
+
 class TreeFold:
-    """The root of a growing sequence of leaf hashes, in logarithmic memory."""
+    """The root of a growing sequence of leaf hashes, in logarithmic memory.
+
+    ``nodes`` are the complete subtrees so far, largest first, one for each bit of ``size``: with them a fold goes
+    on later where it stopped.
+    """
 
     __slots__ = ("_stack", "size")
 
-    def __init__(self) -> None:
-        self.size = 0
-        self._stack: list[bytes] = []
+    def __init__(self, size: int = 0, nodes: Iterable[bytes] = ()) -> None:
+        self.size = size
+        self._stack = list(nodes)
+        if len(self._stack) != size.bit_count() or any(len(node) != 32 for node in self._stack):
+            raise TransparencyError(
+                Code.PROOF_MALFORMED, "not the nodes of a tree of this size", stage=_STAGE, found=size
+            )
+
+    @property
+    def nodes(self) -> tuple[bytes, ...]:
+        """The complete subtrees of the tree so far, largest first."""
+        return tuple(self._stack)
+
+    def add_complete(self, leaves: Sequence[bytes]) -> None:
+        """Append a power of two of leaf hashes at a multiple of that power: faster than one by one.
+
+        Raises TransparencyError (LIMIT_EXCEEDED) for other numbers and places.
+        """
+        width = len(leaves)
+        if width == 0 or width & (width - 1) or self.size % width:
+            raise TransparencyError(
+                Code.LIMIT_EXCEEDED, "leaves at once", stage=_STAGE, expected="a power of two", found=width
+            )
+        self._stack.append(complete_root(leaves))
+        self.size += width
+        rest = self.size // width
+        while not rest & 1:
+            right = self._stack.pop()
+            self._stack.append(node_hash(self._stack.pop(), right))
+            rest >>= 1
 
     def add(self, leaf: bytes) -> None:
         """Append one leaf hash."""

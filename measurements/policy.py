@@ -21,7 +21,7 @@ from typing import Any, Final
 from .errors import Code, TransparencyError
 from .note import ED25519, VerifierKey
 from .statement import instant
-from .tlog_policy import TlogPolicy
+from .tlog_policy import NONE, TlogPolicy
 
 PROFILES: Final = ("tlog", "tlog+sigstore", "sigstore-only")
 MAX_STATUS_LIFETIME: Final = timedelta(days=7)
@@ -31,7 +31,11 @@ _STAGE: Final = "policy"
 
 @dataclass(frozen=True, slots=True)
 class TransparencyPolicy:
-    """What a release must show. Times in seconds; ``not_after`` ends the trust in this policy itself."""
+    """What a release must show. Times in seconds; ``not_after`` ends the trust in this policy itself.
+
+    ``soak_s``: for how long a release must have been listed, by the cosignatures of its own proof; in that time
+    others can look at it before anybody uses it.
+    """
 
     trust: TlogPolicy
     signers: tuple[VerifierKey, ...]
@@ -41,6 +45,7 @@ class TransparencyPolicy:
     max_active: int = 8
     max_checkpoint_age_s: int = 86_400
     max_future_s: int = 300
+    soak_s: int = 0
     not_after: datetime | None = None
 
     @classmethod
@@ -68,6 +73,7 @@ class TransparencyPolicy:
             max_active=_integer(table, "max_active", 8, least=1),
             max_checkpoint_age_s=_integer(table, "max_checkpoint_age_s", 86_400, least=1),
             max_future_s=_integer(table, "max_future_s", 300, least=0),
+            soak_s=_integer(table, "soak_s", 0, least=0),
             not_after=_time(table, "not_after"),
         )
         policy._check()
@@ -88,6 +94,8 @@ class TransparencyPolicy:
         materials = [key.public_key for key in (self.log, *self.trust.witnesses.values(), *self.signers)]
         if len(set(materials)) != len(materials):
             raise _invalid("log, witnesses and signers need keys of their own")
+        if self.soak_s and self.trust.quorum == NONE:
+            raise _invalid("soak_s is told by cosignatures: it needs a quorum of witnesses")
         if not 1 <= self.threshold <= len(self.signers):
             raise _invalid("threshold is at least 1 and at most the number of signers")
 

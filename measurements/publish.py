@@ -2,6 +2,7 @@
 
 LOG/keys/log.key, LOG/witness/witness.key   secrets, outside of what is served
 LOG/staples/<leaf hash>.json                one staple per active release
+LOG/proofs/<leaf hash>.tlog-proof           a release's first proof: how long it has been listed (soak)
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from .checkpoint import SignedCheckpoint
+from .checkpoint import SignedCheckpoint, open_checkpoint
+from .cosigning import Cosigner
 from .dsse import Envelope
 from .durable import make_folder, replace_file
 from .errors import Code, LogError, TransparencyError
@@ -22,7 +24,7 @@ from .release import RELEASE_TYPE, STATUS_TYPE, Release, Revocation, Status, ope
 from .signing_key import SigningKey
 from .staple import Staple
 from .statement import Statement, Subject
-from .tlog_proof import TlogProof
+from .tlog_proof import MAX_PROOF, TlogProof
 from .witness import FileWitnessStore, Witness
 
 STATUS_LIFETIME: Final = timedelta(hours=48)
@@ -91,8 +93,20 @@ class Published:
     renewed: bool
 
 
-def create_log(folder: Path, *, origin: str, witness: str, now: Callable[[], datetime]) -> "ReleaseLog":
-    """Make the keys of a log and of one witness, and publish the empty tree. Raises LogError."""
+def create_log(
+    folder: Path,
+    *,
+    origin: str,
+    witness: str | None,
+    now: Callable[[], datetime],
+    witnesses: Sequence[Cosigner] = (),
+    quorum: int | None = None,
+) -> "ReleaseLog":
+    """Make the keys of a log, and of a witness in the same process where it is named, and publish the empty
+    tree.
+
+    ``witnesses`` and ``quorum`` are as in ``ReleaseLog.open``. Raises LogError.
+    """
     try:
         make_folder(folder)
         make_folder(folder / "keys", 0o700)
@@ -101,32 +115,46 @@ def create_log(folder: Path, *, origin: str, witness: str, now: Callable[[], dat
         raise LogError(Code.LOG_UNREADABLE, f"{error.filename}: {error.strerror}", stage="log") from error
     if (folder / "keys" / "log.key").exists():
         raise LogError(Code.LOG_EXISTS, f"{folder} is a log already", stage="log")
-    SigningKey.generate(witness, COSIGNATURE_ED25519).save(folder / "witness" / "witness.key")
+    if witness is not None:
+        SigningKey.generate(witness, COSIGNATURE_ED25519).save(folder / "witness" / "witness.key")
     SigningKey.generate(origin).save(folder / "keys" / "log.key")
-    log = ReleaseLog.open(folder, now)
+    log = ReleaseLog.open(folder, now, witnesses=witnesses, quorum=quorum)
     log.tiles.create()
     return log
 
 
 class ReleaseLog:
-    """A log of releases with its witness in the same process. ``now`` gives aware UTC times."""
+    """A log of releases. ``now`` gives aware UTC times."""
 
     def __init__(self, folder: Path, tiles: TileLog, now: Callable[[], datetime]) -> None:
         self.tiles = tiles
         self._staples = folder / "staples"
+        self._proofs = folder / "proofs"
         self._now = now
 
     @classmethod
-    def open(cls, folder: Path, now: Callable[[], datetime]) -> "ReleaseLog":
-        """Load the keys in ``folder``. Raises LogError (KEY_UNUSABLE)."""
+    def open(
+        cls,
+        folder: Path,
+        now: Callable[[], datetime],
+        *,
+        witnesses: Sequence[Cosigner] = (),
+        quorum: int | None = None,
+    ) -> "ReleaseLog":
+        """Load the keys in ``folder``. Raises LogError (KEY_UNUSABLE).
+
+        The witness whose key lies in the folder is asked in this process, beside ``witnesses``; ``quorum`` of
+        all of them must cosign (None: every one).
+        """
         key = SigningKey.load(folder / "keys" / "log.key")
-        witness = Witness(
-            SigningKey.load(folder / "witness" / "witness.key"),
-            (key.public,),
-            FileWitnessStore(folder / "witness"),
-            lambda: int(now().timestamp()),
-        )
-        return cls(folder, TileLog(folder, key, (witness,)), now)
+        own = folder / "witness" / "witness.key"
+        asked = list(witnesses)
+        if own.exists():
+            store = FileWitnessStore(folder / "witness")
+            asked.insert(
+                0, Witness(SigningKey.load(own), (key.public,), store, lambda: int(now().timestamp()))
+            )
+        return cls(folder, TileLog(folder, key, asked, quorum=quorum), now)
 
     def listing(self, channel: str, signers: Sequence[VerifierKey] | None, threshold: int = 1) -> Listing:
         """Releases and statuses of a channel, the whole log audited on the way. Raises TransparencyError.
@@ -260,7 +288,7 @@ class ReleaseLog:
         staples = []
         for entry in active:
             staple = Staple(
-                release_proof=self._proof(entry.index, entry.leaf, checkpoint),
+                release_proof=self._first_proof(entry, checkpoint),
                 release_leaf=entry.leaf,
                 status_proof=self._proof(status.index, status.leaf, checkpoint),
                 status_leaf=status.leaf,
@@ -269,6 +297,26 @@ class ReleaseLog:
             replace_file(self._staples / f"{entry.leaf_hash.hex()}.json", staple.encode())
             staples.append(staple)
         return staples
+
+    def _first_proof(self, entry: ListedRelease, checkpoint: SignedCheckpoint) -> bytes:
+        """The proof from when the release was logged, so that a client can see how long it has been listed."""
+        path = self._proofs / f"{entry.leaf_hash.hex()}.tlog-proof"
+        try:
+            with path.open("rb") as file:
+                proof = file.read(MAX_PROOF + 1)
+            parsed = TlogProof.parse(proof)
+            signed = open_checkpoint(parsed.checkpoint, (self.tiles.key,))
+            parsed.verify_leaf(entry.leaf_hash, signed.checkpoint)
+            self.tiles.trust.check_witnesses(signed, at=self._now(), max_age_s=None, max_future_s=300)
+            if parsed.index == entry.index:
+                return proof
+        except (FileNotFoundError, TransparencyError):
+            pass
+        # None yet, or not by enough of today's witnesses: the clock of the soak starts anew.
+        proof = self._proof(entry.index, entry.leaf, checkpoint)
+        make_folder(self._proofs)
+        replace_file(path, proof)
+        return proof
 
     def _proof(self, index: int, leaf: bytes, signed: SignedCheckpoint) -> bytes:
         size = signed.checkpoint.size

@@ -191,13 +191,17 @@ class _Check:
         policy = self.policy
         counted: tuple[Cosignature, ...] = ()
         # The release may rest on an old tree; the status, and what the node calls newest, may not.
-        for name, age in (
-            ("status", policy.max_checkpoint_age_s),
-            ("newest", policy.max_checkpoint_age_s),
-            ("release", None),
+        for name, age, soak in (
+            ("status", policy.max_checkpoint_age_s, 0),
+            ("newest", policy.max_checkpoint_age_s, 0),
+            ("release", None, policy.soak_s),
         ):
             counted = policy.trust.check_witnesses(
-                self.trees[name], at=self.at, max_age_s=age, max_future_s=policy.max_future_s
+                self.trees[name],
+                at=self.at,
+                max_age_s=age,
+                max_future_s=policy.max_future_s,
+                min_age_s=soak,
             )
         if policy.trust.quorum == NONE:
             return Outcome.NOT_REQUIRED, "the policy asks for no witness"

@@ -5,6 +5,7 @@ A tile holds up to 256 hashes, an entry bundle up to 256 entries with 16-bit len
 trusted until a proof made of it leads to a signed root.
 """
 
+import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -12,12 +13,17 @@ from typing import Final
 from .checkpoint import Checkpoint
 from .dsse import MAX_LEAF
 from .errors import Code, LogError
-from .merkle import TreeFold, leaf_hash
+from .merkle import TreeFold, complete_root, leaf_hash
 
 WIDTH: Final = 256
 HASH: Final = 32
 MAX_BUNDLE: Final = WIDTH * (2 + MAX_LEAF)
+MAX_LEVEL: Final = 63
 _LEVELS: Final = 8
+_TILE_PATH: Final = re.compile(
+    r"tile/(?P<level>entries|[0-9]{1,2})/(?P<index>(?:x[0-9]{3}/){0,6}[0-9]{3})(?:\.p/(?P<width>[0-9]{1,3}))?",
+    re.ASCII,
+)
 
 ReadFile = Callable[[str], bytes]
 """Gives a resource of the log by its path; raises FileNotFoundError where there is none."""
@@ -31,6 +37,19 @@ def tile_path(level: int | None, index: int, width: int = WIDTH) -> str:
     number = "/".join(f"x{group:03d}" if place else f"{group:03d}" for place, group in _places(groups))
     partial = "" if width == WIDTH else f".p/{width}"
     return f"tile/{'entries' if level is None else level}/{number}{partial}"
+
+
+def parse_tile_path(path: str) -> tuple[int | None, int, int] | None:
+    """(level, index, width) of a path in the one spelling that ``tile_path`` gives it; None for any other."""
+    match = _TILE_PATH.fullmatch(path)
+    if match is None:
+        return None
+    level = None if match["level"] == "entries" else int(match["level"])
+    index = int(re.sub("[x/]", "", match["index"]))
+    width = int(match["width"] or WIDTH)
+    if (level is not None and level > MAX_LEVEL) or not 1 <= width <= WIDTH:
+        return None
+    return (level, index, width) if tile_path(level, index, width) == path else None
 
 
 def tile_width(level: int, index: int, size: int) -> int:
@@ -91,14 +110,14 @@ class TileReader:
         if (offset + count) * HASH > len(hashes):
             raise _corrupt("a hash lies outside the tree")
         leaves = [hashes[(offset + i) * HASH : (offset + i + 1) * HASH] for i in range(count)]
-        return _fold(leaves)
+        return complete_root(leaves)
 
     def tile_root(self, level: int, index: int) -> bytes:
         """The hash of a full tile: one hash of the level above. Raises LogError."""
         hashes = self.tile(level, index)
         if len(hashes) != WIDTH * HASH:
             raise _corrupt("a partial tile is not hashed into the level above")
-        return _fold([hashes[at : at + HASH] for at in range(0, len(hashes), HASH)])
+        return complete_root([hashes[at : at + HASH] for at in range(0, len(hashes), HASH)])
 
     def tile(self, level: int, index: int) -> bytes:
         """A tile's bytes, of the width that the tree's size demands. Raises LogError."""
@@ -163,13 +182,6 @@ def audit(read: ReadFile, checkpoint: Checkpoint) -> tuple[bytes, ...]:
         if reader.tile(level, index) != b"".join(below):
             raise _corrupt(f"{tile_path(level, index, width)} is not the hash of the tiles below")
     return entries
-
-
-def _fold(hashes: list[bytes]) -> bytes:
-    tree = TreeFold()
-    for value in hashes:
-        tree.add(value)
-    return tree.root()
 
 
 def _places(groups: list[int]) -> Iterator[tuple[int, int]]:

@@ -87,12 +87,19 @@ class TlogPolicy:
         return open_checkpoint(data, self.logs)
 
     def check_witnesses(
-        self, signed: SignedCheckpoint, *, at: datetime, max_age_s: int | None, max_future_s: int
+        self,
+        signed: SignedCheckpoint,
+        *,
+        at: datetime,
+        max_age_s: int | None,
+        max_future_s: int,
+        min_age_s: int = 0,
     ) -> tuple[Cosignature, ...]:
         """The cosignatures that count at the time ``at``; their keys meet the quorum.
 
-        Times older than ``max_age_s`` (None: any age) or more than ``max_future_s`` ahead do not count.
-        Raises TransparencyError: WITNESS_STALE where only the times are in the way, else WITNESS_QUORUM.
+        Times older than ``max_age_s`` (None: any age) or more than ``max_future_s`` ahead do not count. With
+        ``min_age_s`` the quorum must also have cosigned that long ago. Raises TransparencyError: WITNESS_QUORUM,
+        WITNESS_STALE where only the times are in the way, TIME_INVALID where they are too young.
         """
         found = verify_cosignatures(signed.note, signed.checkpoint, self.witnesses.values())
         now = at.timestamp()
@@ -103,6 +110,15 @@ class TlogPolicy:
             and (max_age_s is None or cosignature.time >= now - max_age_s)
         )
         if self.met_by(cosignature.key for cosignature in counted):
+            old = (one.key for one in counted if not min_age_s or one.time <= now - min_age_s)
+            if not self.met_by(old):
+                raise TransparencyError(
+                    Code.TIME_INVALID,
+                    "listed too short a time ago",
+                    stage=_STAGE,
+                    expected=f"≥ {min_age_s} s",
+                    found=f"{int(now) - min(one.time for one in counted)} s",
+                )
             return counted
         names = len({cosignature.key for cosignature in counted})
         if self.met_by(cosignature.key for cosignature in found):

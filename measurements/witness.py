@@ -18,8 +18,8 @@ from .checkpoint import Checkpoint, SignedCheckpoint, open_checkpoint, parse_dec
 from .cosignature import cosign
 from .durable import replace_file
 from .errors import Code, LogError, TransparencyError
-from .merkle import EMPTY_ROOT, MAX_PATH, verify_consistency
-from .note import MAX_NOTE, VerifierKey
+from .merkle import EMPTY_ROOT, MAX_PATH, consistency_roots, verify_consistency
+from .note import MAX_NOTE, Note, VerifierKey
 from .signing_key import SigningKey
 
 MAX_REQUEST: Final = MAX_NOTE + 64 * 64
@@ -48,29 +48,60 @@ class WitnessStore(Protocol):
         """Store ``new`` durably if ``old`` is still the note stored, as one step; False if it is not."""
         ...
 
-    def keep_fork(self, origin: str, notes: tuple[bytes, bytes], proof: bytes) -> None:
-        """Keep two signed notes of a log that cannot both be true."""
+    def keep_fork(self, origin: str, notes: tuple[bytes, bytes], proof: bytes, proved: bool) -> None:
+        """Keep two signed notes of a log that cannot both be true; ``proved`` is False where the request's
+        path did not show that by itself, and only failed to join them.
+        """
         ...
 
 
 class Witness:
-    """One witness with one Ed25519 key, for the logs it knows. ``now`` gives POSIX seconds."""
+    """One witness for the logs it knows, with one key or several under names of their own.
+
+    ``now`` gives POSIX seconds.
+    """
 
     def __init__(
-        self, key: SigningKey, logs: Iterable[VerifierKey], store: WitnessStore, now: Callable[[], int]
+        self,
+        key: SigningKey,
+        logs: Iterable[VerifierKey],
+        store: WitnessStore,
+        now: Callable[[], int],
+        *,
+        further_keys: Iterable[SigningKey] = (),
     ) -> None:
-        self._key = key
+        self._keys = (key, *further_keys)
         self._logs = tuple(logs)
         self._store = store
         self._now = now
 
     @property
     def key(self) -> VerifierKey:
-        """The key that its cosignatures verify under."""
-        return self._key.public
+        """The first key that its cosignatures verify under."""
+        return self._keys[0].public
+
+    @property
+    def keys(self) -> tuple[VerifierKey, ...]:
+        """Every key that it cosigns with."""
+        return tuple(key.public for key in self._keys)
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The logs it knows."""
+        return tuple(dict.fromkeys(log.name for log in self._logs))
+
+    def latest(self, origin: str) -> bytes | None:
+        """The last checkpoint it cosigned for ``origin``, with the log's signatures and its own; or None.
+
+        Raises TransparencyError where the store cannot be read.
+        """
+        return self._store.load(origin) if origin in self.origins else None
 
     def add_checkpoint(self, body: bytes) -> WitnessResponse:
-        """Answer an ``add-checkpoint`` request: 200 with a cosignature line, or 400, 403, 404, 409, 422."""
+        """Answer an ``add-checkpoint`` request: 200 with cosignature lines, or 400, 403, 404, 409, 422.
+
+        Raises TransparencyError only where the store fails: nothing has been cosigned then.
+        """
         try:
             old_size, path, note = parse_request(body)
             signed = open_checkpoint(note, self._logs)
@@ -88,18 +119,46 @@ class Witness:
         try:
             _check_growth(held, checkpoint, path)
         except TransparencyError:
-            self._keep_if_fork(stored, signed, path)
+            self._keep_if_fork(stored, held, signed, path)
             return _refusal(422)
-        if not self._store.replace(checkpoint.origin, stored, note):
+        time = self._now()
+        lines = [cosign(key, signed.note.text, time) for key in self._keys]
+        # Signatures of strangers are not kept: whoever reads the stored note gets what we verified and signed.
+        known = [line for log in self._logs for line in signed.note.by(log)]
+        if not self._store.replace(
+            checkpoint.origin, stored, Note(signed.note.text, (*known, *lines)).encode()
+        ):
             latest = self._store.load(checkpoint.origin)
             return _conflict(open_checkpoint(latest, self._logs).checkpoint.size if latest else 0)
-        line = cosign(self._key, signed.note.text, self._now())
-        return WitnessResponse(200, str(line).encode())
+        return WitnessResponse(200, "".join(map(str, lines)).encode())
 
-    def _keep_if_fork(self, stored: bytes | None, signed: SignedCheckpoint, path: tuple[bytes, ...]) -> None:
-        if stored is not None:
-            proof = "".join(f"{strict_base64.encode(value)}\n" for value in path).encode()
-            self._store.keep_fork(signed.checkpoint.origin, (stored, signed.raw), proof)
+    def _keep_if_fork(
+        self,
+        stored: bytes | None,
+        held: Checkpoint | None,
+        signed: SignedCheckpoint,
+        path: tuple[bytes, ...],
+    ) -> None:
+        if stored is None or held is None or held.size == 0:
+            return
+        proof = "".join(f"{strict_base64.encode(value)}\n" for value in path).encode()
+        proved = shows_fork(held, signed.checkpoint, path)
+        self._store.keep_fork(signed.checkpoint.origin, (stored, signed.raw), proof, proved)
+
+
+def shows_fork(old: Checkpoint, new: Checkpoint, path: tuple[bytes, ...]) -> bool:
+    """Whether two signed checkpoints (old.size ≤ new.size) cannot be of one log, by themselves or with a path
+    that leads to the newer root and to another root than the older.
+    """
+    if old.size == new.size:
+        return old.root != new.root
+    try:
+        old_root, new_root = consistency_roots(
+            old_size=old.size, new_size=new.size, old_root=old.root, path=path
+        )
+    except TransparencyError:
+        return False
+    return new_root == new.root and old_root != old.root
 
 
 def encode_request(old_size: int, path: Iterable[bytes], note: bytes) -> bytes:
@@ -152,7 +211,7 @@ class VolatileWitnessStore:
 
     def __init__(self) -> None:
         self._notes: dict[str, bytes] = {}
-        self.forks: list[tuple[str, tuple[bytes, bytes], bytes]] = []
+        self.forks: list[tuple[str, tuple[bytes, bytes], bytes, bool]] = []
 
     def load(self, origin: str) -> bytes | None:
         """See WitnessStore."""
@@ -165,9 +224,9 @@ class VolatileWitnessStore:
         self._notes[origin] = new
         return True
 
-    def keep_fork(self, origin: str, notes: tuple[bytes, bytes], proof: bytes) -> None:
+    def keep_fork(self, origin: str, notes: tuple[bytes, bytes], proof: bytes, proved: bool) -> None:
         """See WitnessStore."""
-        self.forks.append((origin, notes, proof))
+        self.forks.append((origin, notes, proof, proved))
 
 
 class FileWitnessStore:
@@ -202,12 +261,14 @@ class FileWitnessStore:
         except OSError as error:
             raise self._broken(error) from error
 
-    def keep_fork(self, origin: str, notes: tuple[bytes, bytes], proof: bytes) -> None:
+    def keep_fork(self, origin: str, notes: tuple[bytes, bytes], proof: bytes, proved: bool) -> None:
         """See WitnessStore; kept once, however often it is submitted."""
         evidence = {
+            "v": 1,
             "origin": origin,
             "notes": [note.decode("utf-8") for note in notes],
             "proof": proof.decode("ascii").split(),
+            "proved": proved,
         }
         name = hashlib.sha256(b"\0".join(notes)).hexdigest()[:32]
         try:

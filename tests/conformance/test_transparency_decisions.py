@@ -62,7 +62,9 @@ def test_witness_dialogue(vectors: Path) -> None:
                 assert held is not None
                 assert open_checkpoint(held, (log,)).checkpoint.size == step["size_after"], step["step"]
             if step["step"] == "fork-bigger":
-                assert any(body == step["request"].encode()[-len(body) :] for _, (_, body), _ in store.forks)
+                assert any(
+                    body == step["request"].encode()[-len(body) :] for _, (_, body), _, _ in store.forks
+                )
 
 
 def test_litewitness_dialogue(vectors: Path) -> None:

@@ -154,6 +154,9 @@ def test_a_witness_that_refuses_stops_publication(tmp_path: Path) -> None:
         def add_checkpoint(self, body: bytes) -> WitnessResponse:
             return WitnessResponse(403, b"")
 
+        def latest(self, origin: str) -> bytes | None:
+            return None
+
     key = SigningKey.generate("log.example/refused")
     TileLog(tmp_path, key, []).create()
     log = TileLog(tmp_path, key, [Refusing()])

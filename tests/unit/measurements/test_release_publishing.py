@@ -357,8 +357,6 @@ def test_the_command_line_from_nothing_to_a_staple(
     )
     assert json_of("release", "list", "--log", log)["releases"][0]["state"] == "revoked"
     assert run("release", "list", "--log", log) == 0
-    for command in ("serve", "witness", "monitor"):
-        assert run("log", command) == 2
     tile = next((Path(log) / "public" / "tile" / "0").rglob("3"))
     tile.write_bytes(bytes(96))
     assert run("release", "list", "--log", log) == 3

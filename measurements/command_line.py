@@ -1,0 +1,93 @@
+"""What this room's commands share: exit statuses, failures in one line, JSON, the clock and witness options."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import typer
+
+from .cosigning import Cosigner
+from .errors import Code, TransparencyError
+from .http_witness import HttpWitness, parse_witness
+from .log import TileLog
+from .web_client import WebClient
+
+OK, USAGE_OR_IO, NOT_AVAILABLE, REFUSED = range(4)
+
+_REFUSALS: Final = frozenset(
+    {
+        Code.CHECKPOINT_SIGNATURE,
+        Code.INCLUSION_INVALID,
+        Code.CONSISTENCY_INVALID,
+        Code.SPLIT_VIEW,
+        Code.LOG_CORRUPT,
+        Code.WITNESS_QUORUM,
+    }
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+WitnessOption = Annotated[
+    list[str],
+    typer.Option(
+        "--witness", metavar="VKEY=URL", help="A witness to ask over HTTP, besides the log's own; repeatable."
+    ),
+]
+QuorumOption = Annotated[
+    int | None, typer.Option(min=0, help="How many witnesses must cosign; default: all of them.")
+]
+
+
+def http_witnesses(named: Sequence[str]) -> list[Cosigner]:
+    """The witnesses of ``--witness`` options. Raises TransparencyError, ModuleNotFoundError."""
+    if not named:
+        return []
+    client = WebClient(total_s=20.0)
+    return [HttpWitness(key, url, client) for key, url in map(parse_witness, named)]
+
+
+def witnessed(log: TileLog) -> list[dict[str, Any]]:
+    """What each witness did when ``log`` last published, for JSON."""
+    return [
+        {
+            "name": one.key.name,
+            "cosigned": bool(one.lines),
+            "why_not": None if one.refusal is None else str(one.refusal),
+        }
+        for one in log.asked
+    ]
+
+
+def print_witnesses(log: TileLog) -> None:
+    """The same for people."""
+    for one in log.asked:
+        print(f"witness  {one.key.name}: {'cosigned' if one.refusal is None else one.refusal}")
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Run a command; its failures become one line on standard error and an exit status."""
+    try:
+        return work()
+    except TransparencyError as error:
+        return failed(f"{error.code}: {error}", REFUSED if error.code in _REFUSALS else USAGE_OR_IO)
+    except ModuleNotFoundError as error:
+        return failed(f"not installed: {error.name}; pip install 'cloister[witness]'", NOT_AVAILABLE)
+    except OSError as error:
+        return failed(f"{error.filename}: {error.strerror}" if error.filename else str(error), USAGE_OR_IO)
+
+
+def failed(message: str, status: int) -> int:
+    """Say what went wrong on standard error; returns ``status``."""
+    print(f"error {message}", file=sys.stderr)
+    return status
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON document."""
+    print(json.dumps(value, indent=2))
+
+
+def utc_now() -> datetime:
+    """The present, aware."""
+    return datetime.now(UTC)
