@@ -8,12 +8,12 @@ import base64
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from ohttp.bhttp import Content, Head, Request, ResponseDecoder, encode_request
+from ohttp.bhttp import Content, Event, Head, Request, ResponseDecoder, encode_request
 from ohttp.chunked import ChunkedClient
-from ohttp.errors import OhttpError
+from ohttp.errors import OhttpError, PaddingError
 from ohttp.http_date import format_http_date
 from ohttp.keyconfig import KeyConfig
-from ohttp.padding import padme
+from ohttp.padding import CellCheck, CellProfile, padme
 
 from .errors import ExchangeFailed
 
@@ -39,8 +39,9 @@ class Exchange:
 
     ``request_id`` is 16 random bytes and ``date`` the time of sending, both given by the caller; they and the
     digest of the evidence that was verified travel inside the encryption (docs/protocol.md, "A request").
-    ``opened`` counts the chunks of the answer that have authenticated. Raises ExchangeFailed for a request that
-    cannot be written.
+    ``profile`` is the shape of answers that the node vouched for; one of another shape is refused. ``opened``
+    counts the chunks of the answer that have authenticated. Raises ExchangeFailed for a request that cannot be
+    written.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Exchange:
         *,
         date: datetime,
         request_id: bytes,
+        profile: CellProfile,
     ) -> None:
         headers = [(n.lower(), v) for n, v in request.headers if n.lower() in PASSED_HEADERS]
         headers += [
@@ -74,6 +76,7 @@ class Exchange:
         )
         self.opened = 0
         self._decoder = ResponseDecoder()
+        self._cells = CellCheck(profile)
         try:
             self._session = ChunkedClient(config)
             padded = encode_request(inner, pad_to=padme(len(encode_request(inner))))
@@ -89,7 +92,9 @@ class Exchange:
         try:
             chunks = self._session.receive(data)
             self.opened += len(chunks)
-            events = [event for chunk in chunks for event in self._decoder.feed(chunk)]
+            events = self._decoded(chunks)
+        except PaddingError as error:
+            raise _misshapen(error) from error
         except OhttpError as error:
             raise ExchangeFailed(error.code, "the answer was altered on its way, or is malformed") from error
         return [event for event in events if isinstance(event, Head | Content)]
@@ -97,8 +102,26 @@ class Exchange:
     def finish(self) -> list[Head | Content]:
         """The outer response ended: raises ExchangeFailed unless the node's own end was seen and authenticated."""
         try:
-            events = [event for chunk in self._session.finish() for event in self._decoder.feed(chunk)]
+            events = self._decoded(self._session.finish())
             self._decoder.finish()
+            self._cells.finish()
+        except PaddingError as error:
+            raise _misshapen(error) from error
         except OhttpError as error:
             raise ExchangeFailed(error.code, "the answer was cut short on its way") from error
         return [event for event in events if isinstance(event, Head | Content)]
+
+    def _decoded(self, chunks: list[bytes]) -> list[Event]:
+        events: list[Event] = []
+        for chunk in chunks:
+            self._cells.chunk(chunk)
+            events += self._decoder.feed(chunk)
+        return events
+
+
+def _misshapen(error: PaddingError) -> ExchangeFailed:
+    return ExchangeFailed(
+        f"padding_{error.code}",
+        "the answer has another shape than the node vouched for",
+        "do not use this node",
+    )

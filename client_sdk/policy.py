@@ -1,7 +1,9 @@
 """The one policy file that says what a client accepts.
 
-A policy is TOML: ``version``, ``name``, the tables of ``attestation.policy`` ([cpu], [gpu], [simulated]) and
-[transparency] of ``measurements.policy``. Unknown keys are errors; what is not allowed is refused.
+A policy is TOML: ``version``, ``name``, the tables of ``attestation.policy`` ([cpu], [gpu], [simulated]),
+[transparency] of ``measurements.policy``, and optionally [runtime] with ``padding``: the padding profiles that a
+node's answers may have, ``["constant"]`` where it is not set. Unknown keys are errors; what is not allowed is
+refused.
 """
 
 import hashlib
@@ -15,21 +17,26 @@ from attestation.errors import AttestationError
 from attestation.policy import AttestationPolicy
 from measurements.errors import TransparencyError
 from measurements.policy import TransparencyPolicy
+from ohttp.padding import PROFILES
 
 from .errors import PolicyError
 
 MAX_POLICY = 256 * 1024
+DEFAULT_PADDING = frozenset(("constant",))
 _ATTESTATION_TABLES = ("cpu", "gpu", "simulated")
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A parsed policy. ``digest`` is SHA-256 of the file's bytes, for the result to name what it was judged by."""
+    """A parsed policy. ``digest`` is SHA-256 of the file's bytes, for the result to name what it was judged by;
+    ``padding`` names the profiles allowed.
+    """
 
     name: str
     attestation: AttestationPolicy
     transparency: TransparencyPolicy | None
     digest: bytes
+    padding: frozenset[str] = DEFAULT_PADDING
 
     @classmethod
     def production(cls) -> "Policy":
@@ -61,7 +68,7 @@ class Policy:
             document = tomllib.loads(data.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise PolicyError("policy_malformed", f"not TOML: {error}") from error
-        unknown = set(document) - {"version", "name", "transparency", *_ATTESTATION_TABLES}
+        unknown = set(document) - {"version", "name", "transparency", "runtime", *_ATTESTATION_TABLES}
         if unknown:
             raise PolicyError("policy_malformed", f"unknown key {sorted(unknown)[0]!r}")
         if document.get("version") != 1:
@@ -83,8 +90,19 @@ class Policy:
                 attestation=AttestationPolicy.from_table(tables),
                 transparency=TransparencyPolicy.from_table(transparency),
                 digest=hashlib.sha256(data).digest(),
+                padding=_padding(document.get("runtime", {})),
             )
         except AttestationError as error:
             raise PolicyError(error.code, error.detail or str(error)) from error
         except TransparencyError as error:
             raise PolicyError(error.code, str(error)) from error
+
+
+def _padding(table: object) -> frozenset[str]:
+    """The ``[runtime]`` table's profiles. Raises PolicyError."""
+    if not isinstance(table, dict) or set(table) - {"padding"}:
+        raise PolicyError("policy_malformed", "[runtime] is a table with padding alone")
+    named = table.get("padding", sorted(DEFAULT_PADDING))
+    if not isinstance(named, list) or not named or any(name not in PROFILES for name in named):
+        raise PolicyError("policy_malformed", f"[runtime] padding lists profiles of {', '.join(PROFILES)}")
+    return frozenset(named)

@@ -18,8 +18,9 @@ from attestation.errors import AttestationError
 from measurements.errors import Code, TransparencyError
 from measurements.rollback import RollbackMemory, Sighting
 from measurements.staple import VerifiedRelease, check_staple
-from ohttp.errors import OhttpError
+from ohttp.errors import OhttpError, PaddingError
 from ohttp.keyconfig import KeyConfig, parse_pinned_key_configs, preferred
+from ohttp.padding import CellProfile
 
 from .errors import VerificationRefused
 from .exchange import Exchange, InnerRequest
@@ -57,7 +58,8 @@ class VerifiedNode:
 
     Only ``verify_bundle`` makes one, and only it can begin an exchange: there is no other way to a key that a
     prompt could be encrypted to. ``simulated`` is True where the evidence ends at a simulated root that the
-    policy names: such a node proves nothing about hardware. ``model`` is the name that requests give.
+    policy names: such a node proves nothing about hardware. ``model`` is the name that requests give, ``padding``
+    the shape that the node's answers have.
     """
 
     __slots__ = (
@@ -66,6 +68,7 @@ class VerifiedNode:
         "cpu",
         "gpus",
         "model",
+        "padding",
         "release",
         "simulated",
         "valid_from",
@@ -80,7 +83,8 @@ class VerifiedNode:
         self.cpu = verified.cpu
         self.gpus = verified.gpus
         self.release = verified.release
-        self.model = verified.model
+        self.model = verified.runtime.model
+        self.padding = verified.runtime.padding
         self.simulated = verified.simulated
         self.valid_from = verified.at
         self.valid_until = verified.valid_until
@@ -103,7 +107,14 @@ class VerifiedNode:
                 retryable=True,
             )
         stated = stated_date or date
-        return Exchange(self._config, self.bundle_digest, request, date=stated, request_id=request_id)
+        return Exchange(
+            self._config,
+            self.bundle_digest,
+            request,
+            date=stated,
+            request_id=request_id,
+            profile=self.padding,
+        )
 
     def __repr__(self) -> str:
         mark = " SIMULATED" if self.simulated else ""
@@ -116,7 +127,7 @@ class _Verified:
     cpu: VerifiedCpu
     gpus: VerifiedGpus
     release: VerifiedRelease
-    model: str
+    runtime: "_Runtime"
     simulated: bool
     at: datetime
     valid_until: datetime
@@ -241,8 +252,8 @@ def _verify_parsed(
     config = _key_config(recorder, bundle.ohttp_keys, claims)
 
     simulated = cpu.simulated or gpus.simulated
-    model = _model_name(recorder, bundle.runtime, claims)
-    if recorder.error or not (cpu.value and gpus.value and release and config and model):
+    runtime = _runtime(recorder, bundle.runtime, claims, policy)
+    if recorder.error or not (cpu.value and gpus.value and release and config and runtime):
         return None, simulated
     try:
         held.commit()
@@ -254,7 +265,7 @@ def _verify_parsed(
         cpu=cpu.value,
         gpus=gpus.value,
         release=release,
-        model=model,
+        runtime=runtime,
         simulated=simulated,
         at=at,
         valid_until=_valid_until(at, cpu.value.claims, release, policy),
@@ -364,24 +375,62 @@ def _key_config(recorder: "_Recorder", ohttp_keys: bytes, claims: Claims | None)
     return config
 
 
-def _model_name(recorder: "_Recorder", runtime: bytes, claims: Claims | None) -> str | None:
-    """The name under which the node offers its model, from a runtime manifest that the claims vouch for."""
+@dataclass(frozen=True, slots=True)
+class _Runtime:
+    """What a client needs of a runtime manifest that the claims vouch for."""
+
+    model: str
+    padding: CellProfile
+
+
+def _runtime(recorder: "_Recorder", runtime: bytes, claims: Claims | None, policy: Policy) -> _Runtime | None:
+    """The name under which the node offers its model, and the padding that it keeps to."""
     if claims is None or hashlib.sha256(runtime).digest() != claims.runtime:
-        recorder.not_evaluated("runtime.model", "needs a runtime manifest that verified claims name")
+        for check in ("runtime.model", "runtime.padding"):
+            recorder.not_evaluated(check, "needs a runtime manifest that verified claims name")
         return None
     try:
-        model = json.loads(runtime)["model"]
-        name, digest = model["name"], model["digest"]
-        if not (isinstance(name, str) and name and isinstance(digest, str)):
-            raise TypeError
-    except (ValueError, KeyError, TypeError, RecursionError):
+        manifest = json.loads(runtime)
+    except (ValueError, RecursionError):
+        manifest = None
+    document = manifest if isinstance(manifest, dict) else {}
+    model = document.get("model")
+    name, digest = (model.get("name"), model.get("digest")) if isinstance(model, dict) else (None, None)
+    if isinstance(name, str) and name and isinstance(digest, str):
+        recorder.passed("runtime.model", f"{name}, digest {digest[:16]}…")
+    else:
         malformed = AttestationError(
             code="runtime_malformed", stage="parse", detail="the runtime manifest names no model"
         )
         recorder.failed("runtime.model", malformed)
+        name = None
+    padding = _padding(recorder, document.get("padding"), policy)
+    return None if name is None or padding is None else _Runtime(name, padding)
+
+
+def _padding(recorder: "_Recorder", stated: object, policy: Policy) -> CellProfile | None:
+    try:
+        profile = CellProfile.from_manifest(stated)
+    except PaddingError as error:
+        recorder.failed("runtime.padding", error)
         return None
-    recorder.passed("runtime.model", f"{name}, digest {digest[:16]}…")
-    return name
+    if profile.name not in policy.padding:
+        refused = AttestationError(
+            code="padding_not_allowed",
+            stage="runtime",
+            expected=" or ".join(sorted(policy.padding)),
+            found=profile.name,
+            detail="the policy's [runtime] padding does not name this node's profile",
+        )
+        recorder.failed("runtime.padding", refused)
+        return None
+    shape = {
+        "off": "off: sizes and times of an answer show",
+        "bucket": f"bucket: cells of {profile.cell_bytes} bytes, times show",
+        "constant": f"constant: {profile.cell_bytes} bytes each {profile.interval_ms} ms",
+    }
+    recorder.passed("runtime.padding", shape[profile.name])
+    return profile
 
 
 class _Recorder:

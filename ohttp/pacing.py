@@ -1,4 +1,4 @@
-"""Cells on the running event loop: when each leaves, and how an application learns that one is near."""
+"""Answers on the running event loop: when each part leaves, and how an application learns that one is near."""
 
 import asyncio
 
@@ -45,10 +45,10 @@ class Answer:
         self._stall = stall_s
         self._room = asyncio.Event()
         self._changed = asyncio.Event()
-        self._cells = CellStream(profile) if profile.name == "constant" else None
+        self._cells = None if profile.name == "off" else CellStream(profile)
         self._plain = UnpaddedStream()
         self.stream: CellStream | UnpaddedStream = self._cells or self._plain
-        self.clock = CellClock() if self._cells else None
+        self.clock = CellClock() if profile.name == "constant" else None
 
     async def written(self) -> None:
         """The application wrote something; returns once fewer than ``HIGH_WATER`` bytes wait."""
@@ -62,6 +62,9 @@ class Answer:
         try:
             if self._cells and self.clock:
                 await self._send_cells(self._cells, self.clock, sealer, send)
+                return True
+            if self._cells:
+                await self._send_buckets(self._cells, sealer, send)
                 return True
             return await self._send_unpadded(sealer, send)
         except TimeoutError:
@@ -85,6 +88,19 @@ class Answer:
             if cell.last:
                 return
             prologue = b""
+
+    async def _send_buckets(self, stream: CellStream, sealer: ResponseSealer, send: Send) -> None:
+        prologue = sealer.prologue()
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while stream.queued or stream.ended:
+                cell = stream.next_cell()
+                sealed = sealer.seal_final(cell.data) if cell.last else sealer.seal(cell.data)
+                await self._send_body(send, prologue + sealed, more=not cell.last)
+                if cell.last:
+                    return
+                prologue = b""
 
     async def _send_unpadded(self, sealer: ResponseSealer, send: Send) -> bool:
         stream = self._plain

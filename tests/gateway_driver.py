@@ -19,6 +19,7 @@ from ohttp.replay import ReplayWindow
 NOW = 1_800_000_000.0
 BUNDLE = hashlib.sha256(b"the evidence that was verified").digest()
 FAST = CellProfile("constant", cell_bytes=512, interval_ms=5)
+BUCKET = CellProfile("bucket", cell_bytes=512)
 OFF = CellProfile("off")
 X25519 = 0x0020
 

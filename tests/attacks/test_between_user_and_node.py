@@ -23,6 +23,7 @@ from client_sdk.verify import VerifiedNode, verify_bundle
 from measurements.rollback import VolatileMemory
 from ohttp.chunked import ChunkedGateway
 from ohttp.keyconfig import GatewayKey, KeyRing, parse_key_configs, preferred
+from ohttp.padding import CellProfile
 
 SECRET = "the canary sings at dawn"
 QUESTION = [{"role": "user", "content": SECRET}]
@@ -91,7 +92,9 @@ def test_control_a_client_that_believed_the_carried_keys_would_be_read(world: Wo
     swapped = EvidenceBundle.parse(swap_keys(world.node.bundle(), own))
     believed = preferred(parse_key_configs(swapped.ohttp_keys))
     request = InnerRequest("POST", "/v1/chat/completions", (), json.dumps(QUESTION).encode())
-    sent = Exchange(believed, bytes(32), request, date=datetime.now(UTC), request_id=bytes(16)).body
+    sent = Exchange(
+        believed, bytes(32), request, date=datetime.now(UTC), request_id=bytes(16), profile=CellProfile()
+    ).body
     gateway = ChunkedGateway(own)
     assert SECRET.encode() in b"".join(gateway.receive(sent)) + gateway.end()
 

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 
-from gateway_driver import EVENTS, OFF, Node, Reply, inner
+from gateway_driver import BUCKET, EVENTS, OFF, Node, Reply, inner
 
 from ohttp.asgi import App, Message, Receive, Scope, Send
 from ohttp.padding import CellProfile
@@ -45,6 +45,11 @@ def test_sizes_of_parts() -> None:
     assert sizes(short) == sizes(long), "two answers of other words look the same"
     assert len(set(sizes(short)[1:-1])) == 1
 
+    short, long = observed(BUCKET, SHORT), observed(BUCKET, LONG)
+    assert len({*sizes(short)[1:-1], *sizes(long)[1:-1]}) == 1, (
+        "so do their parts where only sizes are hidden"
+    )
+
     short, long = observed(OFF, SHORT), observed(OFF, LONG)
     per_token = [len(token) - len(other) for token, other in zip(LONG, SHORT, strict=True)]
     seen = [there - here for there, here in zip(sizes(long)[1:], sizes(short)[1:], strict=False)]
@@ -70,6 +75,8 @@ def test_rhythm_of_tokens() -> None:
     assert abs(mean_gap(quick) - mean_gap(slow)) < 0.004
     quick, slow = (observed(OFF, SHORT, rhythm) for rhythm in (0.002, 0.018))
     assert mean_gap(slow) - mean_gap(quick) > 0.010, "control: unpadded, the rhythm shows"
+    quick, slow = (observed(BUCKET, SHORT, rhythm) for rhythm in (0.002, 0.018))
+    assert mean_gap(slow) - mean_gap(quick) > 0.010, "control: so it does in cells without a beat"
 
 
 def test_whether_it_was_an_error() -> None:

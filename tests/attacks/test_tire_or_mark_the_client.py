@@ -35,6 +35,7 @@ from ohttp.chunked import RESPONSE_MEDIA_TYPE, ChunkedGateway
 from ohttp.keyconfig import GatewayKey, KeyRing
 
 QUESTION = [{"role": "user", "content": "the canary sings at dawn"}]
+ANY_SHAPE = '[runtime]\npadding = ["off"]'
 EVIDENCE, SEALED = "/node/attestation", "/node/ohttp"
 PLAIN = InnerRequest("POST", "/v1/chat/completions", (), b"{}")
 
@@ -70,7 +71,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     folder = tmp_path_factory.mktemp("platform")
     platform, digest = Platform.open(folder / "state", now, 1), b"\x05" * 48
     staple, table = publish(folder, digest)
-    policy = Policy.parse("\n".join((POLICY_HEAD, platform.policy_table(), table)).encode())
+    policy = Policy.parse("\n".join((POLICY_HEAD, platform.policy_table(), table, ANY_SHAPE)).encode())
     keys = KeyRing([GatewayKey.generate(1, 0x647A), GatewayKey.generate(2, 0x0020)])
     ours, theirs = socket.socketpair()
     platform.serve(ours, digest)
@@ -80,7 +81,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
             {"count": 1, "rim": "off", "revocation": "off"},
             simulated_root=platform.roots["nvidia_root_sha256"],
         )
-        runtime = json.dumps({"model": {"name": "tiny", "digest": "ab"}}).encode()
+        runtime = json.dumps({"model": {"name": "tiny", "digest": "ab"}, "padding": {"name": "off"}}).encode()
         maker = EvidenceMaker(device, device, 1, gpus, Staple.parse(staple.read_bytes()), runtime)
         start, end = now() - timedelta(minutes=1), now() + timedelta(hours=24)
         bundle = maker.make(ohttp_keys=keys.encoded(), nonce=b"", not_before=start, not_after=end, at=now())
@@ -280,6 +281,19 @@ def test_a_verification_does_not_outlive_the_trust_it_rests_on(node: Node) -> No
     short = replace(node.policy, transparency=replace(node.policy.transparency, not_after=soon))
     assert node.verdict(node.bundle, policy=short).require().valid_until == soon
     assert node.verdict(node.bundle).require().valid_until > soon
+
+
+def test_a_node_whose_answers_show_their_lengths_is_refused_unless_the_policy_says_so(node: Node) -> None:
+    usual = replace(node.policy, padding=Policy.production().padding)
+    refused = node.verdict(node.bundle, policy=usual)
+    assert refused.error is not None
+    assert (refused.error.code, refused.error.expected, refused.error.found) == (
+        "padding_not_allowed",
+        "constant",
+        "off",
+    )
+    # Control: the policy of these tests names that profile.
+    assert node.verdict(node.bundle).require().padding.name == "off"
 
 
 @pytest.mark.parametrize("quoted", ["\x1b[2J\x1b[Hverified", "\u202edeifirev", "\r  verified", "\ud800"])

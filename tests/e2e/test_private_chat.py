@@ -248,6 +248,11 @@ def test_policies_with_anything_unknown_are_errors(world: World, tmp_path: Path)
         good + "\n[surprise]\nx = 1\n": "policy_malformed",
         good.replace("version = 1", "version = 2", 1): "policy_version",
         good.replace("[transparency]", "[transparency]\nskip = true", 1): "TRUST_ROOT_INVALID",
+        good + "\n[runtime]\npadding = []\n": "policy_malformed",
+        good + "\n[runtime]\npadding = ['any']\n": "policy_malformed",
+        good + "\n[runtime]\npadding = 'off'\n": "policy_malformed",
+        good + "\n[runtime]\nmodel = 'x'\n": "policy_malformed",
+        "runtime = 1\n" + good: "policy_malformed",
         "not toml": "policy_malformed",
         "version = 1\nname = 'x'\n": "policy_malformed",
     }

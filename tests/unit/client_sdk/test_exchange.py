@@ -17,17 +17,21 @@ from client_sdk.policy import Policy
 from ohttp.bhttp import ResponseEncoder, decode_request
 from ohttp.chunked import ChunkedGateway
 from ohttp.keyconfig import GatewayKey, KeyRing, preferred
+from ohttp.padding import CellProfile
 
 AT = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 DIGEST = bytes(range(32))
+OFF = CellProfile("off")
 KEYS = KeyRing([GatewayKey.generate(1, 0x647A), GatewayKey.generate(2, 0x0020)])
 
 
 def begin(
-    body: bytes = b"{}", headers: tuple[tuple[bytes, bytes], ...] = ()
+    body: bytes = b"{}", headers: tuple[tuple[bytes, bytes], ...] = (), profile: CellProfile = OFF
 ) -> tuple[Exchange, ChunkedGateway]:
     request = InnerRequest("POST", "/v1/chat/completions", headers, body)
-    exchange = Exchange(preferred(KEYS.configs), DIGEST, request, date=AT, request_id=b"\x07" * 16)
+    exchange = Exchange(
+        preferred(KEYS.configs), DIGEST, request, date=AT, request_id=b"\x07" * 16, profile=profile
+    )
     return exchange, ChunkedGateway(KEYS)
 
 
@@ -144,7 +148,7 @@ def test_nothing_that_is_shown_of_a_request_is_of_its_content() -> None:
     assert secret not in repr(request)
     beyond = InnerRequest("POST", f"/\xe9{secret}", (), b"")
     with pytest.raises(ExchangeFailed) as caught:
-        Exchange(preferred(KEYS.configs), DIGEST, beyond, date=AT, request_id=bytes(16))
+        Exchange(preferred(KEYS.configs), DIGEST, beyond, date=AT, request_id=bytes(16), profile=OFF)
     assert secret not in f"{caught.value}{caught.value.__cause__}"
 
 
@@ -186,3 +190,39 @@ def test_an_address_that_is_none_is_an_error_of_the_family(url: str) -> None:
         PrivateClient(url, Policy.production())
     for usable in ("https://relay.example/node", "http://[::1]:8080/node", "http://127.0.0.1/"):
         PrivateClient(usable, Policy.production()).close()
+
+
+CELLS = CellProfile("bucket", cell_bytes=512)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "code"),
+    [
+        ([512] * 16, None),
+        ([512] * 20, None),
+        ([512] * 15, "padding_ladder"),
+        ([512] * 17, "padding_ladder"),
+        ([512] * 3 + [511] + [512] * 12, "padding_cell"),
+        ([512] * 3 + [513] + [512] * 12, "padding_cell"),
+        ([512] * 15 + [0], "padding_ladder"),
+        ([512] * 15 + [40], "padding_cell"),
+    ],
+)
+def test_an_answer_of_another_shape_than_was_vouched_for_is_refused(
+    sizes: list[int], code: str | None
+) -> None:
+    exchange, gateway = begin(profile=CELLS)
+    gateway.receive(exchange.body)
+    gateway.end()
+    sealer, encoder = gateway.response(), ResponseEncoder()
+    plain = encoder.head(200) + encoder.content(b"data: [DONE]\n\n") + encoder.end()
+    plain = plain.ljust(sum(sizes), b"\0")
+    *chunks, last = [plain[sum(sizes[:n]) : sum(sizes[: n + 1])] for n in range(len(sizes))]
+    wire = sealer.prologue() + b"".join(map(sealer.seal, chunks)) + sealer.seal_final(last)
+    if code is None:
+        answer = InnerAnswer(exchange, iter([wire[:4000], wire[4000:]]))
+        assert b"".join(answer.content()) == b"data: [DONE]\n\n"
+        return
+    with pytest.raises(ExchangeFailed) as caught:
+        list(InnerAnswer(exchange, iter([wire[:4000], wire[4000:]])).content())
+    assert caught.value.code == code

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from gateway_driver import (
+    BUCKET,
     BUNDLE,
     EVENTS,
     FAST,
@@ -54,7 +55,7 @@ class Recorder:
         await answering(200, JSON, b"{}")(scope, lambda: asyncio.sleep(0), send)
 
 
-@pytest.mark.parametrize("profile", [FAST, OFF])
+@pytest.mark.parametrize("profile", [FAST, BUCKET, OFF])
 @pytest.mark.parametrize("kem", [0x0020, XWING])
 def test_a_request_reaches_the_application_and_its_answer_comes_back(profile: CellProfile, kem: int) -> None:
     async def work() -> None:
@@ -115,6 +116,29 @@ def test_cells_start_at_once_and_keep_their_beat_whatever_the_application_does()
         assert len({len(part) for part in reply.parts[1:-1]}) == 1
         gaps = [later - earlier for earlier, later in itertools.pairwise(reply.times)]
         assert sum(gaps) / len(gaps) == pytest.approx(0.03, rel=0.5)
+
+    run(work())
+
+
+def test_buckets_leave_when_there_is_something_to_say_and_end_on_a_rung() -> None:
+    """No beat: the first word is out at once, every part has one size, and 21 cells are stretched to 25."""
+
+    async def work() -> None:
+        words = [b"data: %d\n\n" % number for number in range(20)]
+        app = answering(200, EVENTS, *words, pause_s=0.005)
+        node = Node(app, profile=BUCKET)
+        started = asyncio.get_running_loop().time()
+        response, reply = await node.ask(inner())
+        assert [line for line in response.body.split(b"\n") if line.startswith(b"data")] == [
+            word.strip() for word in words
+        ]
+        assert len(reply.parts) in (20, 25)
+        assert len({len(part) for part in reply.parts[1:-1]}) == 1
+        assert reply.times[0] - started < 0.05 < reply.times[-1] - started
+        response, reply = await Node(answering(200, JSON, b"x" * 9000), profile=BUCKET).ask(inner())
+        assert response.body == b"x" * 9000
+        assert len(reply.parts) == 20
+        assert len({len(part) for part in reply.parts[1:-1]}) == 1
 
     run(work())
 
@@ -190,7 +214,7 @@ def test_refused_before_decapsulation() -> None:
     run(work())
 
 
-@pytest.mark.parametrize("profile", [FAST, OFF])
+@pytest.mark.parametrize("profile", [FAST, BUCKET, OFF])
 @pytest.mark.parametrize(
     ("request_", "status", "kind"),
     [
@@ -299,6 +323,7 @@ def test_an_application_that_breaks_inside_a_stream_says_so_in_the_stream() -> N
         assert b"secret" not in response.body
 
     run(work(FAST))
+    run(work(BUCKET))
     run(work(OFF))
 
 
@@ -374,7 +399,7 @@ class Panic(BaseException):
     """What a library in Rust raises when it panics: no Exception."""
 
 
-@pytest.mark.parametrize("profile", [FAST, OFF])
+@pytest.mark.parametrize("profile", [FAST, BUCKET, OFF])
 def test_a_panic_inside_is_an_answer_like_any_error(profile: CellProfile) -> None:
     async def panicking(scope: Any, receive: Any, send: Any) -> None:
         raise Panic("secret")

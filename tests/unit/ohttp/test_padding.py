@@ -1,5 +1,6 @@
 """Lengths of requests, rungs of the ladder, and what a profile may be."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ohttp.padding import CellProfile, ladder_rung, padme
+from ohttp.errors import PaddingError
+from ohttp.padding import CellCheck, CellProfile, ladder_rung, padme
 
 
 @given(st.integers(0, 1 << 40))
@@ -52,7 +54,7 @@ def test_a_rung_is_never_below_and_at_most_a_quarter_above(cells: int) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"name": "bucket"},
+        {"name": "none"},
         {"cell_bytes": 127},
         {"cell_bytes": 16_385},
         {"interval_ms": 0},
@@ -67,3 +69,57 @@ def test_profiles_that_cannot_work(wrong: dict[str, Any]) -> None:
 def test_manifest_is_plain_data() -> None:
     assert CellProfile("off").manifest() == {"name": "off"}
     assert json.loads(json.dumps(CellProfile().manifest()))["cell_bytes"] == 512
+    assert "interval_ms" not in CellProfile("bucket").manifest()
+
+
+@pytest.mark.parametrize(
+    "profile", [CellProfile("off"), CellProfile("bucket", 1024), CellProfile("constant", 256, 50)]
+)
+def test_a_manifest_gives_the_profile_back(profile: CellProfile) -> None:
+    stated = json.loads(json.dumps(profile.manifest()))
+    assert CellProfile.from_manifest(stated) == profile
+    for member in stated:
+        for value in (None, 0, -1, 10**30, True, "x", 1.5, [], {}):
+            with pytest.raises(PaddingError) as caught:
+                CellProfile.from_manifest({**stated, member: value})
+            assert caught.value.code == "profile"
+        with pytest.raises(PaddingError):
+            CellProfile.from_manifest({key: stated[key] for key in stated if key != member})
+    for stranger in ({**stated, "more": 1}, None, [], "off", 7, {}):
+        with pytest.raises(PaddingError):
+            CellProfile.from_manifest(stranger)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner),
+    max_leaves=4,
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["name", "cell_bytes", "interval_ms", "ladder_first", "ladder_step_percent", "x"]),
+        JSON_VALUES | st.sampled_from(["off", "bucket", "constant", 512, 16, 125]),
+    )
+)
+def test_any_table_is_a_profile_or_an_error_of_ours(stated: dict[str, Any]) -> None:
+    with contextlib.suppress(PaddingError):
+        assert CellProfile.from_manifest(stated).manifest() == stated
+
+
+def test_chunks_are_held_to_the_promise() -> None:
+    check = CellCheck(CellProfile("constant", 128))
+    for _ in range(15):
+        check.chunk(bytes(128))
+    with pytest.raises(PaddingError) as caught:
+        check.finish()
+    assert caught.value.code == "ladder"
+    check.chunk(bytes(128))
+    check.finish()
+    with pytest.raises(PaddingError) as caught:
+        check.chunk(bytes(127))
+    assert caught.value.code == "cell"
+    anything = CellCheck(CellProfile("off"))
+    anything.chunk(b"")
+    anything.finish()
