@@ -13,6 +13,11 @@ SIMULATED_NOTICE = (
     "It shows that the checks work; it proves nothing about any hardware."
 )
 
+NOT_LISTED_NOTICE = (
+    "NOT LISTED: the policy (profile sigstore-only) accepts a release that no public log lists. Nobody can watch "
+    "what its builder signs, and a withdrawn release stays usable until it ends."
+)
+
 
 def printable(text: str) -> str:
     """``text`` with everything escaped that a terminal would obey, or could not show.
@@ -40,6 +45,8 @@ def show_verification(console: Console, verification: Verification) -> None:
     error = verification.error
     if error is None:
         node = verification.require()
+        if not node.release.listed:
+            console.print(Text(NOT_LISTED_NOTICE, "bold black on yellow"))
         console.print(
             Text.assemble(
                 ("verified", "bold green"),

@@ -322,6 +322,7 @@ def _check_release(
         policy=policy.transparency,
         at=at,
         memory=memory,
+        sigstore=section.sigstore or b"",
     )
     recorder.add(staple.rows, staple.error)
     return staple.value
@@ -342,7 +343,8 @@ def _match_measurements(
         else:
             recorder.passed(
                 "log.measurement",
-                f"{measurement[:16]}… is {release.name} {release.version}, leaf {release.index}",
+                f"{measurement[:16]}… is {release.name} {release.version}, "
+                + (f"leaf {release.index}" if release.listed else "not listed"),
             )
     if gpus is None or release is None:
         recorder.not_evaluated("log.gpu", "needs verified GPU evidence and a verified release")

@@ -63,6 +63,7 @@ class EvidenceMaker:
                     release_leaf=self.staple.release_leaf,
                     status_proof=self.staple.status_proof,
                     status_leaf=self.staple.status_leaf,
+                    sigstore=self.staple.sigstore or None,
                 ),
                 checkpoint=self.staple.checkpoint,
             )

@@ -88,6 +88,11 @@ def judge_active(
             expected=f"≥ {status.min_release_sequence}",
             found=release.sequence,
         )
+    judge_validity(release, policy, at)
+
+
+def judge_validity(release: Release, policy: TransparencyPolicy, at: datetime) -> None:
+    """Whether now is the release's own time. Raises TransparencyError (RELEASE_EXPIRED)."""
     _inside(
         release.not_before, release.not_after, at, policy.max_future_s, Code.RELEASE_EXPIRED, "log.active"
     )

@@ -9,7 +9,12 @@
     channel = "prod"
 
 ``tlog_policy`` (the text of a c2sp.org/tlog-policy file with one log) may stand for log, witnesses and
-quorum.
+quorum. ``profile`` says what else a release must show:
+
+- ``tlog`` (the default): nothing.
+- ``tlog+sigstore``: a Sigstore bundle over the same statement too, by the table ``[transparency.sigstore]``.
+- ``sigstore-only``: that bundle alone. Log, witnesses and signers are not named then, and every result says
+  that the release is not listed: nobody can watch what such a builder signs, and nothing can be revoked.
 """
 
 import json
@@ -20,12 +25,28 @@ from typing import Any, Final
 
 from .errors import Code, TransparencyError
 from .note import ED25519, VerifierKey
+from .sigstore.policy import SigstorePolicy
 from .statement import instant
 from .tlog_policy import NONE, TlogPolicy
 
-PROFILES: Final = ("tlog", "tlog+sigstore", "sigstore-only")
+TLOG: Final = "tlog"
+TLOG_AND_SIGSTORE: Final = "tlog+sigstore"
+SIGSTORE_ONLY: Final = "sigstore-only"
+PROFILES: Final = (TLOG, TLOG_AND_SIGSTORE, SIGSTORE_ONLY)
 MAX_STATUS_LIFETIME: Final = timedelta(days=7)
 MAX_RELEASE_VALIDITY: Final = timedelta(days=90)
+_OF_THE_LOG: Final = frozenset(
+    {
+        "log",
+        "witnesses",
+        "quorum",
+        "tlog_policy",
+        "signers",
+        "threshold",
+        "max_active",
+        "max_checkpoint_age_s",
+    }
+)
 _STAGE: Final = "policy"
 
 
@@ -41,7 +62,8 @@ class TransparencyPolicy:
     signers: tuple[VerifierKey, ...]
     threshold: int
     channel: str
-    profile: str = "tlog"
+    profile: str = TLOG
+    sigstore: SigstorePolicy | None = None
     max_active: int = 8
     max_checkpoint_age_s: int = 86_400
     max_future_s: int = 300
@@ -63,13 +85,21 @@ class TransparencyPolicy:
         unknown = sorted(set(table) - known)
         if unknown:
             raise _invalid(f"unknown key {unknown[0]!r}")
-        signers = tuple(VerifierKey.parse(key) for key in _strings(table, "signers"))
+        profile = _string(table, "profile", TLOG)
+        if profile not in PROFILES:
+            raise _invalid(f"profile is one of {', '.join(PROFILES)}")
+        listed = profile != SIGSTORE_ONLY
+        if not listed and _OF_THE_LOG & set(table):
+            raise _invalid(f"profile {profile} has no use for {sorted(_OF_THE_LOG & set(table))[0]!r}")
+        if profile == TLOG and "sigstore" in table:
+            raise _invalid("profile tlog has no use for a table [transparency.sigstore]")
         policy = cls(
-            trust=_trust(table),
-            signers=signers,
+            trust=_trust(table) if listed else TlogPolicy((), {}, {}, NONE),
+            signers=tuple(map(VerifierKey.parse, _strings(table, "signers"))) if listed else (),
             threshold=_integer(table, "threshold", 1, least=1),
             channel=_string(table, "channel"),
-            profile=_string(table, "profile", "tlog"),
+            profile=profile,
+            sigstore=None if profile == TLOG else SigstorePolicy.from_table(table.get("sigstore")),
             max_active=_integer(table, "max_active", 8, least=1),
             max_checkpoint_age_s=_integer(table, "max_checkpoint_age_s", 86_400, least=1),
             max_future_s=_integer(table, "max_future_s", 300, least=0),
@@ -81,14 +111,14 @@ class TransparencyPolicy:
 
     @property
     def log(self) -> VerifierKey:
-        """The trusted log's key; its name is the log's origin."""
+        """The trusted log's key; its name is the log's origin. There is none in profile sigstore-only."""
         return self.trust.logs[0]
 
     def _check(self) -> None:
+        if self.profile == SIGSTORE_ONLY:
+            return
         if len(self.trust.logs) != 1:
             raise _invalid("exactly one log")
-        if self.profile not in PROFILES:
-            raise _invalid(f"profile is one of {', '.join(PROFILES)}")
         if any(key.algorithm != ED25519 for key in self.signers):
             raise _invalid("a release signer has a plain Ed25519 key (kind 0x01)")
         materials = [key.public_key for key in (self.log, *self.trust.witnesses.values(), *self.signers)]

@@ -13,15 +13,17 @@ from . import strict_base64
 from .checkpoint import SignedCheckpoint
 from .cosignature import Cosignature
 from .decision import judge_active, judge_release, judge_status
+from .dsse import Envelope
 from .errors import Code, TransparencyError
 from .merkle import leaf_hash
-from .policy import TransparencyPolicy
+from .policy import SIGSTORE_ONLY, TLOG, TransparencyPolicy
 from .release import Release, Status, open_leaf
 from .results import NOT_EVALUATED, Appraisal, Outcome, Row
 from .rollback import RollbackMemory, Sighting
 from .statement import canonical, instant_text, malformed, parse_canonical, record
 from .tlog_policy import NONE
 from .tlog_proof import TlogProof
+from .unlisted import check_unlisted
 from .verified_release import VerifiedRelease, verified
 
 __all__ = ["MAX_STAPLE", "Staple", "VerifiedRelease", "check_staple"]
@@ -36,7 +38,8 @@ _VERSION: Final = 1
 class Staple:
     """The file a node reads at boot.
 
-    Proofs are tlog-proof texts, leaves log entries, ``checkpoint`` a signed note.
+    Proofs are tlog-proof texts, leaves log entries, ``checkpoint`` a signed note, ``sigstore`` a Sigstore
+    bundle over the same release statement, empty where there is none.
     """
 
     release_proof: bytes
@@ -44,21 +47,24 @@ class Staple:
     status_proof: bytes
     status_leaf: bytes
     checkpoint: bytes
+    sigstore: bytes = b""
 
     def encode(self) -> bytes:
         """Canonical JSON with a version and base64 members."""
         members = {field.name: strict_base64.encode(getattr(self, field.name)) for field in fields(self)}
+        if not self.sigstore:
+            del members["sigstore"]
         return canonical({"v": _VERSION, **members})
 
     @classmethod
     def parse(cls, data: bytes) -> "Staple":
         """Read the file's bytes. Raises TransparencyError (STATEMENT_MALFORMED, LIMIT_EXCEEDED)."""
         value = record(parse_canonical(data, limit=_MAX_FILE), "staple")
-        names = [field.name for field in fields(cls)]
-        if set(value) != {"v", *names} or value["v"] != _VERSION:
+        names = {field.name for field in fields(cls)}
+        if set(value) | {"sigstore"} != {"v", *names} or value["v"] != _VERSION:
             raise malformed("not a staple of a known version")
         try:
-            members = {name: strict_base64.decode(value[name]) for name in names}
+            members = {name: strict_base64.decode(value[name]) for name in names & set(value)}
         except (ValueError, AttributeError) as error:
             raise malformed("a member of a staple is not base64") from error
         if sum(map(len, members.values())) > MAX_STAPLE:
@@ -78,13 +84,17 @@ def check_staple(
     policy: TransparencyPolicy,
     at: datetime,
     memory: RollbackMemory,
+    sigstore: bytes = b"",
 ) -> Appraisal[VerifiedRelease]:
     """Check a staple against ``policy`` at the time ``at`` (aware, UTC). Never raises for what a node sent.
 
-    Rows: log.signature log.witness log.status log.release log.active log.rollback. ``memory`` is written only
-    where every row passed. The measured registers are the caller's next step, with ``VerifiedRelease``.
+    Rows: log.signature log.witness log.status log.release log.active log.sigstore log.rollback. ``memory`` is
+    written only where every row passed. The measured registers are the caller's next step, with
+    ``VerifiedRelease``.
     """
-    staple = Staple(release_proof, release_leaf, status_proof, status_leaf, checkpoint)
+    if policy.profile == SIGSTORE_ONLY:
+        return check_unlisted(sigstore, policy, at)
+    staple = Staple(release_proof, release_leaf, status_proof, status_leaf, checkpoint, sigstore)
     return _Check(staple, policy, at, memory).run()
 
 
@@ -113,6 +123,9 @@ class _Check:
         self.step("log.release", self.check_release, needs=signed)
         listed = self.status is not None and self.release is not None
         self.step("log.active", self.active, needs=listed)
+        self.step(
+            "log.sigstore", self.sigstore, needs=self.policy.profile == TLOG or self.release is not None
+        )
         self.step("log.rollback", self.rollback, needs=signed and listed)
         return Appraisal(tuple(self.rows), self.error, self.value if self.error is None else None)
 
@@ -139,12 +152,6 @@ class _Check:
                 stage="log.signature",
                 expected=f"before {instant_text(policy.not_after)}",
                 found=instant_text(self.at),
-            )
-        if policy.profile != "tlog":
-            raise TransparencyError(
-                Code.NOT_AVAILABLE,
-                f"profile {policy.profile}: Sigstore bundles cannot be verified yet",
-                stage="log.signature",
             )
         if sum(len(getattr(staple, field.name)) for field in fields(staple)) > MAX_STAPLE:
             raise TransparencyError(
@@ -240,6 +247,22 @@ class _Check:
         judge_active(self.release, leaf, self.status, self.policy, self.at)
         until = instant_text(self.release.not_after)
         return Outcome.PASS, f"listed in status {self.status.sequence}, not revoked, valid until {until}"
+
+    def sigstore(self) -> tuple[Outcome, str]:
+        policy = self.policy
+        if policy.profile == TLOG or policy.sigstore is None:
+            return Outcome.NOT_REQUIRED, "the policy asks for no Sigstore bundle"
+        # Here, not above: who asks for no bundle never loads what judges one.
+        from .sigstore.release_bundle import verify_release_bundle
+
+        statement = verify_release_bundle(
+            self.staple.sigstore,
+            policy.sigstore,
+            at=self.at,
+            max_future_s=policy.max_future_s,
+            payload=Envelope.parse(self.staple.release_leaf).payload,
+        )
+        return Outcome.PASS, statement.signature.sentence()
 
     def rollback(self) -> tuple[Outcome, str]:
         assert self.status is not None

@@ -15,7 +15,9 @@ class VerifiedRelease:
     """Signed, logged, witnessed, listed as active and not rolled back at the time of the check.
 
     ``leaf_hash`` is the Merkle leaf hash, ``index`` its place in the log; ``status_expires_at`` bounds how
-    long this verdict may be used.
+    long this verdict may be used. Where ``listed`` is False (profile sigstore-only) there is no such log and no
+    status: ``log`` and ``index`` are of Sigstore's log, ``leaf_hash`` is the leaf hash of the bare statement, and
+    the release's own end bounds the verdict.
     """
 
     name: str
@@ -34,6 +36,7 @@ class VerifiedRelease:
     status_sequence: int
     status_issued_at: datetime
     status_expires_at: datetime
+    listed: bool = True
 
     def match_cpu(
         self, tee: str, registers: Mapping[str, str], tcb: Mapping[str, int] | None = None
@@ -89,7 +92,7 @@ class VerifiedRelease:
 
 
 def verified(release: Release, **facts: Any) -> VerifiedRelease:
-    """Join a release with the facts of its verification; for ``check_staple`` only."""
+    """Join a release with the facts of its verification; for the checks of a staple only."""
     return VerifiedRelease(
         name=release.name,
         version=release.version,

@@ -20,9 +20,9 @@ from sigstore_models.trustroot.v1 import TrustedRoot as RootModel
 
 from ..errors import Code, TransparencyError
 from ..statement import instant_text
+from .policy import MAX_ROOT
 from .strict_json import parse_strict
 
-MAX_ROOT: Final = 256 * 1024
 _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _STAGE: Final = "sigstore.root"
 

@@ -31,7 +31,7 @@ from sigstore_models.common.v1 import HashAlgorithm
 from sigstore_models.trustroot.v1 import TrustedRoot as RootModel
 
 from ..errors import Code, TransparencyError
-from ..statement import PAYLOAD_TYPE, STATEMENT_TYPE
+from ..statement import PAYLOAD_TYPE, STATEMENT_TYPE, instant_text
 from .bundle import MAX_BUNDLE, SigstoreBundle
 from .entry_body import match_entry, signed_digest
 from .identity import CertificateIdentity, IdentityRule, read_identity
@@ -81,6 +81,11 @@ class VerifiedSignature:
     signed_at: datetime
     log: str
     log_index: int
+
+    def sentence(self) -> str:
+        """Who signed, when, and where that is noted, for people."""
+        who = "a key that the policy names" if self.identity is None else self.identity.subject
+        return f"signed by {who} at {instant_text(self.signed_at)}, {self.log} entry {self.log_index}"
 
 
 @dataclass(frozen=True, slots=True)

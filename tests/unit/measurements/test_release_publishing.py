@@ -21,6 +21,8 @@ from measurements.publish import Published, ReleaseDraft, ReleaseLog, create_log
 from measurements.results import Appraisal
 from measurements.rollback import FileMemory, RollbackMemory, VolatileMemory
 from measurements.signing_key import SigningKey
+from measurements.sigstore.identity import IdentityRule
+from measurements.sigstore.policy import SigstorePolicy
 from measurements.staple import Staple, check_staple
 from measurements.statement import Subject, canonical
 from measurements.verified_release import VerifiedRelease
@@ -91,6 +93,7 @@ def test_a_published_release_is_accepted(operator: Operator, tmp_path: Path) -> 
         ("log.status", "pass"),
         ("log.release", "pass"),
         ("log.active", "pass"),
+        ("log.sigstore", "not required"),
         ("log.rollback", "pass"),
     ]
     release = appraisal.require()
@@ -189,11 +192,15 @@ def test_nothing_is_remembered_of_a_refused_node(operator: Operator) -> None:
     operator.check(first.staple, memory).require()
 
 
+SIGSTORE = SigstorePolicy(IdentityRule(issuer="https://issuer.example", subject="somebody"))
+
+
 def test_a_policy_that_wants_more_than_there_is_fails_closed(operator: Operator) -> None:
     staple = operator.publish(1).staple
     good = operator.policy
     for changes, code in (
-        ({"profile": "tlog+sigstore"}, Code.NOT_AVAILABLE),
+        ({"profile": "tlog+sigstore", "sigstore": SIGSTORE}, Code.PROOF_MISSING),
+        ({"profile": "sigstore-only", "sigstore": SIGSTORE}, Code.PROOF_MISSING),
         ({"not_after": START}, Code.TRUST_ROOT_VALIDITY),
         ({"channel": "beta"}, Code.IDENTITY_MISMATCH),
         ({"threshold": 2}, Code.IDENTITY_MISMATCH),

@@ -198,6 +198,7 @@ def test_no_changed_byte_of_a_staple_is_accepted() -> None:
                 "log.status",
                 "log.release",
                 "log.active",
+                "log.sigstore",
                 "log.rollback",
             ]
 
