@@ -45,6 +45,7 @@ _OF_THE_LOG: Final = frozenset(
         "threshold",
         "max_active",
         "max_checkpoint_age_s",
+        "soak_s",
     }
 )
 _STAGE: Final = "policy"

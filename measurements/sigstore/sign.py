@@ -43,7 +43,9 @@ class Instance:
         try:
             return cls(ClientTrustConfig.production(), None)
         except Exception as error:
-            raise _error(Code.NOT_AVAILABLE, f"Sigstore cannot be reached ({type(error).__name__})") from error
+            raise _error(
+                Code.NOT_AVAILABLE, f"Sigstore cannot be reached ({type(error).__name__})"
+            ) from error
 
 
 def ambient_token() -> str:
@@ -54,7 +56,9 @@ def ambient_token() -> str:
     try:
         token = detect_credential()
     except Exception as error:
-        raise _error(Code.NOT_AVAILABLE, f"no identity token could be had ({type(error).__name__})") from error
+        raise _error(
+            Code.NOT_AVAILABLE, f"no identity token could be had ({type(error).__name__})"
+        ) from error
     if not token:
         raise _error(Code.NOT_AVAILABLE, "no identity token in this environment; name a file that holds one")
     return token
