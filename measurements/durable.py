@@ -1,7 +1,12 @@
 """Files that are there, whole and on the disk, when a call returns."""
 
 import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
+
+_AT_ONCE: Final = 8
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -9,14 +14,22 @@ def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
 
     Raises OSError.
     """
-    temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
-    temporary.replace(path)
+    _write(path, data, mode)
+    _temporary(path).replace(path)
     sync_folder(path.parent)
+
+
+def add_files(files: Mapping[Path, bytes], mode: int = 0o644) -> None:
+    """Write several new files; each is whole or absent, in no order, and all are durable on return.
+
+    The disk is asked to make them durable together, which costs little more than one. Raises OSError.
+    """
+    for path in files:
+        make_folder(path.parent)
+    _each(lambda path: _write(path, files[path], mode), files)
+    for path in files:
+        _temporary(path).replace(path)
+    _each(sync_folder, {path.parent for path in files})
 
 
 def sync_folder(folder: Path) -> None:
@@ -37,3 +50,26 @@ def make_folder(folder: Path, mode: int = 0o755) -> None:
     for path in reversed(missing):
         path.mkdir(mode=mode, exist_ok=True)
         sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    descriptor = os.open(_temporary(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _each(work: Callable[[Path], None], paths: Iterable[Path]) -> None:
+    listed = list(paths)
+    if len(listed) < 2:
+        for path in listed:
+            work(path)
+        return
+    with ThreadPoolExecutor(max_workers=min(_AT_ONCE, len(listed))) as pool:
+        for _ in pool.map(work, listed):
+            pass

@@ -4,8 +4,8 @@
     LOG/public/tile/…              tiles and entry bundles; LOG/public can be served by any static host
     LOG/writer/lock, journal       one writer at a time; a batch is durable here before anything is published
 
-A batch goes: lock, journal (fsync), bundles and tiles (each whole or absent), root read back from the disk,
-consistency proof from the last signed checkpoint, signature, cosignatures, ``checkpoint``. A crash anywhere
+A batch goes: lock, journal (fsync), bundles and tiles (each whole or absent, all durable), root read back from
+the disk, consistency proof from the last signed checkpoint, signature, cosignatures, ``checkpoint``. A crash anywhere
 leaves a journal, and the next writer finishes exactly that batch. The log's signature is deterministic, so
 finishing twice signs the same bytes: no crash makes a fork.
 """
@@ -17,20 +17,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from . import strict_base64
+from .audit import audit
 from .checkpoint import Checkpoint, SignedCheckpoint, open_checkpoint
 from .cosigning import Asked, Cosigner, ask_witnesses, check_known_views
-from .durable import make_folder, replace_file, sync_folder
+from .dsse import MAX_LEAF
+from .durable import add_files, make_folder, replace_file
 from .errors import Code, LogError, TransparencyError
-from .merkle import EMPTY_ROOT, leaf_hash, prove_consistency, root_hash, verify_consistency
+from .journal import Journal
+from .merkle import EMPTY_ROOT, complete_root, leaf_hash, prove_consistency, root_hash, verify_consistency
 from .note import Note, VerifierKey
 from .signing_key import SigningKey
-from .statement import canonical, parse_canonical
-from .tiles import MAX_BUNDLE, WIDTH, TileReader, audit, changed_tiles, encode_bundle, tile_path, tile_width
+from .tiles import HASH, MAX_BUNDLE, WIDTH, TileReader, changed_tiles, encode_bundle, tile_path, tile_width
 from .tlog_policy import TlogPolicy
 
 MAX_BATCH: Final = 4096
-_MAX_JOURNAL: Final = 512 * 1024 * 1024
 _STAGE: Final = "log"
 
 
@@ -46,6 +46,7 @@ class TileLog:
     ) -> None:
         self._public = folder / "public"
         self._writer = folder / "writer"
+        self._journal = Journal(self._writer / "journal")
         self._key = key
         self._witnesses = tuple(witnesses)
         self._needed = len(self._witnesses) if quorum is None else quorum
@@ -132,11 +133,10 @@ class TileLog:
             raise LogError(
                 Code.LIMIT_EXCEEDED, "entries in a batch", stage=_STAGE, expected=f"1 to {MAX_BATCH}"
             )
-        encode_bundle(entries)
+        if any(len(entry) > MAX_LEAF for entry in entries):
+            raise LogError(Code.LIMIT_EXCEEDED, "entry", stage=_STAGE, expected=f"≤ {MAX_LEAF} B")
         old = self.checkpoint()
-        batch = [strict_base64.encode(entry) for entry in entries]
-        record = {"v": 1, "size": old.checkpoint.size, "entries": batch}
-        replace_file(self._writer / "journal", canonical(record), 0o600)
+        self._journal.write(old.checkpoint.size, entries)
         return old.checkpoint.size, self._finish(old, entries)
 
     def recosign(self) -> SignedCheckpoint:
@@ -145,63 +145,61 @@ class TileLog:
         return self._publish(signed.checkpoint, signed.checkpoint)
 
     def _recover(self) -> None:
-        journal = self._writer / "journal"
-        try:
-            with journal.open("rb") as file:
-                data = file.read(_MAX_JOURNAL + 1)
-        except FileNotFoundError:
+        unfinished = self._journal.read()
+        if unfinished is None:
             return
-        try:
-            record = parse_canonical(data, limit=_MAX_JOURNAL)
-            entries = [strict_base64.decode(entry) for entry in record["entries"]]
-            size = int(record["size"])
-        except (TransparencyError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise LogError(Code.LOG_CORRUPT, f"{journal} is not a journal", stage=_STAGE) from error
+        size, entries = unfinished
         old = self.checkpoint()
         if old.checkpoint.size == size:
             self._finish(old, entries)
         elif old.checkpoint.size == size + len(entries):
-            self._forget_journal()
+            self._journal.forget()
         else:
-            raise LogError(Code.LOG_CORRUPT, f"{journal} belongs to another size", stage=_STAGE)
+            raise LogError(
+                Code.LOG_CORRUPT,
+                "the journal belongs to another size",
+                stage=_STAGE,
+                expected=size,
+                found=old.checkpoint.size,
+            )
 
     def _finish(self, old: SignedCheckpoint, entries: Sequence[bytes]) -> SignedCheckpoint:
         size = old.checkpoint.size + len(entries)
         self._write_tiles(old.checkpoint.size, size, entries)
         root = root_hash(size, self.reader(size).node)
         signed = self._publish(old.checkpoint, Checkpoint(self.key.name, size, root))
-        self._forget_journal()
+        self._journal.forget()
         return signed
 
     def _write_tiles(self, old_size: int, size: int, entries: Sequence[bytes]) -> None:
-        before, after = self.reader(old_size), self.reader(size)
-        level: dict[int, list[bytes]] = {}
-        for index in range(old_size // WIDTH, (size - 1) // WIDTH + 1):
-            kept = before.bundle(index) if tile_width(0, index, old_size) else ()
-            first = index * WIDTH + len(kept) - old_size
-            bundle = (*kept, *entries[first : first + WIDTH - len(kept)])
-            level[index] = [leaf_hash(entry) for entry in bundle]
-            self._write_once(tile_path(None, index, len(bundle)), encode_bundle(bundle))
+        before = self.reader(old_size)
+        files: dict[str, bytes] = {}
+        roots: dict[tuple[int, int], bytes] = {}
         for height, index, width in changed_tiles(old_size, size):
+            held = tile_width(height, index, old_size)
             if height == 0:
-                data = b"".join(level[index])
+                first = index * WIDTH + held - old_size
+                bundle = (*(before.bundle(index) if held else ()), *entries[first : first + width - held])
+                files[tile_path(None, index, width)] = encode_bundle(bundle)
+                hashes = [leaf_hash(entry) for entry in bundle]
             else:
-                # Tiles of a level are written before the level above reads them back.
-                held = tile_width(height, index, old_size)
-                data = before.tile(height, index) if held else b""
-                data += b"".join(
-                    after.tile_root(height - 1, index * WIDTH + place) for place in range(held, width)
-                )
-            self._write_once(tile_path(height, index, width), data)
+                kept = before.tile(height, index) if held else b""
+                hashes = [kept[at : at + HASH] for at in range(0, len(kept), HASH)]
+                # Levels come lowest first: the roots of the tiles below that have just become full are known.
+                hashes += [roots[height - 1, index * WIDTH + place] for place in range(held, width)]
+            if width == WIDTH:
+                roots[height, index] = complete_root(hashes)
+            files[tile_path(height, index, width)] = b"".join(hashes)
+        add_files({self._public / name: data for name, data in files.items() if self._absent(name, data)})
 
-    def _write_once(self, name: str, data: bytes) -> None:
-        path = self._public / name
+    def _absent(self, name: str, data: bytes) -> bool:
+        """Whether a file is still to be written; one that is there must be the same."""
         try:
             if self._read(name) != data:
                 raise LogError(Code.LOG_CORRUPT, f"{name} is published with other content", stage=_STAGE)
         except FileNotFoundError:
-            make_folder(path.parent)
-            replace_file(path, data)
+            return True
+        return False
 
     def _publish(self, old: Checkpoint | None, new: Checkpoint) -> SignedCheckpoint:
         def prove(size: int) -> tuple[bytes, ...]:
@@ -236,10 +234,6 @@ class TileLog:
             expected=self._needed,
             found=len(self._asked) - len(refusals),
         )
-
-    def _forget_journal(self) -> None:
-        (self._writer / "journal").unlink(missing_ok=True)
-        sync_folder(self._writer)
 
     def _read(self, name: str) -> bytes:
         with (self._public / name).open("rb") as file:

@@ -214,17 +214,16 @@ class TreeFold:
         """The complete subtrees of the tree so far, largest first."""
         return tuple(self._stack)
 
-    def add_complete(self, leaves: Sequence[bytes]) -> None:
-        """Append a power of two of leaf hashes at a multiple of that power: faster than one by one.
+    def add_complete(self, root: bytes, width: int) -> None:
+        """Append a complete subtree of ``width`` leaves (a power of two) at a multiple of that width.
 
-        Raises TransparencyError (LIMIT_EXCEEDED) for other numbers and places.
+        Raises TransparencyError (LIMIT_EXCEEDED) for other widths and places.
         """
-        width = len(leaves)
-        if width == 0 or width & (width - 1) or self.size % width:
+        if width <= 0 or width & (width - 1) or self.size % width:
             raise TransparencyError(
                 Code.LIMIT_EXCEEDED, "leaves at once", stage=_STAGE, expected="a power of two", found=width
             )
-        self._stack.append(complete_root(leaves))
+        self._stack.append(root)
         self.size += width
         rest = self.size // width
         while not rest & 1:

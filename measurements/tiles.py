@@ -10,10 +10,9 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from .checkpoint import Checkpoint
 from .dsse import MAX_LEAF
 from .errors import Code, LogError
-from .merkle import TreeFold, complete_root, leaf_hash
+from .merkle import complete_root, leaf_hash
 
 WIDTH: Final = 256
 HASH: Final = 32
@@ -132,19 +131,23 @@ class TileReader:
 
     def bundle(self, index: int) -> tuple[bytes, ...]:
         """The entries of bundle ``index``, each checked against its leaf hash. Raises LogError."""
-        width = tile_width(0, index, self._size)
-        if width == 0:
-            raise _corrupt("an entry bundle outside the tree")
-        try:
-            entries = parse_bundle(self._read(tile_path(None, index, width)), width)
-        except FileNotFoundError:
-            # A partial bundle may be gone once the full one exists.
-            entries = parse_bundle(self._fetch(None, index, WIDTH), WIDTH)[:width]
+        entries = self.raw_bundle(index)
         hashes = self.tile(0, index)
         for place, entry in enumerate(entries):
             if leaf_hash(entry) != hashes[place * HASH : (place + 1) * HASH]:
                 raise _corrupt(f"entry {index * WIDTH + place} is not what was hashed")
         return entries
+
+    def raw_bundle(self, index: int) -> tuple[bytes, ...]:
+        """The entries of bundle ``index``, not checked against anything. Raises LogError."""
+        width = tile_width(0, index, self._size)
+        if width == 0:
+            raise _corrupt("an entry bundle outside the tree")
+        try:
+            return parse_bundle(self._read(tile_path(None, index, width)), width)
+        except FileNotFoundError:
+            # A partial bundle may be gone once the full one exists.
+            return parse_bundle(self._fetch(None, index, WIDTH), WIDTH)[:width]
 
     def entries(self) -> Iterator[bytes]:
         """Every entry, in order. Raises LogError."""
@@ -161,27 +164,6 @@ class TileReader:
             except FileNotFoundError:
                 continue
         raise _corrupt(f"{names[0]} is missing")
-
-
-def audit(read: ReadFile, checkpoint: Checkpoint) -> tuple[bytes, ...]:
-    """Read every entry of a log, rebuild every tile and the root, and compare.
-
-    Returns the entries. Raises LogError (LOG_CORRUPT) at the first difference.
-    """
-    reader = TileReader(read, checkpoint.size)
-    entries = tuple(reader.entries())
-    tree = TreeFold()
-    for entry in entries:
-        tree.add(leaf_hash(entry))
-    if tree.root() != checkpoint.root:
-        raise _corrupt("the entries do not lead to the signed root")
-    for level, index, width in changed_tiles(0, checkpoint.size):
-        if level == 0:
-            continue
-        below = [reader.tile_root(level - 1, index * WIDTH + place) for place in range(width)]
-        if reader.tile(level, index) != b"".join(below):
-            raise _corrupt(f"{tile_path(level, index, width)} is not the hash of the tiles below")
-    return entries
 
 
 def _places(groups: list[int]) -> Iterator[tuple[int, int]]:

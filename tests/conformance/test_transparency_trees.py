@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from measurements.audit import audit
 from measurements.checkpoint import open_checkpoint
 from measurements.errors import TransparencyError
 from measurements.log import TileLog
@@ -24,7 +25,7 @@ from measurements.merkle import (
 )
 from measurements.note import VerifierKey
 from measurements.signing_key import SigningKey
-from measurements.tiles import TileReader, audit, tile_path
+from measurements.tiles import TileReader, tile_path
 from measurements.tlog_policy import TlogPolicy
 from measurements.tlog_proof import TlogProof
 

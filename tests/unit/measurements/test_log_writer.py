@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from measurements import log as log_module
+from measurements.audit import audit
 from measurements.checkpoint import open_checkpoint
 from measurements.cosignature import verify_cosignatures
 from measurements.errors import Code, LogError, TransparencyError
@@ -14,7 +14,7 @@ from measurements.log import TileLog
 from measurements.merkle import prove_consistency, verify_consistency
 from measurements.note import COSIGNATURE_ED25519
 from measurements.signing_key import SigningKey
-from measurements.tiles import TileReader, audit, changed_tiles, tile_path
+from measurements.tiles import TileReader, changed_tiles, tile_path
 from measurements.witness import FileWitnessStore, Witness, WitnessResponse
 
 
@@ -71,53 +71,6 @@ def test_growth_across_tiles(tmp_path: Path) -> None:
             new_root=newest.root,
             path=prove_consistency(old.size, newest.size, node),
         )
-
-
-def test_a_crash_at_every_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped before, or in the middle of, any write: the next writer goes on, and nothing published changed."""
-
-    class Crash(BaseException):
-        pass
-
-    real = log_module.replace_file
-    for stop in range(12):
-        folder = tmp_path / str(stop)
-        key = SigningKey.generate("log.example/crash")
-        log = new_log(folder, key)
-        with log.exclusive():
-            log.append([b"%d" % i for i in range(255)])
-        before = published(folder)
-        calls = 0
-
-        def crash(path: Path, data: bytes, mode: int = 0o644, *, stop: int = stop) -> None:
-            nonlocal calls
-            calls += 1
-            if calls > stop:
-                (path.with_name(f".{path.name}.new")).write_bytes(data[: len(data) // 2])
-                raise Crash
-            real(path, data, mode)
-
-        monkeypatch.setattr(log_module, "replace_file", crash)
-        finished = False
-        try:
-            with log.exclusive():
-                log.append([b"next", b"after"])
-            finished = True
-        except Crash:
-            pass
-        monkeypatch.setattr(log_module, "replace_file", real)
-        with log.exclusive():
-            held = log.entries()
-            size = log.checkpoint().checkpoint.size
-        assert size == len(held) == (257 if stop else 255)
-        after = published(folder)
-        assert all(after[name] == data for name, data in before.items() if name != "checkpoint")
-        with log.exclusive():
-            log.append([b"last"])
-        assert log.entries()[-1] == b"last"
-        if finished:
-            break
-    assert finished
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
