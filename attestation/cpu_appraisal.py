@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from .bundle import CpuSection, EvidenceBundle
 from .claims import Claims, quote_nonce, report_data
+from .cpu_memory import CpuMemory
 from .errors import AttestationError, BindingMismatch, ChainUntrusted, NotAvailable, PolicyRejected
 from .policy import AttestationPolicy
 from .results import Appraisal, Checklist, Outcome, Row
@@ -83,11 +84,16 @@ class _Kind:
     """A kind of evidence: the ids of its rows, and how it is checked against claims."""
 
     checks: tuple[str, ...]
-    appraise: Callable[[CpuSection, bytes, AttestationPolicy, datetime], Appraisal[CpuFacts]]
+    appraise: Callable[[CpuSection, bytes, AttestationPolicy, datetime, CpuMemory], Appraisal[CpuFacts]]
 
 
-def appraise_cpu(bundle: EvidenceBundle, policy: AttestationPolicy, at: datetime) -> Appraisal[VerifiedCpu]:
-    """Check the CPU's evidence at the time ``at`` (aware), and that it vouches for the bundle's claims."""
+def appraise_cpu(
+    bundle: EvidenceBundle, policy: AttestationPolicy, at: datetime, memory: CpuMemory | None = None
+) -> Appraisal[VerifiedCpu]:
+    """Check the CPU's evidence at the time ``at`` (aware), and that it vouches for the bundle's claims.
+
+    ``memory`` is what the caller keeps from one appraisal to the next. It saves time and changes no verdict.
+    """
     checks = Checklist()
     kind_of = _KINDS.get(bundle.cpu.tee)
     kind = kind_of() if kind_of else None
@@ -95,7 +101,7 @@ def appraise_cpu(bundle: EvidenceBundle, policy: AttestationPolicy, at: datetime
         _require_accepted(bundle.cpu.tee, policy)
         if kind is None:
             raise NotAvailable(f"evidence of the kind {bundle.cpu.tee}")
-        found = kind.appraise(bundle.cpu, bundle.claims, policy, at)
+        found = kind.appraise(bundle.cpu, bundle.claims, policy, at, memory or CpuMemory())
     except AttestationError as refusal:
         ids = kind.checks if kind else SNP_CHECKS
         checks.failed(ids[0], refusal)
@@ -129,7 +135,7 @@ def _require_accepted(tee: str, policy: AttestationPolicy) -> None:
 
 
 def _appraise_snp(
-    cpu: CpuSection, claims: bytes, policy: AttestationPolicy, at: datetime
+    cpu: CpuSection, claims: bytes, policy: AttestationPolicy, at: datetime, _: CpuMemory
 ) -> Appraisal[CpuFacts]:
     from .sev_snp import appraise as appraise_snp
     from .sev_snp_report import parse_report
@@ -150,16 +156,18 @@ def _appraise_snp(
 
 
 def _appraise_tdx(
-    cpu: CpuSection, claims: bytes, policy: AttestationPolicy, at: datetime
+    cpu: CpuSection, claims: bytes, policy: AttestationPolicy, at: datetime, memory: CpuMemory
 ) -> Appraisal[CpuFacts]:
     from .tdx.collateral import TdxCollateral
     from .tdx.quote import parse_quote
     from .tdx.verify import appraise as appraise_tdx
 
-    tdx = appraise_tdx(cpu.evidence, TdxCollateral.from_members(cpu.collateral), policy.tdx, at)
+    collateral = TdxCollateral.from_members(cpu.collateral)
+    tdx = appraise_tdx(cpu.evidence, collateral, policy.tdx, at, memory.tdx)
     bound = _report_data_row(claims, tdx.rows[0], lambda: parse_quote(cpu.evidence).body.report_data)
     facts = None
     if tdx.value is not None:
+        memory.learn_tdx(collateral, tdx.value.quote.pck_chain, policy.tdx.trusted_roots)
         body = tdx.value.quote.body
         facts = CpuFacts(
             measurement=body.mrtd,
@@ -172,7 +180,7 @@ def _appraise_tdx(
 
 
 def _appraise_tpm(
-    cpu: CpuSection, claims: bytes, policy: AttestationPolicy, at: datetime
+    cpu: CpuSection, claims: bytes, policy: AttestationPolicy, at: datetime, _: CpuMemory
 ) -> Appraisal[CpuFacts]:
     from .tpm.section import appraise_tpm_section
 
@@ -187,7 +195,7 @@ def _appraise_tpm(
 
 
 def _appraise_azure_snp(
-    cpu: CpuSection, claims: bytes, policy: AttestationPolicy, at: datetime
+    cpu: CpuSection, claims: bytes, policy: AttestationPolicy, at: datetime, _: CpuMemory
 ) -> Appraisal[CpuFacts]:
     from .tpm.section import appraise_azure_snp_section
 
@@ -208,7 +216,7 @@ def _appraise_azure_snp(
 
 
 def _appraise_azure_tdx(
-    cpu: CpuSection, claims: bytes, policy: AttestationPolicy, at: datetime
+    cpu: CpuSection, claims: bytes, policy: AttestationPolicy, at: datetime, _: CpuMemory
 ) -> Appraisal[CpuFacts]:
     from .tpm.section import appraise_azure_tdx_section
 

@@ -1,6 +1,6 @@
 """A quick way through the plain forms of certificate and revocation list that vendors' chains nearly always have.
 
-It takes only what it recognises as wholly well-formed: version 3, a positive serial number of 8 to 20 bytes,
+It takes only what it recognises as wholly well-formed: version 3, a positive serial number of 8 to 21 bytes,
 ECDSA with SHA-256 or SHA-384, the same in both places, names of single attributes, times in their usual forms,
 an uncompressed key on P-256 or P-384, known extensions of which none occurs twice. Whatever is otherwise is left
 to the reader in ``certificate``, which says what is wrong, or that nothing is. For what is taken here, both give
@@ -19,22 +19,12 @@ _P256: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d0301070342
 _P384: Final = bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004")
 
 
-def serial_numbers(longest: int, least: int) -> bytes:
-    """A pattern of positive INTEGERs in their shortest form, by length; the first byte is the length."""
-    forms = []
-    for length in range(longest, least - 1, -1):  # the longest, which are the commonest, first
-        forms.append(rb"%s[\x01-\x7f].{%d}" % (re.escape(bytes((length,))), length - 1))
-        forms.append(rb"%s\x00[\x80-\xff].{%d}" % (re.escape(bytes((length + 1,))), length - 1))
-    return b"|".join(forms)
-
-
 _HEAD: Final = re.compile(
-    rb"\x30\x82(..)\x30\x82(..)\xa0\x03\x02\x01\x02\x02("
-    + serial_numbers(20, 8)
-    + rb")("
-    + re.escape(_ECDSA)
-    + rb"[\x02\x03])\x30(?:([\x00-\x7f])|\x81([\x80-\xff]))",
+    rb"\x30\x82(..)\x30\x82(..)\xa0\x03\x02\x01\x02\x02([\x08-\x15])(?:[\x01-\x7f]|\x00[\x80-\xff])",
     re.DOTALL,
+)
+_ISSUER: Final = re.compile(
+    rb"(" + re.escape(_ECDSA) + rb"[\x02\x03])\x30(?:([\x00-\x7f])|\x81([\x80-\xff]))", re.DOTALL
 )
 _VALIDITY: Final = re.compile(
     rb"\x30([\x1e\x20\x22])(?:\x17\x0d([0-9]{12})|\x18\x0f([0-9]{14}))Z(?:\x17\x0d([0-9]{12})|\x18\x0f([0-9]{14}))Z"
@@ -113,9 +103,14 @@ def read_plain(data: bytes) -> PlainCertificate | None:
     head = _HEAD.match(data)
     if head is None:
         return None
-    whole, body, number, algorithm, length, wide = head.groups()
+    whole, body, count = head.groups()
     end = 8 + int.from_bytes(body, "big")
-    issued = head.end() + (length or wide)[0]
+    numbered = head.end(3) + count[0]
+    named = _ISSUER.match(data, numbered)
+    if named is None:
+        return None
+    algorithm, length, wide = named.groups()
+    issued = named.end() + (length or wide)[0]
     validity = _VALIDITY.match(data, issued)
     # A length of two bytes is written so only from 256 on.
     if validity is None or 4 + int.from_bytes(whole, "big") != len(data) or not whole[0] or not body[0]:
@@ -123,10 +118,10 @@ def read_plain(data: bytes) -> PlainCertificate | None:
     times, first, long_first, last, long_last, short, long = validity.groups()
     if times[0] != 30 + (0 if first else 2) + (0 if last else 2):
         return None
-    named = validity.end() + (short or long)[0]
-    subject = data[validity.end() - (2 if short else 3) : named]
+    entitled = validity.end() + (short or long)[0]
+    subject = data[validity.end() - (2 if short else 3) : entitled]
     name = _common_name(subject, 2 if short else 3)
-    key = _KEY.match(data, named)
+    key = _KEY.match(data, entitled)
     tail = _SIGNATURE.match(data, end)
     if name is None or key is None or tail is None or tail.end() + tail[2][0] - 1 != len(data):
         return None
@@ -146,9 +141,9 @@ def read_plain(data: bytes) -> PlainCertificate | None:
     try:
         return PlainCertificate(
             signed=data[4:end],
-            serial=int.from_bytes(number[1:], "big"),
+            serial=_number(data[head.end(3) : numbered]),
             algorithm=algorithm,
-            issuer=data[head.end() - (2 if length else 3) : issued],
+            issuer=data[named.end() - (2 if length else 3) : issued],
             subject=subject,
             common_name=name,
             not_before=_time(first) if first else _long_time(long_first),

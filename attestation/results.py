@@ -95,3 +95,25 @@ class Checklist:
         self._rows.append(Row(id, Outcome.FAIL, why, NOT_EVALUATED))
         if self.error is None:
             self.error = AttestationError(code=NOT_EVALUATED, stage="internal", detail=f"{id}: {why}")
+
+
+class FirstFailure(Checklist):
+    """A checklist for whoever wants a value or the first error, and no rows: the first failure is raised at once."""
+
+    def check(self, id: str, test: Callable[[], _T], detail: Callable[[_T], str] | str) -> _T | None:
+        """Run ``test``: its value. Raises what it raises."""
+        return test()
+
+    def passed(self, id: str, detail: str) -> None:
+        """A check that passed leaves nothing."""
+
+    def failed(self, id: str, error: AttestationError) -> None:
+        """Raises ``error``."""
+        raise error
+
+    def not_required(self, id: str, detail: str) -> None:
+        """A check that the policy does not ask for leaves nothing."""
+
+    def not_evaluated(self, id: str, why: str) -> None:
+        """Raises AttestationError (``not_evaluated``)."""
+        raise AttestationError(code=NOT_EVALUATED, stage="internal", detail=f"{id}: {why}")

@@ -22,6 +22,7 @@ from typing import Any
 import httpx2
 
 from attestation.bundle import MAX_BUNDLE
+from attestation.cpu_memory import CpuMemory
 from measurements.rollback import FileMemory, VolatileMemory
 from ohttp.chunked import REQUEST_MEDIA_TYPE
 
@@ -62,6 +63,7 @@ class PrivateClient:
         self._url = _usable(relay_url).rstrip("/")
         self._policy = policy
         self._memory = FileMemory(memory) if memory else VolatileMemory()
+        self._cpu_memory = CpuMemory()
         self._now = now
         self._random = random
         self._timeout = timeout
@@ -276,7 +278,12 @@ class PrivateClient:
     def _judge(self, data: bytes, challenge: bytes | None) -> Verification:
         self.evidence = data
         verification = verify_bundle(
-            data, self._policy, at=self._now(), memory=self._memory, challenge=challenge
+            data,
+            self._policy,
+            at=self._now(),
+            memory=self._memory,
+            challenge=challenge,
+            cpu_memory=self._cpu_memory,
         )
         # A bundle made for our own challenge is ours alone: requests that named it could be linked to each other.
         if verification.node is None or challenge is None:

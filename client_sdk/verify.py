@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from attestation.appraisal import VerifiedCpu, VerifiedGpus, appraise_bindings, appraise_cpu, appraise_gpus
 from attestation.bundle import EvidenceBundle, bundle_digest
 from attestation.claims import Claims
+from attestation.cpu_memory import CpuMemory
 from attestation.errors import AttestationError
 from measurements.errors import Code, TransparencyError
 from measurements.rollback import RollbackMemory, Sighting
@@ -184,13 +185,20 @@ class Verification:
 
 
 def verify_bundle(
-    data: bytes, policy: Policy, *, at: datetime, memory: RollbackMemory, challenge: bytes | None = None
+    data: bytes,
+    policy: Policy,
+    *,
+    at: datetime,
+    memory: RollbackMemory,
+    challenge: bytes | None = None,
+    cpu_memory: CpuMemory | None = None,
 ) -> Verification:
     """Check the evidence bundle ``data`` (as served) against ``policy`` at the time ``at`` (aware, UTC).
 
     ``challenge`` is the 32-byte nonce that a fresh bundle must answer; without one the evidence must carry none.
 
-    Pure but for ``memory``, which remembers the newest log state seen and is written only on success. Never
+    Pure but for ``memory``, which remembers the newest log state seen and is written only on success, and for
+    ``cpu_memory``, which saves reading the same vendor's bytes twice and changes no verdict. Never
     raises for what a node sent: the verdict is in the result, whose ``require()`` raises.
     """
     recorder = _Recorder()
@@ -204,7 +212,9 @@ def verify_bundle(
     else:
         recorder.passed("bundle.shape", f"{len(data):,} bytes, tee {bundle.cpu.tee}")
         recorder.passed("policy", f"{policy.name} (sha256 {policy.digest.hex()[:16]}…)")
-        node, simulated = _verify_parsed(recorder, bundle, digest, policy, at, memory, challenge or b"")
+        node, simulated = _verify_parsed(
+            recorder, bundle, digest, policy, at, memory, challenge or b"", cpu_memory
+        )
     return Verification(
         rows=tuple(recorder.rows),
         error=recorder.error,
@@ -225,8 +235,9 @@ def _verify_parsed(
     at: datetime,
     memory: RollbackMemory,
     challenge: bytes,
+    cpu_memory: CpuMemory | None,
 ) -> tuple[VerifiedNode | None, bool]:
-    cpu = appraise_cpu(bundle, policy.attestation, at)
+    cpu = appraise_cpu(bundle, policy.attestation, at, cpu_memory)
     recorder.add(cpu.rows, cpu.error)
     claims = cpu.value.claims if cpu.value else None
     if claims is None:

@@ -5,10 +5,9 @@ It takes only what it recognises as wholly well-formed DER; whatever is otherwis
 """
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
-
-from attestation.plain_certificate import serial_numbers
 
 _DIGESTS: Final = {
     "1.3.14.3.2.26": (bytes.fromhex("06052b0e03021a"), 20),
@@ -27,6 +26,13 @@ def _identity(oid: bytes, length: int) -> bytes:
     return rb"(?:%s)\x04%s.{%d}\x04%s.{%d}" % (algorithm, size, length, size, length)
 
 
+def _serials() -> Iterator[bytes]:
+    """Patterns of positive INTEGERs of 8 to 20 bytes in their shortest form; the first byte is the length."""
+    for length in range(20, 7, -1):
+        yield rb"%s[\x01-\x7f].{%d}" % (re.escape(bytes((length,))), length - 1)
+        yield rb"%s\x00[\x80-\xff].{%d}" % (re.escape(bytes((length + 1,))), length - 1)
+
+
 _LENGTH: Final = rb"(?:([\x00-\x7f])|\x81([\x80-\xff])|\x82([\x01-\xff].))"
 _HEAD: Final = re.compile(
     rb"\x30\x82(..)\x0a\x01\x00\xa0\x82(..)\x30\x82(..)\x06\x09\x2b\x06\x01\x05\x05\x07\x30\x01\x01"
@@ -42,7 +48,7 @@ _SINGLE: Final = re.compile(
     rb"("
     + b"|".join(_identity(oid, length) for oid, length in _DIGESTS.values())
     + rb")\x02("
-    + serial_numbers(20, 8)
+    + b"|".join(_serials())
     + rb")\x80\x00\x18\x0f([0-9]{14})Z(?:\xa0\x11\x18\x0f([0-9]{14})Z)?",
     re.DOTALL,
 )

@@ -7,6 +7,7 @@ Every certificate under the root carries the root's word, so a role is held to i
 may speak for it.
 """
 
+import base64
 import binascii
 from collections.abc import Iterable
 from datetime import datetime
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ..certificate import Certificate, PublicKey, RevocationList, key_name
 from ..errors import CertificateMalformed, ChainUntrusted, RevocationFailed
-from .intel_root import INTEL_ROOT
+from .intel_root import INTEL_ISSUERS, INTEL_ROOT
 from .pck import PckPlatform, read_platform
 
 MAX_CHAIN: Final = 16 * 1024
@@ -34,6 +35,10 @@ _END: Final = b"-----END CERTIFICATE-----"
 _ECDSA_SHA256: Final = bytes.fromhex("300a06082a8648ce3d040302")
 _SHA256_ECDSA: Final = ec.ECDSA(hashes.SHA256())
 _UNDERSTOOD: Final = frozenset({"2.5.29.14", "2.5.29.15", "2.5.29.19", "2.5.29.31", "2.5.29.35"})
+_INTEL: Final = {base64.b64encode(known.raw): known for known in (INTEL_ROOT, *INTEL_ISSUERS)}
+"""Intel's own certificates, by their base64."""
+
+_ISSUED_BY_INTEL: Final = frozenset((known.raw, INTEL_ROOT.raw) for known in INTEL_ISSUERS)
 
 
 class PckChain(NamedTuple):
@@ -66,12 +71,14 @@ class Trust:
     def __init__(self, roots: frozenset[str], known: Iterable[tuple[Certificate, Certificate]] = ()) -> None:
         self._roots = roots
         self._chains: dict[bytes, tuple[Certificate, ...]] = {}
-        self._read: dict[bytes, Certificate] = {INTEL_ROOT.raw: INTEL_ROOT}
+        self._read: dict[bytes, Certificate] = {}
         self._issued: set[tuple[bytes, bytes]] = set()
         self._pinned: set[bytes] = set()
         for subject, issuer in known:
-            self._read[subject.raw], self._read[issuer.raw] = subject, issuer
-            self._issued.add((subject.raw, issuer.raw))
+            if (subject.raw, issuer.raw) not in _ISSUED_BY_INTEL:
+                self._read[base64.b64encode(subject.raw)] = subject
+                self._read[base64.b64encode(issuer.raw)] = issuer
+                self._issued.add((subject.raw, issuer.raw))
 
     def pck_chain(self, pem: bytes) -> PckChain:
         """The chain PCK, PCK CA, root; dates are ``PckChain.require_in_force``'s.
@@ -111,11 +118,11 @@ class Trust:
         if pem in self._chains:
             return self._chains[pem]
         chain = []
-        for data in read_pem(pem):
-            certificate = self._read.get(data)
+        for text in _split_pem(pem):
+            certificate = _INTEL.get(text) or self._read.get(text)
             if certificate is None:
                 try:
-                    certificate = self._read[data] = Certificate.parse(data)
+                    certificate = self._read[text] = Certificate.parse(_decode(text))
                 except CertificateMalformed as error:
                     raise ChainUntrusted(code="chain_malformed", detail=error.detail) from None
             chain.append(certificate)
@@ -137,10 +144,10 @@ class Trust:
         self._pinned.add(root.raw)
 
     def _require_issued(self, subject: Certificate, issuer: Certificate, role: frozenset[str]) -> None:
-        pair = (subject.raw, issuer.raw)
-        if pair in self._issued:
-            return
         require_role(subject, role)
+        pair = (subject.raw, issuer.raw)
+        if pair in _ISSUED_BY_INTEL or pair in self._issued:
+            return
         if subject.issuer != issuer.subject:
             raise ChainUntrusted(
                 code="chain_untrusted", detail=f"{issuer.common_name} did not issue {subject.common_name}"
@@ -216,20 +223,30 @@ def read_pem(text: bytes) -> list[bytes]:
 
     Raises ChainUntrusted (``chain_malformed``): one certificate at least, and nothing between them.
     """
+    return [_decode(block) for block in _split_pem(text)]
+
+
+def _split_pem(text: bytes) -> list[bytes]:
+    """The base64 of each certificate, without line ends."""
     if len(text) > MAX_CHAIN:
         raise ChainUntrusted(code="chain_malformed", expected=f"at most {MAX_CHAIN} bytes", found=len(text))
+    before, *blocks = text.rstrip(b"\0").split(_BEGIN)
     found = []
-    for block in text.rstrip(b"\0").split(_BEGIN)[1:]:
+    for block in blocks:
         body, end, after = block.partition(_END)
         if not end or after.strip():
             raise ChainUntrusted(code="chain_malformed", detail="not a sequence of PEM certificates")
-        try:
-            found.append(binascii.a2b_base64(body.translate(None, b"\r\n"), strict_mode=True))
-        except (binascii.Error, ValueError):
-            raise ChainUntrusted(code="chain_malformed", detail="PEM is not base64") from None
-    if not found or text.partition(_BEGIN)[0].strip():
+        found.append(body.translate(None, b"\r\n"))
+    if not found or before.strip():
         raise ChainUntrusted(code="chain_malformed", detail="not a sequence of PEM certificates")
     return found
+
+
+def _decode(text: bytes) -> bytes:
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except (binascii.Error, ValueError):
+        raise ChainUntrusted(code="chain_malformed", detail="PEM is not base64") from None
 
 
 def require_role(certificate: Certificate, role: frozenset[str]) -> None:

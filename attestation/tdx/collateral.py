@@ -75,12 +75,9 @@ class TdxCollateral:
     @property
     def digest(self) -> bytes:
         """SHA-256 over all pieces, each behind its length."""
-        hashed = hashlib.sha256()
-        for name in COLLATERAL_NAMES:
-            piece = getattr(self, name)
-            hashed.update(len(piece).to_bytes(8, "big"))
-            hashed.update(piece)
-        return hashed.digest()
+        pieces = [getattr(self, name) for name in COLLATERAL_NAMES]
+        sized = [part for piece in pieces for part in (len(piece).to_bytes(8, "big"), piece)]
+        return hashlib.sha256(b"".join(sized)).digest()
 
 
 COLLATERAL_NAMES: Final = tuple(piece.name for piece in fields(TdxCollateral))
@@ -184,6 +181,23 @@ class CollateralCache:
     def adding_chain(self, pem: bytes, chain: PckChain) -> "CollateralCache":
         """A cache of these and the chain that ``Trust.pck_chain`` gave for this text."""
         return CollateralCache(self.entries, {**self.chains, hashlib.sha256(pem).digest(): chain})
+
+    def learning(
+        self, collateral: TdxCollateral, pem: bytes, roots: frozenset[str], limit: int
+    ) -> "CollateralCache":
+        """A cache of these, this collateral and the PCK chain in ``pem``, at most ``limit`` of each.
+
+        Both are checked up to ``roots``, dates aside; the oldest make room. Raises as ``authenticate``.
+        """
+        known = self
+        if known.find(collateral, roots) is None:
+            known = known.adding(authenticate(collateral, roots))
+        if known.find_chain(pem, roots) is None:
+            known = known.adding_chain(pem, Trust(roots).pck_chain(pem))
+        if known is self:
+            return self
+        entries, chains = list(known.entries.items())[-limit:], list(known.chains.items())[-limit:]
+        return CollateralCache(dict(entries), dict(chains))
 
     def find_chain(self, pem: bytes, roots: frozenset[str]) -> PckChain | None:
         """What is known of exactly this text under one of these roots."""

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ..certificate import PublicKey
 from ..errors import BindingMismatch, ChainUntrusted, CollateralInvalid, SignatureInvalid
-from ..results import Appraisal, Checklist
+from ..results import Appraisal, Checklist, FirstFailure
 from .chain import PckChain, Trust, read_revocations, require_in_force
 from .collateral import (
     AuthenticCollateral,
@@ -76,7 +76,7 @@ def verify(
     cache: CollateralCache = _NO_CACHE,
 ) -> VerifiedTdx:
     """Verify a quote at the time ``at`` (aware). Raises the first error of ``appraise``."""
-    return appraise(quote, collateral, policy, at, cache).require()
+    return _Steps(parse_quote(quote), collateral, policy, at, cache, FirstFailure()).run().require()
 
 
 def appraise(
@@ -152,10 +152,10 @@ class _Steps:
             "cpu.qe_identity",
             documents,
             lambda found: found[1].check(quote.qe_report),
-            f"Intel's TD quoting enclave, level {quote.qe_report.isvsvn}",
+            lambda _: f"Intel's TD quoting enclave, level {quote.qe_report.isvsvn}",
         )
         checks.check("cpu.signature", lambda: _check_signature(quote), "ECDSA P-256 by the attestation key")
-        checks.check("cpu.debug", lambda: check_debug(quote.body, policy), _describe_debug(quote))
+        checks.check("cpu.debug", lambda: check_debug(quote.body, policy), lambda _: _describe_debug(quote))
         tcb = self._after(
             "cpu.tcb",
             None if chains is None or documents is None else (chains, documents),
@@ -166,7 +166,7 @@ class _Steps:
             "cpu.guest_policy",
             chains,
             lambda found: check_guest(quote.body, found.platform, policy),
-            f"attributes 0x{quote.body.td_attributes:x}, XFAM 0x{quote.body.xfam:x}",
+            lambda _: f"attributes 0x{quote.body.td_attributes:x}, XFAM 0x{quote.body.xfam:x}",
         )
         simulated = chains is not None and self._simulated(chains)
         if checks.error is not None or chains is None or tcb is None:

@@ -2,18 +2,22 @@
 
 import hashlib
 import json
+import ssl
 from pathlib import Path
 
 import pytest
 from tdx_cases import TdxCase, cases
 
 from attestation.certificate import Certificate
-from attestation.errors import AttestationError
+from attestation.cpu_memory import CpuMemory
+from attestation.errors import AttestationError, ChainUntrusted
 from attestation.results import Appraisal
+from attestation.tdx.chain import PCK_CA, TCB_SIGNER, Trust, require_role, verify_p256
 from attestation.tdx.collateral import CollateralCache, TdxCollateral, authenticate
-from attestation.tdx.intel_root import INTEL_ROOT, INTEL_ROOT_SHA256
+from attestation.tdx.intel_root import INTEL_ISSUERS, INTEL_ROOT, INTEL_ROOT_SHA256
 from attestation.tdx.policy import TdxPolicy
-from attestation.tdx.verify import TDX_CHECKS, VerifiedTdx, appraise
+from attestation.tdx.quote import parse_quote
+from attestation.tdx.verify import TDX_CHECKS, VerifiedTdx, appraise, verify
 
 
 def _appraise(case: TdxCase) -> Appraisal[VerifiedTdx]:
@@ -95,6 +99,34 @@ def test_cached_collateral_changes_no_verdict(vectors: Path, kind: str) -> None:
     assert cache.entries
 
 
+@pytest.mark.parametrize("kind", ["real", "synth"])
+def test_what_a_client_remembers_changes_no_verdict(vectors: Path, kind: str) -> None:
+    memory = CpuMemory(limit=4)
+    for case in cases(vectors, kind):
+        if case.collateral is None:
+            continue
+        plain = _appraise(case)
+        for _ in range(2):
+            found = appraise(case.quote, case.collateral, case.policy, case.at, memory.tdx)
+            assert found.rows == plain.rows, case.id
+            if found.value is not None:
+                memory.learn_tdx(case.collateral, found.value.quote.pck_chain, case.policy.trusted_roots)
+    assert 0 < len(memory.tdx.entries) <= 4
+    assert 0 < len(memory.tdx.chains) <= 4
+
+
+@pytest.mark.parametrize("kind", ["real", "synth"])
+def test_verifying_raises_the_first_error_of_the_appraisal(vectors: Path, kind: str) -> None:
+    for case in cases(vectors, kind):
+        expected = _appraise(case)
+        if expected.error is None:
+            assert verify(case.quote, case.collateral, case.policy, case.at) == expected.value, case.id
+            continue
+        with pytest.raises(AttestationError) as caught:
+            verify(case.quote, case.collateral, case.policy, case.at)
+        assert (caught.value.code, str(caught.value)) == (expected.error.code, str(expected.error)), case.id
+
+
 def test_intels_root_does_not_vouch_for_the_synthetic_keys(vectors: Path) -> None:
     for case in cases(vectors, "synth"):
         found = appraise(case.quote, case.collateral, TdxPolicy(), case.at)
@@ -113,3 +145,29 @@ def test_the_pinned_root_is_intels_own(vectors: Path) -> None:
     root = Certificate.parse(data)
     assert root == INTEL_ROOT
     assert (root.common_name, root.is_ca, root.issuer) == ("Intel SGX Root CA", True, root.subject)
+
+
+def test_the_issuers_that_are_known_are_signed_by_that_root_for_their_roles() -> None:
+    assert len(INTEL_ISSUERS) == 3
+    for issuer in INTEL_ISSUERS:
+        assert issuer == Certificate._parse(issuer.raw)
+        assert issuer.issuer == INTEL_ROOT.subject
+        verify_p256(INTEL_ROOT.public_key, issuer.algorithm, issuer.signature, issuer.signed)
+        require_role(issuer, PCK_CA if issuer.is_ca else TCB_SIGNER)
+        changed = issuer.signed[:-1] + bytes([issuer.signed[-1] ^ 1])
+        with pytest.raises(ChainUntrusted):
+            verify_p256(INTEL_ROOT.public_key, issuer.algorithm, issuer.signature, changed)
+
+
+def test_a_known_issuer_in_another_role_is_refused(vectors: Path) -> None:
+    """Intel's signer of TCB levels, where a PCK's issuer belongs: known, and still not a CA."""
+    case = next(
+        case for case in cases(vectors, "real") if case.collateral and case.expect["verdict"] == "accept"
+    )
+    assert case.collateral is not None
+    pck, _, root = Trust(case.policy.trusted_roots).pck_chain(parse_quote(case.quote).pck_chain)[:3]
+    signer = next(issuer for issuer in INTEL_ISSUERS if not issuer.is_ca)
+    pem = "".join(ssl.DER_cert_to_PEM_cert(one.raw) for one in (pck, signer, root)).encode()
+    with pytest.raises(ChainUntrusted) as caught:
+        Trust(case.policy.trusted_roots).pck_chain(pem)
+    assert caught.value.code == "chain_wrong_role"
