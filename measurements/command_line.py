@@ -70,7 +70,8 @@ def guarded(work: Callable[[], int]) -> int:
     try:
         return work()
     except TransparencyError as error:
-        return failed(f"{error.code}: {error}", REFUSED if error.code in _REFUSALS else USAGE_OR_IO)
+        status = NOT_AVAILABLE if error.code is Code.NOT_AVAILABLE else USAGE_OR_IO
+        return failed(f"{error.code}: {error}", REFUSED if error.code in _REFUSALS else status)
     except ModuleNotFoundError as error:
         return failed(f"not installed: {error.name}; pip install 'cloister[witness]'", NOT_AVAILABLE)
     except OSError as error:

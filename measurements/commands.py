@@ -56,7 +56,8 @@ _PUBLISH = """Publish an image: a signed release statement, and a status that li
 
 The launch digest is predicted from image.json and the model's files. An image that is active already is not
 logged again; publishing it renews its status, which lives 48 hours. The staple that a node reads at boot is
-written to --staple, and for every active release below LOG/staples.
+written to --staple, and for every active release below LOG/staples. With --sigstore the same statement is
+signed there first, without a key: under the identity that a CI job or cloud vouches for.
 """
 
 _REVOKE = """Publish a status that no longer lists a release, and names it revoked.
@@ -100,6 +101,15 @@ def publish(
     ] = None,
     witness: WitnessOption = [],  # noqa: B006
     quorum: QuorumOption = None,
+    sigstore: Annotated[
+        bool, typer.Option("--sigstore", help="Also sign at Sigstore, under this environment's identity.")
+    ] = False,
+    sigstore_token: Annotated[
+        Path | None, typer.Option(help="A file with the identity token, instead of the environment's.")
+    ] = None,
+    sigstore_config: Annotated[
+        Path | None, typer.Option(help="Another Sigstore instance: its client trust configuration (JSON).")
+    ] = None,
     as_json: _Json = False,
 ) -> int:
     """See ``cloister release publish --help``."""
@@ -107,6 +117,13 @@ def publish(
     def work() -> int:
         if bool(gpu_arch) != bool(gpu_driver) or bool(gpu_arch) != bool(gpu_vbios):
             return failed("--gpu-arch, --gpu-driver and --gpu-vbios belong together", USAGE_OR_IO)
+        if (sigstore_token or sigstore_config) and not sigstore:
+            return failed("--sigstore-token and --sigstore-config belong to --sigstore", USAGE_OR_IO)
+        signature = None
+        if sigstore:
+            from .sigstore.operator import operator_signature
+
+            signature = operator_signature(token=sigstore_token, config=sigstore_config, now=utc_now)
         keys = [SigningKey.load(path) for path in signer]
         measured = measure_image(image, model=_target(model), cmdline=cmdline.encode())
         draft = draft_release(
@@ -118,7 +135,7 @@ def publish(
             gpus=(GpuFacts(gpu_arch, tuple(gpu_driver), tuple(gpu_vbios)),) if gpu_arch else (),
         )
         opened = ReleaseLog.open(log, utc_now, witnesses=http_witnesses(witness), quorum=quorum)
-        done = opened.publish(draft, keys, keep=keep, lifetime=timedelta(hours=lifetime))
+        done = opened.publish(draft, keys, keep=keep, lifetime=timedelta(hours=lifetime), signature=signature)
         if staple is not None:
             make_folder(staple.parent)
             replace_file(staple, done.staple.encode())
@@ -132,7 +149,8 @@ def publish(
                 threshold=len(keys),
             )
             make_folder(policy.parent)
-            replace_file(policy, table.encode())
+            replace_file(policy, (table + (signature.policy_lines() if signature else "")).encode())
+        signed_by = signature.rule.subject if signature and signature.rule else None
         result = {
             **_described(done.release),
             "renewed": done.renewed,
@@ -142,6 +160,7 @@ def publish(
             "tree_size": done.checkpoint.checkpoint.size,
             "staple": None if staple is None else str(staple),
             "witnesses": witnessed(opened.tiles),
+            "sigstore": signed_by,
         }
         if as_json:
             print_json(result)
@@ -154,6 +173,8 @@ def publish(
             print(f"launch   {measured.launch_digest.hex()}")
             print(f"status   {result['status_sequence']}, until {result['status_expires_at']}")
             print_witnesses(opened.tiles)
+            if signed_by is not None:
+                print(f"sigstore {signed_by}")
         return OK
 
     return guarded(work)

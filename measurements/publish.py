@@ -3,6 +3,7 @@
 LOG/keys/log.key, LOG/witness/witness.key   secrets, outside of what is served
 LOG/staples/<leaf hash>.json                one staple per active release
 LOG/proofs/<leaf hash>.tlog-proof           a release's first proof: how long it has been listed (soak)
+LOG/public/sigstore/<leaf hash>.json        its Sigstore bundle, where it has one
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from .merkle import leaf_hash, prove_inclusion
 from .note import COSIGNATURE_ED25519, VerifierKey
 from .policy import MAX_RELEASE_VALIDITY, MAX_STATUS_LIFETIME
 from .release import RELEASE_TYPE, STATUS_TYPE, Release, Revocation, Status, open_leaf, sign_leaf
+from .release_signature import ReleaseSignature, load_bundle, store_bundle
 from .signing_key import SigningKey
 from .staple import Staple
 from .statement import Statement, Subject
@@ -130,6 +132,7 @@ class ReleaseLog:
         self.tiles = tiles
         self._staples = folder / "staples"
         self._proofs = folder / "proofs"
+        self._bundles = folder / "public" / "sigstore"
         self._now = now
 
     @classmethod
@@ -191,11 +194,13 @@ class ReleaseLog:
         keep: int = 2,
         validity: timedelta = RELEASE_VALIDITY,
         lifetime: timedelta = STATUS_LIFETIME,
+        signature: ReleaseSignature | None = None,
     ) -> Published:
         """Log ``draft`` and a status that lists it beside the newest ``keep`` - 1 releases before it.
 
         A draft that is active already, with at least half of its validity left, is not logged again; its
-        status is renewed. Raises TransparencyError.
+        status is renewed. With ``signature`` the release's statement is signed at a Sigstore instance before it
+        is logged, unless it has a bundle already. Raises TransparencyError.
         """
         if not 1 <= keep <= MAX_ACTIVE:
             raise TransparencyError(
@@ -209,6 +214,8 @@ class ReleaseLog:
             found = _reusable(before, draft, at)
             size = self.tiles.checkpoint().checkpoint.size
             listed = found or _new_release(before, draft, signers, at, validity, size)
+            if signature is not None:
+                store_bundle(self._bundles, listed.leaf_hash, Envelope.parse(listed.leaf).payload, signature)
             others = [entry for entry in _active(before, at) if entry.leaf_hash != listed.leaf_hash]
             active = [*others[max(0, len(others) - (keep - 1)) :], listed]
             index = size if found else size + 1
@@ -293,6 +300,7 @@ class ReleaseLog:
                 status_proof=self._proof(status.index, status.leaf, checkpoint),
                 status_leaf=status.leaf,
                 checkpoint=checkpoint.raw,
+                sigstore=load_bundle(self._bundles, entry.leaf_hash),
             )
             replace_file(self._staples / f"{entry.leaf_hash.hex()}.json", staple.encode())
             staples.append(staple)

@@ -4,11 +4,16 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
+from .durable import make_folder, replace_file
 from .errors import Code, TransparencyError
 from .sigstore.identity import IdentityRule
 from .sigstore.policy import SigstorePolicy
+
+_MAX_BUNDLE: Final = 192 * 1024
+"""What a staple has room for beside the proofs."""
 
 
 @dataclass(slots=True)
@@ -60,3 +65,30 @@ class ReleaseSignature:
         # JSON strings without control characters and DEL are TOML as well.
         lines = (f"{name} = {json.dumps(value)}" for name, value in table.items())
         return 'profile = "tlog+sigstore"\n\n[transparency.sigstore]\n' + "\n".join(lines) + "\n"
+
+
+def store_bundle(folder: Path, leaf_hash: bytes, payload: bytes, signature: ReleaseSignature) -> None:
+    """Have the release with this leaf hash signed, unless a good bundle lies in ``folder`` already.
+
+    Raises TransparencyError (LIMIT_EXCEEDED for a bundle that no staple has room for), OSError.
+    """
+    before = load_bundle(folder, leaf_hash)
+    if before:
+        signature.examine(before, payload)
+        return
+    bundle = signature.attest(payload)
+    if len(bundle) > _MAX_BUNDLE:
+        raise TransparencyError(
+            Code.LIMIT_EXCEEDED, "Sigstore bundle", stage="log.sigstore", expected=f"≤ {_MAX_BUNDLE} B"
+        )
+    make_folder(folder)
+    replace_file(folder / f"{leaf_hash.hex()}.json", bundle)
+
+
+def load_bundle(folder: Path, leaf_hash: bytes) -> bytes:
+    """The stored bundle of a release, empty where it has none; for nodes to staple, unread."""
+    try:
+        with (folder / f"{leaf_hash.hex()}.json").open("rb") as file:
+            return file.read(_MAX_BUNDLE + 1)
+    except FileNotFoundError:
+        return b""

@@ -358,16 +358,15 @@ def hashedrekord_body(digest: bytes, signature: bytes, leaf: x509.Certificate) -
         "keyDetails": "PKIX_ECDSA_P256_SHA_256",
         "x509Certificate": {"rawBytes": b64(leaf.public_bytes(Encoding.DER))},
     }
-    spec = {
+    spec: Any = {
         "data": {"algorithm": "SHA2_256", "digest": b64(digest)},
         "signature": {"content": b64(signature), "verifier": verifier},
     }
-    body = {"apiVersion": "0.0.2", "kind": "hashedrekord", "spec": {"hashedRekordV002": spec}}
-    return rfc8785.dumps(body)
+    return rfc8785.dumps({"apiVersion": "0.0.2", "kind": "hashedrekord", "spec": {"hashedRekordV002": spec}})
 
 
 def _dsse_body(payload: bytes, signature: bytes, leaf: x509.Certificate) -> bytes:
-    spec = {
+    spec: Any = {
         "envelopeHash": {"algorithm": "sha256", "value": "00" * 32},
         "payloadHash": {"algorithm": "sha256", "value": hashlib.sha256(payload).hexdigest()},
         "signatures": [{"signature": b64(signature), "verifier": b64(leaf.public_bytes(Encoding.PEM))}],

@@ -25,6 +25,7 @@ from client_sdk.client import PrivateClient
 from client_sdk.policy import Policy
 from measurements.policy import policy_table
 from measurements.publish import ReleaseDraft, ReleaseLog, create_log
+from measurements.release_signature import ReleaseSignature
 from measurements.signing_key import SigningKey
 from measurements.statement import Subject
 from ohttp.relay import Relay
@@ -64,11 +65,13 @@ class World:
 
 
 @contextlib.contextmanager
-def private_world(folder: Path, model: Path, *, released: bytes | None = None) -> Iterator[World]:
+def private_world(
+    folder: Path, model: Path, *, released: bytes | None = None, signature: ReleaseSignature | None = None
+) -> Iterator[World]:
     """Publish, boot and relay. ``released``: the launch digest to publish, else the one the node will have."""
     platform = Platform.open(folder / "state", now, 1)
     digest = released or measure_launch(tiny_config(platform).encode(), volumes(folder, model))
-    staple, transparency = publish(folder, digest)
+    staple, transparency = publish(folder, digest, signature)
     policy_file = folder / "policy.toml"
     policy_file.write_text("\n".join((POLICY_HEAD, platform.policy_table(), transparency)))
     with (
@@ -78,7 +81,7 @@ def private_world(folder: Path, model: Path, *, released: bytes | None = None) -
         yield World(folder, node, url, policy_file)
 
 
-def publish(folder: Path, digest: bytes) -> tuple[Path, str]:
+def publish(folder: Path, digest: bytes, signature: ReleaseSignature | None = None) -> tuple[Path, str]:
     """Log a release of a node with this launch digest; the staple's file and the [transparency] table."""
     log_folder = folder / "log"
     if not log_folder.exists():
@@ -88,13 +91,13 @@ def publish(folder: Path, digest: bytes) -> tuple[Path, str]:
     log = ReleaseLog.open(log_folder, now)
     measurements = ({"tee": "sev-snp", "launchDigest": digest.hex()}, GPU)
     draft = ReleaseDraft("test/node", "1", "prod", (Subject("image", digest.hex()[:64]),), measurements)
-    published = log.publish(draft, [signer])
+    published = log.publish(draft, [signer], signature=signature)
     staple = folder / "staple.json"
     staple.write_bytes(published.staple.encode())
     table = policy_table(
         log=log.tiles.key, witnesses=log.tiles.witnesses, signers=[signer.public], channel="prod"
     )
-    return staple, table
+    return staple, table + (signature.policy_lines() if signature else "")
 
 
 @contextlib.contextmanager
