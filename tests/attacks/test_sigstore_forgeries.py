@@ -17,7 +17,7 @@ from measurements.dsse import Envelope
 from measurements.errors import Code, TransparencyError
 from measurements.results import Appraisal
 from measurements.rollback import VolatileMemory
-from measurements.sigstore import log_entry, release_bundle, verified_time, verify
+from measurements.sigstore import log_entry, release_bundle, strict_json, verified_time, verify
 from measurements.sigstore.identity import CertificateIdentity, IdentityRule
 from measurements.sigstore.policy import SigstorePolicy
 from measurements.sigstore.root import TrustedRoot
@@ -219,7 +219,7 @@ def test_a_statement_that_reads_in_two_ways(scene: Scene, monkeypatch: pytest.Mo
     with pytest.raises(TransparencyError) as caught:
         verify.verify_statement(data, **arguments)
     assert caught.value.code is Code.STATEMENT_MALFORMED
-    strict = verify.parse_strict
+    strict = strict_json.parse_strict
 
     def lenient(value: bytes, **options: Any) -> Any:
         return json.loads(value) if options["what"] == "statement" else strict(value, **options)

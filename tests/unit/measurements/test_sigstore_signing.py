@@ -87,11 +87,13 @@ def test_nothing_is_logged_where_the_instance_refuses_or_cheats(
     log = create_log(operator.folder / "log", origin="log.test", witness="witness.test", now=now)
     answer = Served.answer
 
+    refused = [""]
+
     def refuse(self: Served, path: str, body: bytes, authorization: str) -> tuple[bytes, str]:
-        return (b"", "text/plain") if path == refused else answer(self, path, body, authorization)
+        return (b"", "text/plain") if path == refused[0] else answer(self, path, body, authorization)
 
     monkeypatch.setattr(Served, "answer", refuse)
-    for refused in ("/api/v2/signingCert", "/api/v2/log/entries", "/api/v1/timestamp"):
+    for refused[0] in ("/api/v2/signingCert", "/api/v2/log/entries", "/api/v1/timestamp"):
         with pytest.raises(TransparencyError) as caught:
             operator.publish(log)
         assert caught.value.code is Code.NOT_AVAILABLE
