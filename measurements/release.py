@@ -4,6 +4,7 @@ A denial that can be withheld protects nobody, so a release is allowed only whil
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -32,12 +33,20 @@ from .statement import (
 RELEASE_TYPE: Final = f"{PREDICATE_BASE}/cvm-release/v1"
 STATUS_TYPE: Final = f"{PREDICATE_BASE}/cvm-status/v1"
 
+_TD: Final = ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
+# What the firmware started (nothing before it can write PCR 4), the image's sections and phases, and what was added
+# from outside: command line and credentials, system extensions. PCR 11 alone says nothing: whoever boots writes it.
+_UKI: Final = ("pcr4", "pcr11", "pcr12", "pcr13")
 CPU_REGISTERS: Final[Mapping[str, tuple[str, ...]]] = {
     "sev-snp": ("launchDigest",),
-    "tdx": ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"),
+    "tdx": _TD,
+    "tpm": _UKI,
+    "azure-snp": ("launchDigest", *_UKI),
+    "azure-tdx": (*_TD, *_UKI),
 }
-"""Per TEE, the SHA-384 registers of one element; all of them must match."""
+"""Per TEE, the registers that every element has; all of them must match, and every other PCR that it names."""
 GPU: Final = "nvidia-gpu"
+_PCR: Final = re.compile("pcr([0-9]|1[0-9]|2[0-3])")
 
 MAX_MEASUREMENTS: Final = 64
 MAX_LISTED: Final = 1024
@@ -186,6 +195,14 @@ class Status:
         return statement
 
 
+def registers_of(element: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of all registers of a release's element that must match; none for a TEE that is not known."""
+    required = CPU_REGISTERS.get(element["tee"], ())
+    if not set(_UKI) <= set(required):
+        return required
+    return (*required, *sorted(name for name in element if _is_pcr(name) and name not in required))
+
+
 def sign_leaf(statement: Statement, signers: Sequence[SigningKey]) -> bytes:
     """The log entry for a statement: its DSSE envelope. Raises TransparencyError."""
     return Envelope.sign(statement.raw, PAYLOAD_TYPE, signers).encode()
@@ -212,11 +229,17 @@ def _predicate(statement: Statement, expected: str) -> Mapping[str, Any]:
     return statement.predicate
 
 
+def _is_pcr(name: str) -> bool:
+    return _PCR.fullmatch(name) is not None
+
+
 def _measurement(value: object) -> Mapping[str, Any]:
     element = record(value, "measurement")
     tee = text(element.get("tee"), "tee", most=64)
-    for register in CPU_REGISTERS.get(tee, ()):
-        hex_text(element.get(register), 96, register)
+    for register in registers_of(element):
+        # A TPM has banks of either length, and one element's values are of one bank.
+        long = not _is_pcr(register) or len(str(element.get("pcr4"))) == 96
+        hex_text(element.get(register), 96 if long else 64, register)
     if tee == GPU:
         for member in ("arch", "ccMode"):
             text(element.get(member), member, most=64)

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from .errors import Code, TransparencyError
-from .release import CPU_REGISTERS, GPU, Release
+from .release import CPU_REGISTERS, GPU, Release, registers_of
 from .statement import Subject
 
 
@@ -46,23 +46,21 @@ class VerifiedRelease:
         An element with TCB floors also needs ``tcb``, every component at its floor or above. Raises
         TransparencyError (MEASUREMENT_MISMATCH).
         """
-        names = CPU_REGISTERS.get(tee, ())
-        measured = tuple(registers.get(name, "").lower() for name in names)
-        for element in self.measurements:
-            if not names or element.get("tee") != tee:
-                continue
-            if tuple(element[name] for name in names) == measured and _tcb_holds(element, tcb):
+        candidates = [element for element in self.measurements if element.get("tee") == tee]
+        if tee not in CPU_REGISTERS:
+            candidates = []
+        for element in candidates:
+            wanted = {name: element[name] for name in registers_of(element)}
+            measured = {name: registers.get(name, "").lower() for name in wanted}
+            if wanted == measured and _tcb_holds(element, tcb):
                 return element
+        names = dict.fromkeys(name for element in candidates for name in registers_of(element))
         raise TransparencyError(
             Code.MEASUREMENT_MISMATCH,
             f"no {tee} element of {self.name} {self.version} equals what was measured",
             stage="log.measurement",
-            expected=[
-                [element[name] for name in names]
-                for element in self.measurements
-                if element.get("tee") == tee
-            ],
-            found=list(measured),
+            expected=[[element[name] for name in registers_of(element)] for element in candidates],
+            found=[registers.get(name, "").lower() for name in names or CPU_REGISTERS.get(tee, ())],
         )
 
     def match_gpu(self, *, arch: str, driver: str, vbios: str, mode: str = "on") -> Mapping[str, Any]:

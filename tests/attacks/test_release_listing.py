@@ -15,6 +15,7 @@ from measurements.errors import Code, TransparencyError
 from measurements.log import TileLog
 from measurements.merkle import leaf_hash
 from measurements.note import COSIGNATURE_ED25519, ED25519, Note, NoteSignature
+from measurements.release import CPU_REGISTERS, _measurement
 from measurements.results import Appraisal
 from measurements.rollback import VolatileMemory
 from measurements.signing_key import SigningKey
@@ -250,6 +251,36 @@ def test_registers_gathered_from_two_elements(world: World) -> None:
         verified.match_cpu("tdx", mixed)
     assert caught.value.code is Code.MEASUREMENT_MISMATCH
     assert verified.match_cpu("tdx", element("2")) == element("2")
+
+
+@pytest.mark.parametrize("tee", ["tpm", "azure-snp", "azure-tdx"])
+def test_another_boot_that_writes_the_images_pcr_11(world: World, tee: str) -> None:
+    """PCR 11 is written by whatever boots: with the same value in it, another boot program still shows in PCR 4."""
+    good = world.check(world.staple(release := world.release(), world.status([release]))).require()
+    launch = {name: "ab" * 48 for name in CPU_REGISTERS[tee] if not name.startswith("pcr")}
+    pcrs = {f"pcr{n}": f"{n:02x}" * 32 for n in (4, 7, 11, 12, 13)}
+    verified = replace(good, measurements=({"tee": tee, **launch, **pcrs},))
+    measured = {**launch, **pcrs, "pcr0": "00" * 32}
+    assert verified.match_cpu(tee, measured)["tee"] == tee
+    for name in (*launch, *pcrs):  # PCR 7 too: whatever an element names must match
+        for other in ({**measured, name: "ee" * 32}, {n: v for n, v in measured.items() if n != name}):
+            with pytest.raises(TransparencyError) as caught:
+                verified.match_cpu(tee, other)
+            assert caught.value.code is Code.MEASUREMENT_MISMATCH
+    for another in {"tpm", "azure-snp", "azure-tdx", "sev-snp"} - {tee}:
+        with pytest.raises(TransparencyError):
+            verified.match_cpu(another, measured)
+
+
+@pytest.mark.parametrize("change", [{"pcr4": None}, {"pcr11": "ab" * 48}, {"pcr7": "AB" * 32}, {"pcr0": ""}])
+def test_an_element_of_a_tpm_is_whole_and_of_one_bank(change: dict[str, str | None]) -> None:
+    pcrs: dict[str, str | None] = {f"pcr{n}": "ab" * 32 for n in (4, 7, 11, 12, 13)}
+    element = {"tee": "tpm", **pcrs, "pcr99": "ignored"}
+    for good in (element, {"tee": "tpm", **dict.fromkeys(pcrs, "ab" * 48)}):
+        assert _measurement(good) == good
+    changed = {name: value for name, value in {**element, **change}.items() if value is not None}
+    with pytest.raises(TransparencyError):
+        _measurement(changed)
 
 
 def test_a_key_made_for_one_role_is_unknown_in_another(world: World) -> None:
