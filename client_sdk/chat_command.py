@@ -11,6 +11,7 @@ from rich.console import Console
 from .client import PrivateClient
 from .errors import ClientError
 from .render import show_verification
+from .tokens_command import WalletOption
 from .verify_command import MemoryOption, PolicyOption, RelayOption, read_policy
 
 
@@ -48,6 +49,7 @@ def chat(
     relay: RelayOption = None,
     policy: PolicyOption = None,
     memory: MemoryOption = None,
+    wallet: WalletOption = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 takes the likeliest token.")] = 0.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answer alone.")] = False,
@@ -57,7 +59,7 @@ def chat(
         raise ClientError("usage", "--relay is missing", "give the relay's URL for the node")
     notes = Console(stderr=True, quiet=quiet)
     options = {"max_tokens": max_tokens, "temperature": temperature}
-    with PrivateClient(relay, read_policy(policy), memory=memory) as client:
+    with PrivateClient(relay, read_policy(policy), memory=memory, wallet=wallet) as client:
         verification = client.verify()
         show_verification(notes, verification)
         verification.require()

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from . import chat_command, proxy_command, verify_command
+from . import chat_command, proxy_command, tokens_command, verify_command
 from .demo import command as demo_command
 from .errors import ClientError, VerificationRefused
 from .render import printable
@@ -41,7 +41,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for own in (demo_command, verify_command, chat_command, proxy_command):
+    for own in (demo_command, verify_command, chat_command, proxy_command, tokens_command):
         own.register(app)
     for room in sorted(entry_points(group="cloister.commands"), key=_place):
         room.load()(app)

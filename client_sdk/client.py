@@ -25,10 +25,12 @@ from attestation.bundle import MAX_BUNDLE
 from attestation.cpu_memory import CpuMemory
 from measurements.rollback import FileMemory, VolatileMemory
 from ohttp.chunked import REQUEST_MEDIA_TYPE
+from ohttp.token_wallet import Wallet
 
 from .answer import AsyncInnerAnswer, Correction, InnerAnswer, check_outer, unreachable
 from .errors import ClientError, ExchangeFailed, NodeRefused, RelayUnreachable
 from .exchange import Exchange, InnerRequest
+from .payment import Payment
 from .policy import Policy
 from .transport import AsyncPrivateTransport, PrivateTransport
 from .verify import Verification, VerifiedNode, verify_bundle
@@ -41,8 +43,9 @@ class PrivateClient:
     """Talks to one node through one relay, and only after verifying the node.
 
     ``relay_url`` is the relay's URL for the node, ``policy`` what the node must prove, ``memory`` where the newest
-    log state seen is remembered across runs (in memory only where None). ``now`` and ``random`` are the clock and
-    the source of randomness; ``timeout`` is in seconds, for each wait on the network, for the whole of the evidence
+    log state seen is remembered across runs (in memory only where None), ``wallet`` the file of blind tokens for nodes
+    that ask for them (``cloister tokens get`` fills it). ``now`` and ``random`` are the clock and the source of
+    randomness; ``timeout`` is in seconds, for each wait on the network, for the whole of the evidence
     once it has begun, and between two chunks of an answer that authenticate.
 
     A verification is kept for at most an hour, and not beyond one that refuses. A node that restarted has new keys:
@@ -56,6 +59,7 @@ class PrivateClient:
         policy: Policy,
         *,
         memory: Path | None = None,
+        wallet: Path | None = None,
         timeout: float = 60.0,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         random: Callable[[int], bytes] = os.urandom,
@@ -64,6 +68,7 @@ class PrivateClient:
         self._policy = policy
         self._memory = FileMemory(memory) if memory else VolatileMemory()
         self._cpu_memory = CpuMemory()
+        self._wallet = Wallet(wallet) if wallet else None
         self._now = now
         self._random = random
         self._timeout = timeout
@@ -131,9 +136,9 @@ class PrivateClient:
         Raises VerificationRefused before anything is sent; RelayUnreachable; ExchangeFailed where the answer was
         cut or altered. A status of 400 and above is an answer like any other: ``InnerAnswer.raise_for_status``.
         """
-        date: datetime | None = None
+        date, payment = None, Payment(self._wallet, request)
         for attempt in (0, 1):
-            exchange = self._begin(self.node(), request, date)
+            exchange = self._begin(self.node(), request, date, payment)
             # The caller's own block runs outside of the handlers: its errors are neither ours to name nor to retry.
             with ExitStack() as opened:
                 try:
@@ -160,9 +165,9 @@ class PrivateClient:
     @asynccontextmanager
     async def astream(self, request: InnerRequest) -> AsyncIterator[AsyncInnerAnswer]:
         """``stream`` for asyncio. The checks take milliseconds and run in the calling task."""
-        date: datetime | None = None
+        date, payment = None, Payment(self._wallet, request)
         for attempt in (0, 1):
-            exchange = self._begin(await self.anode(), request, date)
+            exchange = self._begin(await self.anode(), request, date, payment)
             async with AsyncExitStack() as opened:
                 try:
                     reply = await opened.enter_async_context(
@@ -259,8 +264,12 @@ class PrivateClient:
         node = self._node
         return node if node is not None and node.valid_from <= self._now() < node.valid_until else None
 
-    def _begin(self, node: VerifiedNode, request: InnerRequest, date: datetime | None) -> Exchange:
-        return node.begin(request, date=self._now(), request_id=self._random(16), stated_date=date)
+    def _begin(
+        self, node: VerifiedNode, request: InnerRequest, date: datetime | None, payment: Payment
+    ) -> Exchange:
+        now = self._now()
+        token = payment.token(node.tokens, now.timestamp())
+        return node.begin(request, date=now, request_id=self._random(16), stated_date=date, token=token)
 
     def _corrected(self, correction: Correction) -> datetime | None:
         if correction.date is None:

@@ -39,7 +39,8 @@ class Exchange:
 
     ``request_id`` is 16 random bytes and ``date`` the time of sending, both given by the caller; they and the
     digest of the evidence that was verified travel inside the encryption (docs/protocol.md, "A request").
-    ``profile`` is the shape of answers that the node vouched for; one of another shape is refused. ``opened``
+    ``profile`` is the shape of answers that the node vouched for; one of another shape is refused.
+    ``authorization`` is a blind token's, never the caller's own header, which would say who asks. ``opened``
     counts the chunks of the answer that have authenticated. Raises ExchangeFailed for a request that cannot be
     written.
     """
@@ -53,6 +54,7 @@ class Exchange:
         date: datetime,
         request_id: bytes,
         profile: CellProfile,
+        authorization: str | None = None,
     ) -> None:
         headers = [(n.lower(), v) for n, v in request.headers if n.lower() in PASSED_HEADERS]
         headers += [
@@ -60,6 +62,8 @@ class Exchange:
             (b"request-id", request_id.hex().encode()),
             (b"attestation-digest", b"sha-256=:" + base64.b64encode(bundle_digest) + b":"),
         ]
+        if authorization is not None:
+            headers.append((b"authorization", authorization.encode("ascii")))
         try:
             method, path = request.method.encode("ascii"), request.path.encode("ascii")
         except UnicodeEncodeError:

@@ -10,6 +10,7 @@ from .client import PrivateClient
 from .errors import ClientError
 from .proxy import Proxy
 from .render import show_verification
+from .tokens_command import WalletOption
 from .verify_command import MemoryOption, PolicyOption, RelayOption, read_policy
 
 
@@ -29,6 +30,7 @@ def proxy(
     relay: RelayOption = None,
     policy: PolicyOption = None,
     memory: MemoryOption = None,
+    wallet: WalletOption = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1.")] = 8808,
 ) -> int:
     """See ``cloister proxy --help``."""
@@ -43,7 +45,7 @@ def proxy(
     judged_by = read_policy(policy)
     with socket.create_server(("127.0.0.1", port)) as listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client = PrivateClient(relay, judged_by, memory=memory)
+        client = PrivateClient(relay, judged_by, memory=memory, wallet=wallet)
         _require_verified(client, notes)
         notes.print(f"listening on http://127.0.0.1:{listener.getsockname()[1]}/v1", highlight=False)
         config = uvicorn.Config(Proxy(client), log_level="critical", access_log=False, server_header=False)

@@ -4,8 +4,6 @@ The order is that of docs/protocol.md: shape, policy, CPU, GPUs, transparency, m
 row that can still be evaluated after a failure is reported; the first failure is the verdict.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,13 +17,15 @@ from attestation.errors import AttestationError
 from measurements.errors import Code, TransparencyError
 from measurements.rollback import RollbackMemory, Sighting
 from measurements.staple import VerifiedRelease, check_staple
-from ohttp.errors import OhttpError, PaddingError
+from ohttp.errors import OhttpError
 from ohttp.keyconfig import KeyConfig, parse_pinned_key_configs, preferred
-from ohttp.padding import CellProfile
+from ohttp.private_token import Token
+from ohttp.token_header import authorization
 
 from .errors import VerificationRefused
 from .exchange import Exchange, InnerRequest
 from .policy import Policy
+from .verify_runtime import VerifiedRuntime, appraise_runtime
 
 MAX_NODE_LIFETIME: Final = timedelta(hours=1)
 """How long one verification may be used at most; release, its status, policy or key epoch may end it sooner."""
@@ -60,7 +60,7 @@ class VerifiedNode:
     Only ``verify_bundle`` makes one, and only it can begin an exchange: there is no other way to a key that a
     prompt could be encrypted to. ``simulated`` is True where the evidence ends at a simulated root that the
     policy names: such a node proves nothing about hardware. ``model`` is the name that requests give, ``padding``
-    the shape that the node's answers have.
+    the shape that the node's answers have, ``tokens`` which blind tokens it asks for.
     """
 
     __slots__ = (
@@ -72,6 +72,7 @@ class VerifiedNode:
         "padding",
         "release",
         "simulated",
+        "tokens",
         "valid_from",
         "valid_until",
     )
@@ -87,13 +88,20 @@ class VerifiedNode:
         self.model = verified.runtime.model
         self.padding = verified.runtime.padding
         self.simulated = verified.simulated
+        self.tokens = verified.runtime.tokens
         self.valid_from = verified.at
         self.valid_until = verified.valid_until
 
     def begin(
-        self, request: InnerRequest, *, date: datetime, request_id: bytes, stated_date: datetime | None = None
+        self,
+        request: InnerRequest,
+        *,
+        date: datetime,
+        request_id: bytes,
+        stated_date: datetime | None = None,
+        token: Token | None = None,
     ) -> Exchange:
-        """Encrypt ``request`` to this node at the time ``date``.
+        """Encrypt ``request`` to this node at the time ``date``, with ``token`` where the node asks for one.
 
         ``stated_date`` is what the request says in its stead after the node corrected our clock; it never
         prolongs a verification. Raises VerificationRefused where the verification has run out.
@@ -115,6 +123,7 @@ class VerifiedNode:
             date=stated,
             request_id=request_id,
             profile=self.padding,
+            authorization=None if token is None else authorization(token),
         )
 
     def __repr__(self) -> str:
@@ -128,7 +137,7 @@ class _Verified:
     cpu: VerifiedCpu
     gpus: VerifiedGpus
     release: VerifiedRelease
-    runtime: "_Runtime"
+    runtime: VerifiedRuntime
     simulated: bool
     at: datetime
     valid_until: datetime
@@ -263,7 +272,7 @@ def _verify_parsed(
     config = _key_config(recorder, bundle.ohttp_keys, claims)
 
     simulated = cpu.simulated or gpus.simulated
-    runtime = _runtime(recorder, bundle.runtime, claims, policy)
+    runtime = appraise_runtime(recorder, bundle.runtime, claims, policy)
     if recorder.error or not (cpu.value and gpus.value and release and config and runtime):
         return None, simulated
     try:
@@ -388,64 +397,6 @@ def _key_config(recorder: "_Recorder", ohttp_keys: bytes, claims: Claims | None)
     return config
 
 
-@dataclass(frozen=True, slots=True)
-class _Runtime:
-    """What a client needs of a runtime manifest that the claims vouch for."""
-
-    model: str
-    padding: CellProfile
-
-
-def _runtime(recorder: "_Recorder", runtime: bytes, claims: Claims | None, policy: Policy) -> _Runtime | None:
-    """The name under which the node offers its model, and the padding that it keeps to."""
-    if claims is None or hashlib.sha256(runtime).digest() != claims.runtime:
-        for check in ("runtime.model", "runtime.padding"):
-            recorder.not_evaluated(check, "needs a runtime manifest that verified claims name")
-        return None
-    try:
-        manifest = json.loads(runtime)
-    except (ValueError, RecursionError):
-        manifest = None
-    document = manifest if isinstance(manifest, dict) else {}
-    model = document.get("model")
-    name, digest = (model.get("name"), model.get("digest")) if isinstance(model, dict) else (None, None)
-    if isinstance(name, str) and name and isinstance(digest, str):
-        recorder.passed("runtime.model", f"{name}, digest {digest[:16]}…")
-    else:
-        malformed = AttestationError(
-            code="runtime_malformed", stage="parse", detail="the runtime manifest names no model"
-        )
-        recorder.failed("runtime.model", malformed)
-        name = None
-    padding = _padding(recorder, document.get("padding"), policy)
-    return None if name is None or padding is None else _Runtime(name, padding)
-
-
-def _padding(recorder: "_Recorder", stated: object, policy: Policy) -> CellProfile | None:
-    try:
-        profile = CellProfile.from_manifest(stated)
-    except PaddingError as error:
-        recorder.failed("runtime.padding", error)
-        return None
-    if profile.name not in policy.padding:
-        refused = AttestationError(
-            code="padding_not_allowed",
-            stage="runtime",
-            expected=" or ".join(sorted(policy.padding)),
-            found=profile.name,
-            detail="the policy's [runtime] padding does not name this node's profile",
-        )
-        recorder.failed("runtime.padding", refused)
-        return None
-    shape = {
-        "off": "off: sizes and times of an answer show",
-        "bucket": f"bucket: cells of {profile.cell_bytes} bytes, times show",
-        "constant": f"constant: {profile.cell_bytes} bytes each {profile.interval_ms} ms",
-    }
-    recorder.passed("runtime.padding", shape[profile.name])
-    return profile
-
-
 class _Recorder:
     """Collects rows in order; keeps the first error."""
 
@@ -464,6 +415,9 @@ class _Recorder:
     def failed(self, check: str, error: AttestationError | TransparencyError | OhttpError) -> None:
         self.rows.append(Row(check, "fail", str(error), error.code))
         self._fail(error)
+
+    def not_required(self, check: str, why: str) -> None:
+        self.rows.append(Row(check, "not required", why))
 
     def not_evaluated(self, check: str, why: str) -> None:
         self.rows.append(Row(check, "fail", why, "not_evaluated"))

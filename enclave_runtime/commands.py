@@ -5,7 +5,7 @@ import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,6 +46,9 @@ def serve(
     simulated_gpus: Annotated[int, typer.Option(min=0, max=32, help="How many GPUs the platform has.")] = 1,
     engine: Annotated[str, typer.Option(help='Engine settings as JSON, such as {"max_batch": 8}.')] = "{}",
     padding: Annotated[str, typer.Option(help="How answers are paced, as JSON; {} for the default.")] = "{}",
+    tokens: Annotated[
+        Path | None, typer.Option(help="Ask for blind tokens: a file from `cloister tokens policy`.")
+    ] = None,
     show_command_line: Annotated[bool, typer.Option(help="Print the measured command line and end.")] = False,
     show_policy: Annotated[
         bool, typer.Option(help="Print the policy tables that trust this simulated platform, and end.")
@@ -57,9 +60,14 @@ def serve(
     from enclave_runtime import node_launch
     from enclave_runtime.config import HostInputs, NodeConfig
     from enclave_runtime.errors import ConfigurationError
+    from ohttp.errors import TokenError
+    from ohttp.token_policy import TokenPolicy
 
     try:
         engine_settings, padding_settings = _object("--engine", engine), _object("--padding", padding)
+        asked = {} if tokens is None else _object("--tokens", tokens.read_text())
+        if asked:
+            TokenPolicy.parse(asked)
         if not (show_command_line or show_policy):
             if image is None or staple is None:
                 return _failed("serve needs --image and --staple")
@@ -73,6 +81,7 @@ def serve(
             gpu_count=simulated_gpus,
             engine=engine_settings,
             padding=padding_settings,
+            tokens=asked,
         )
         NodeConfig.parse(config.encode())
         if show_policy:
@@ -86,7 +95,7 @@ def serve(
         node = node_launch.start(platform, image, config, inputs)
     except (node_launch.LaunchFailed, OSError, ValueError) as error:
         return _failed(str(error))
-    except ConfigurationError as error:
+    except (ConfigurationError, TokenError) as error:
         return _failed(f"{error.code}: {error.detail}")
     except AttestationError as error:
         return _failed(str(error))
@@ -107,7 +116,7 @@ def serve(
     return _failed(f"the node ended with status {status}: {node_launch.meaning_of(status)}")
 
 
-def _object(option: str, text: str) -> dict[str, int]:
+def _object(option: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError:

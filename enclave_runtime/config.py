@@ -42,7 +42,7 @@ class NodeConfig:
 
     ``engine`` and ``padding`` hold the settings of EngineConfig and CellProfile, ``gpu_policy`` the tables
     of an attestation policy by which the node judges its own GPUs, ``tolerate`` the pieces of the seal that
-    a kernel may lack.
+    a kernel may lack, ``tokens`` which blind tokens requests must bring (empty: none).
     """
 
     model_name: str
@@ -53,6 +53,7 @@ class NodeConfig:
     engine: Mapping[str, int] = field(default_factory=dict)
     padding: Mapping[str, str | int] = field(default_factory=dict)
     tolerate: tuple[Piece, ...] = ()
+    tokens: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """The command line: canonical JSON (RFC 8785), as :meth:`parse` takes it."""
@@ -77,7 +78,7 @@ class NodeConfig:
             raise ConfigurationError(
                 "not_available", "the only platform that can be opened here is 'simulated'"
             )
-        for table in ("gpu_policy", "engine", "padding"):
+        for table in ("gpu_policy", "engine", "padding", "tokens"):
             if not isinstance(members[table], dict):
                 raise ConfigurationError("config_malformed", f"'{table}' is not an object")
         refuse_by_name(members["engine"])
@@ -90,6 +91,7 @@ class NodeConfig:
             engine=members["engine"],
             padding=members["padding"],
             tolerate=_pieces(members["tolerate"]),
+            tokens=members["tokens"],
         )
 
 

@@ -9,6 +9,7 @@ from enclave_runtime.api import API_VERSION
 from enclave_runtime.engine.engine import EngineConfig
 from enclave_runtime.seal import SealReport
 from ohttp.padding import CellProfile
+from ohttp.token_policy import TokenPolicy
 
 VERSION = 1
 
@@ -21,11 +22,12 @@ def runtime_manifest(
     engine: EngineConfig,
     padding: CellProfile,
     confined: SealReport,
+    tokens: TokenPolicy | None,
 ) -> bytes:
     """The manifest's bytes: canonical JSON (RFC 8785). Digests are 32 bytes and appear as lower-case hex.
 
     ``confined`` is the first layer of the seal, the pieces that a kernel may lack; it says which are in
-    force.
+    force. ``tokens`` is what requests have to bring, None where nothing.
     """
     return rfc8785.dumps(
         {
@@ -43,6 +45,7 @@ def runtime_manifest(
                 "max_body": openai_requests.MAX_BODY,
                 "max_messages": openai_requests.MAX_MESSAGES,
             },
+            "tokens": {} if tokens is None else tokens.manifest(),
             "confinement": {row.piece.value: row.state.value for row in confined.rows},
         }
     )

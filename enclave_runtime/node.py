@@ -36,16 +36,21 @@ from enclave_runtime.seal import SealReport
 from enclave_runtime.standing_thread import StandingThread
 from measurements.errors import TransparencyError
 from measurements.staple import Staple
+from ohttp.asgi import App
+from ohttp.errors import TokenError
 from ohttp.gateway import ExchangeEnd, Gateway
 from ohttp.padding import CellProfile
 from ohttp.replay import ReplayWindow
+from ohttp.spent_tokens import MemorySpentTokens
+from ohttp.token_gate import TokenGate
+from ohttp.token_policy import TokenPolicy
 
 MAX_STAPLE_FILE = 512 * 1024
 
 
 def run(config: NodeConfig, host: HostInputs, platform_descriptor: int, confined: SealReport) -> int:
     """Serve until SIGTERM or SIGINT; the exit status. Raises NodeError for every step that fails before."""
-    engine_config, padding = _engine_config(config), _padding(config)
+    engine_config, padding, tokens = _engine_config(config), _padding(config), _tokens(config)
     gpu_policy = _policy(config).gpu
     staple = _staple(host)
     model = _model(host)
@@ -62,6 +67,7 @@ def run(config: NodeConfig, host: HostInputs, platform_descriptor: int, confined
         engine=engine_config,
         padding=padding,
         confined=confined,
+        tokens=tokens,
     )
     device = _device(platform_descriptor)
     identity = Identity(
@@ -72,7 +78,7 @@ def run(config: NodeConfig, host: HostInputs, platform_descriptor: int, confined
     )
     completions = EngineCompletions(engine, config.model_name, StandingThread("prompts"))
     metrics = Metrics(time.monotonic, completions.queue_depth)
-    service = Service(completions, identity, metrics, padding)
+    service = Service(completions, identity, metrics, padding, tokens)
     asyncio.run(_serve(service, config, host, confined))
     engine.stop()
     return int(ExitCode.STOPPED)
@@ -86,11 +92,18 @@ class Service:
     identity: Identity
     metrics: Metrics
     padding: CellProfile
+    tokens: TokenPolicy | None
 
-    def gateway(self, padding: CellProfile) -> Gateway:
-        """The node's application: the API behind the encryption, evidence and metrics beside it."""
+    def gateway(self, padding: CellProfile, tokens: TokenPolicy | None) -> Gateway:
+        """The node's application: the API behind the encryption, evidence and metrics beside it.
+
+        Spent tokens are kept in the node's own memory: behind the seal there is no other place.
+        """
+        app: App = inner_app(self.completions, self.identity, self.metrics, time.time)
+        if tokens is not None:
+            app = TokenGate(app, tokens, MemorySpentTokens(), now=time.time)
         return Gateway(
-            inner_app(self.completions, self.identity, self.metrics, time.time),
+            app,
             outer=outer_app(self.identity, self.metrics),
             keyring=self.identity.keyring,
             is_live=self.identity.is_live,
@@ -117,7 +130,7 @@ async def _serve(service: Service, config: NodeConfig, host: HostInputs, confine
     await _rehearse(service)
     service.metrics.restart()
     listener = _bind(host)
-    server = Server(server_config(service.gateway(service.padding)))
+    server = Server(server_config(service.gateway(service.padding, service.tokens)))
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda *_: None)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -138,13 +151,15 @@ async def _rehearse(service: Service) -> None:
     """Run every kind of request once, so that what Python imports late is imported before the seal."""
     # The same code at a quicker pace: only the time between cells differs.
     padding = service.padding if service.padding.name == "off" else replace(service.padding, interval_ms=1)
-    config = server_config(service.gateway(padding))
+    tokens = None if service.tokens is None else rehearsal.RehearsedTokens(service.tokens, time.time)
+    config = server_config(service.gateway(padding, None if tokens is None else tokens.policy))
     try:
         await rehearsal.rehearse(
             config,
             service.identity.keyring().configs,
             service.identity.current(),
             service.completions.model_name,
+            tokens,
         )
     except rehearsal.RehearsalFailed as error:
         raise NodeError("rehearsal", ExitCode.WARM_UP, str(error)) from None
@@ -183,6 +198,13 @@ def _padding(config: NodeConfig) -> CellProfile:
         return CellProfile(**config.padding)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise ConfigurationError("config_padding", str(error)) from None
+
+
+def _tokens(config: NodeConfig) -> TokenPolicy | None:
+    try:
+        return TokenPolicy.parse(config.tokens) if config.tokens else None
+    except TokenError as error:
+        raise ConfigurationError("config_tokens", str(error)) from None
 
 
 def _policy(config: NodeConfig) -> AttestationPolicy:

@@ -40,6 +40,7 @@ def node_config(
     gpu_count: int = 1,
     engine: Mapping[str, int] | None = None,
     padding: Mapping[str, str | int] | None = None,
+    tokens: Mapping[str, Any] | None = None,
 ) -> NodeConfig:
     """The configuration of a node on the simulated platform with these ``roots`` (``Platform.roots``).
 
@@ -53,6 +54,7 @@ def node_config(
         gpu_policy={"gpu": gpu, "simulated": dict(roots)} if gpu_count else {},
         engine=dict(engine or {}),
         padding=dict(padding or {}),
+        tokens=dict(tokens or {}),
     )
 
 

@@ -12,17 +12,25 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from email.utils import formatdate
 
 import uvicorn
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from uvicorn.server import ServerState
 
 from ohttp.bhttp import Head, Request, ResponseDecoder, encode_request
+from ohttp.blind_rsa import PublicKey
 from ohttp.chunked import REQUEST_MEDIA_TYPE, ChunkedClient
 from ohttp.errors import OhttpError
 from ohttp.keyconfig import KeyConfig
 from ohttp.padding import padme
+from ohttp.private_token import NONCE_BYTES, VARIANT, Token, token_input
+from ohttp.token_header import authorization
+from ohttp.token_key import MODULUS_BITS, TokenKey
+from ohttp.token_policy import AcceptedKey, TokenPolicy
 
 TIMEOUT_S = 60.0
 _GATEWAY = "/ohttp"
@@ -32,9 +40,37 @@ class RehearsalFailed(Exception):
     """A rehearsed request was not answered as it should be; the text names the step."""
 
 
-async def rehearse(config: uvicorn.Config, keys: Sequence[KeyConfig], bundle: bytes, model_name: str) -> None:
+class RehearsedTokens:
+    """The tokens of a rehearsal: ``policy`` is ``real`` with a key made for the occasion in its issuer's stead.
+
+    Nothing is blinded: nobody is to be kept from linking anything.
+    """
+
+    def __init__(self, real: TokenPolicy, now: Callable[[], float]) -> None:
+        self._private = rsa.generate_private_key(65537, MODULUS_BITS)
+        numbers = self._private.public_key().public_numbers()
+        self._key = TokenKey.of(PublicKey(numbers.n, numbers.e))
+        at = int(now())
+        self.policy = replace(real, keys=(AcceptedKey(self._key, at - 1, at + 3600),))
+
+    def new(self) -> str:
+        """A header value with a token that nobody has spent."""
+        nonce, challenge = secrets.token_bytes(NONCE_BYTES), self.policy.challenge.digest
+        scheme = padding.PSS(padding.MGF1(hashes.SHA384()), VARIANT.salt_bytes)
+        signed = token_input(nonce, challenge, self._key.key_id)
+        signature = self._private.sign(signed, scheme, hashes.SHA384())
+        return authorization(Token(nonce, challenge, self._key.key_id, signature))
+
+
+async def rehearse(
+    config: uvicorn.Config,
+    keys: Sequence[KeyConfig],
+    bundle: bytes,
+    model_name: str,
+    tokens: RehearsedTokens | None = None,
+) -> None:
     """Walk every path once. ``config`` is the server's, loaded. Raises RehearsalFailed."""
-    stage = _Stage(config, hashlib.sha256(bundle).digest(), model_name)
+    stage = _Stage(config, hashlib.sha256(bundle).digest(), model_name, tokens)
     try:
         async with asyncio.timeout(TIMEOUT_S):
             for method, path, body, status in _PLAIN:
@@ -53,6 +89,11 @@ async def rehearse(config: uvicorn.Config, keys: Sequence[KeyConfig], bundle: by
             await stage.sealed(key, "/v1/models", None, 400, date="Thu, 01 Jan 1970 00:00:00 GMT")
             await stage.sealed(key, "/v1/models", None, 409, digest=bytes(32))
             await stage.sealed(key, "/v1/models", None, 400, date="never")
+            if tokens is not None:
+                spent = tokens.new()
+                await stage.sealed(key, "/v1/completions", stage.completion(), 200, token=spent)
+                for refused in (spent, "", "PrivateToken token=AAI=", spent[:-6] + 'AAAA="'):
+                    await stage.sealed(key, "/v1/completions", stage.completion(), 401, token=refused)
     except TimeoutError:
         raise RehearsalFailed("no answer in time") from None
 
@@ -71,7 +112,10 @@ _PLAIN = (
 
 
 class _Stage:
-    def __init__(self, config: uvicorn.Config, bundle_digest: bytes, model_name: str) -> None:
+    def __init__(
+        self, config: uvicorn.Config, bundle_digest: bytes, model_name: str, tokens: RehearsedTokens | None
+    ) -> None:
+        self._tokens = tokens
         self._config = config
         self._digest = bundle_digest
         self._model_name = model_name
@@ -104,7 +148,10 @@ class _Stage:
         *,
         date: str | None = None,
         digest: bytes | None = None,
+        token: str | None = None,
     ) -> None:
+        if token is None and self._tokens is not None:
+            token = self._tokens.new()
         request = Request(
             method=b"GET" if body is None else b"POST",
             scheme=b"https",
@@ -115,6 +162,7 @@ class _Stage:
                 (b"date", (date or formatdate(time.time(), usegmt=True)).encode()),
                 (b"request-id", secrets.token_hex(16).encode()),
                 (b"attestation-digest", b"sha-256=:" + base64.b64encode(digest or self._digest) + b":"),
+                *([(b"authorization", token.encode())] if token else []),
             ),
             body=body or b"",
         )

@@ -1,23 +1,15 @@
 """The command ``cloister relay``."""
 
-import asyncio
 import json
 import resource
-import signal
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from .errors import RelayError
-from .impatience import Impatience
+from .quiet_server import listen, serve
 from .relay import Relay
-
-if TYPE_CHECKING:
-    import uvicorn
 
 EXIT_USAGE = 1
 EXIT_NOT_AVAILABLE = 2
@@ -53,12 +45,11 @@ def relay(
         _fail("give at least one --target NAME=URL, for instance --target node=http://127.0.0.1:8080")
     try:
         import httpx2
-        import uvicorn
-        from uvicorn.protocols.http.h11_impl import H11Protocol
+        import uvicorn  # noqa: F401  (asked for before anything listens)
     except ImportError:
         _fail("the relay needs a web server: pip install cloister[relay]", EXIT_NOT_AVAILABLE)
     try:
-        listener = _listener(host, port)
+        listener = listen(host, port)
     except OSError as error:
         _fail(f"cannot listen on {host} port {port}: {error.strerror or error}")
     _raise_open_files()
@@ -75,42 +66,10 @@ def relay(
         except RelayError as error:
             _fail(f"--target: {error.detail}")
 
-        class Protocol(Impatience, H11Protocol):
-            """A connection that ends when a head, a body or a reader takes too long."""
-
-        config = uvicorn.Config(
-            application,
-            http=Protocol,
-            ws="none",
-            lifespan="off",
-            log_level="critical",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=5,
-        )
-
-        class Server(uvicorn.Server):
-            @contextmanager
-            def capture_signals(self) -> Iterator[None]:
-                """Leave signals to ``_serve``: raised again as uvicorn does, they would end us early."""
-                yield
-
         started = _started(as_json, host, listener.getsockname()[1], targets)
-        asyncio.run(_serve(Server(config), listener, started))
+        serve(application, listener, lambda: typer.echo(started))
         counts = application.counts()
         typer.echo(json.dumps({"event": "stopped", "counts": counts}) if as_json else f"stopped; {counts}")
-
-
-async def _serve(server: "uvicorn.Server", listener: socket.socket, started: str) -> None:
-    for signal_ in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(signal_, server.handle_exit, signal_, None)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.01)
-    if server.started:
-        typer.echo(started)
-    await serving
 
 
 def _started(as_json: bool, host: str, port: int, targets: dict[str, str]) -> str:
@@ -118,14 +77,6 @@ def _started(as_json: bool, host: str, port: int, targets: dict[str, str]) -> st
         return json.dumps({"event": "listening", "port": port})
     names = ", ".join(f"/{name}/ to {url}" for name, url in targets.items())
     return f"relay on http://{host}:{port}: {names}"
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family, backlog=2048)
-    # Accepted connections inherit it: a cell goes out when it is due, not when the last one was acknowledged.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
 
 
 def _raise_open_files() -> None:

@@ -66,16 +66,22 @@ class World:
 
 @contextlib.contextmanager
 def private_world(
-    folder: Path, model: Path, *, released: bytes | None = None, signature: ReleaseSignature | None = None
+    folder: Path,
+    model: Path,
+    *,
+    released: bytes | None = None,
+    signature: ReleaseSignature | None = None,
+    tokens: dict[str, Any] | None = None,
 ) -> Iterator[World]:
-    """Publish, boot and relay. ``released``: the launch digest to publish, else the one the node will have."""
+    """Publish, boot and relay. ``released``: the launch digest to publish, else the one the node will have.
+    ``tokens``: which blind tokens it asks for."""
     platform = Platform.open(folder / "state", now, 1)
-    digest = released or measure_launch(tiny_config(platform).encode(), volumes(folder, model))
+    digest = released or measure_launch(tiny_config(platform, tokens=tokens).encode(), volumes(folder, model))
     staple, transparency = publish(folder, digest, signature)
     policy_file = folder / "policy.toml"
     policy_file.write_text("\n".join((POLICY_HEAD, platform.policy_table(), transparency)))
     with (
-        running(folder, model, staple=staple) as node,
+        running(folder, model, staple=staple, tokens=tokens) as node,
         relay({"node": f"http://127.0.0.1:{node.port}"}) as url,
     ):
         yield World(folder, node, url, policy_file)

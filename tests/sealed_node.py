@@ -193,13 +193,14 @@ def write_staple(folder: Path) -> Path:
     return path
 
 
-def tiny_config(platform: Platform, **settings: Any) -> NodeConfig:
+def tiny_config(platform: Platform, *, tokens: dict[str, Any] | None = None, **settings: Any) -> NodeConfig:
     """The measured configuration of a node on ``platform``."""
     return node_config(
         platform.roots,
         model_name=MODEL_NAME,
         engine={"max_batch": 4, "max_queue": 8, "max_context": ROOM, "step_budget": 80, **settings},
         padding={"name": "constant", "cell_bytes": 512, "interval_ms": 5},
+        tokens=tokens,
     )
 
 
@@ -214,7 +215,7 @@ def volumes(folder: Path, model: Path) -> dict[str, Path]:
 
 @contextlib.contextmanager
 def running(folder: Path, model: Path, *, staple: Path | None = None, **settings: Any) -> Iterator[Node]:
-    """A sealed node with fast cells; ``settings`` are engine settings."""
+    """A sealed node with fast cells; ``settings`` are engine settings, and ``tokens``."""
     platform = Platform.open(folder / "state", lambda: datetime.now(UTC), 1)
     config = tiny_config(platform, **settings)
     host = HostInputs(model, staple or write_staple(folder), "127.0.0.1", 0)

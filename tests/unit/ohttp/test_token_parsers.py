@@ -63,10 +63,8 @@ def test_every_truncation_and_every_changed_byte(name: str) -> None:
     parse(good)
     for length in range(len(good)):
         if name in ("www-authenticate", "authorization"):
-            try:
+            with contextlib.suppress(OhttpError):
                 parse(good[:length])  # a header may well end earlier
-            except OhttpError:
-                pass
         else:
             with pytest.raises(OhttpError):
                 parse(good[:length])

@@ -1,0 +1,109 @@
+"""What a client reads from a node's runtime manifest, once verified claims vouch for it: model, padding, tokens."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Protocol
+
+from attestation.claims import Claims
+from attestation.errors import AttestationError
+from ohttp.errors import OhttpError, PaddingError, TokenError
+from ohttp.padding import CellProfile
+from ohttp.token_policy import TokenPolicy
+
+from .policy import Policy
+
+_SHAPES = {
+    "off": "off: sizes and times of an answer show",
+    "bucket": "bucket: cells of {cell} bytes, times show",
+    "constant": "constant: {cell} bytes each {interval} ms",
+}
+_CHECKS = ("runtime.model", "runtime.padding", "runtime.tokens")
+
+
+class Rows(Protocol):
+    """Where the outcome of each check goes."""
+
+    def passed(self, check: str, detail: str) -> None: ...
+    def failed(self, check: str, error: AttestationError | OhttpError) -> None: ...
+    def not_required(self, check: str, why: str) -> None: ...
+    def not_evaluated(self, check: str, why: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedRuntime:
+    """``model``: its name in requests; ``padding``: the shape of answers; ``tokens``: what requests must bring."""
+
+    model: str
+    padding: CellProfile
+    tokens: TokenPolicy | None
+
+
+def appraise_runtime(
+    rows: Rows, runtime: bytes, claims: Claims | None, policy: Policy
+) -> VerifiedRuntime | None:
+    """Check the manifest; None where a row failed."""
+    if claims is None or hashlib.sha256(runtime).digest() != claims.runtime:
+        for check in _CHECKS:
+            rows.not_evaluated(check, "needs a runtime manifest that verified claims name")
+        return None
+    try:
+        manifest = json.loads(runtime)
+    except (ValueError, RecursionError):
+        manifest = None
+    document = manifest if isinstance(manifest, dict) else {}
+    model = _model(rows, document.get("model"))
+    padding = _padding(rows, document.get("padding"), policy)
+    tokens_readable, tokens = _tokens(rows, document.get("tokens", {}))
+    if model is None or padding is None or not tokens_readable:
+        return None
+    return VerifiedRuntime(model, padding, tokens)
+
+
+def _model(rows: Rows, stated: object) -> str | None:
+    name, digest = (stated.get("name"), stated.get("digest")) if isinstance(stated, dict) else (None, None)
+    if isinstance(name, str) and name and isinstance(digest, str):
+        rows.passed("runtime.model", f"{name}, digest {digest[:16]}…")
+        return name
+    malformed = AttestationError(
+        code="runtime_malformed", stage="parse", detail="the runtime manifest names no model"
+    )
+    rows.failed("runtime.model", malformed)
+    return None
+
+
+def _padding(rows: Rows, stated: object, policy: Policy) -> CellProfile | None:
+    try:
+        profile = CellProfile.from_manifest(stated)
+    except PaddingError as error:
+        rows.failed("runtime.padding", error)
+        return None
+    if profile.name not in policy.padding:
+        refused = AttestationError(
+            code="padding_not_allowed",
+            stage="runtime",
+            expected=" or ".join(sorted(policy.padding)),
+            found=profile.name,
+            detail="the policy's [runtime] padding does not name this node's profile",
+        )
+        rows.failed("runtime.padding", refused)
+        return None
+    shape = _SHAPES[profile.name].format(cell=profile.cell_bytes, interval=profile.interval_ms)
+    rows.passed("runtime.padding", shape)
+    return profile
+
+
+def _tokens(rows: Rows, stated: object) -> tuple[bool, TokenPolicy | None]:
+    """Whether the table could be read, and the tokens that it asks for."""
+    try:
+        if not isinstance(stated, dict):
+            raise TokenError("configuration", "'tokens' is no object")
+        policy = TokenPolicy.parse(stated) if stated else None
+    except TokenError as error:
+        rows.failed("runtime.tokens", error)
+        return False, None
+    if policy is None:
+        rows.not_required("runtime.tokens", "the node asks for no blind tokens")
+    else:
+        rows.passed("runtime.tokens", f"of {policy.issuer} for {policy.origin}, {len(policy.keys)} keys")
+    return True, policy
