@@ -12,9 +12,13 @@ from ohttp.token_policy import AcceptedKey, TokenPolicy
 CHALLENGE = TokenChallenge("issuer.test", "node.test")
 
 
-@cache
 def signer(number: int = 0) -> SigningKey:
     """A key of 2048 bits; another for each number, each with its own truncated key id."""
+    return _signer(number)
+
+
+@cache
+def _signer(number: int) -> SigningKey:
     taken = {token_key(earlier).truncated_key_id for earlier in range(number)}
     while True:
         key = SigningKey(generate_pkcs8())
