@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
+from . import compare_command, monitor_command
 from .command_line import (
     OK,
     USAGE_OR_IO,
@@ -43,6 +44,8 @@ def register(app: typer.Typer) -> None:
     log.command("serve", help=_SERVE)(serve)
     log.command("keygen", help="Make a key for a witness; its public half is printed.")(keygen)
     log.command("witness", help=_WITNESS)(witness)
+    monitor_command.register(log)
+    compare_command.register(log)
     app.add_typer(log)
 
 

@@ -209,6 +209,11 @@ class TreeFold:
                 Code.PROOF_MALFORMED, "not the nodes of a tree of this size", stage=_STAGE, found=size
             )
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TreeFold) and (self.size, self._stack) == (other.size, other._stack)
+
+    __hash__ = None  # type: ignore[assignment]  # it grows
+
     @property
     def nodes(self) -> tuple[bytes, ...]:
         """The complete subtrees of the tree so far, largest first."""

@@ -146,6 +146,10 @@ class FileMemory:
         finally:
             os.close(lock)
 
+    def sightings(self) -> tuple[Sighting, ...]:
+        """Everything remembered. Raises TransparencyError (MEMORY_UNREADABLE)."""
+        return tuple(self._load().values())
+
     def _wait_for(self, lock: int) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)

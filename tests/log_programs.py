@@ -1,6 +1,8 @@
 """Starting the log's programs as a user would, and asking an ASGI application without a network."""
 
 import asyncio
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -8,6 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+import typer
+
+from measurements.commands import register
 
 # This room's commands alone: what the whole command line loads besides is not what these tests are about.
 START = """
@@ -20,10 +26,22 @@ sys.exit(app(sys.argv[1:], standalone_mode=False) or 0)
 """
 
 
-def cloister(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end."""
-    command = [sys.executable, "-c", START, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def cloister(*arguments: str) -> Done:
+    """Run one command to its end, in this process."""
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    register(app)
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        status = app(list(arguments), standalone_mode=False)
+    return Done(int(status or 0), out.getvalue(), errors.getvalue())
 
 
 @contextmanager

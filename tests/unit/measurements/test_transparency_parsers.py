@@ -14,6 +14,8 @@ from release_world import AT, World
 from measurements.checkpoint import Checkpoint, open_checkpoint
 from measurements.dsse import Envelope
 from measurements.errors import Code, TransparencyError
+from measurements.http_witness import check_prefix, parse_witness
+from measurements.log_server import resource_file
 from measurements.note import Note, NoteSignature, VerifierKey
 from measurements.policy import TransparencyPolicy, policy_table
 from measurements.process_image import parse_image
@@ -25,6 +27,7 @@ from measurements.statement import Statement, canonical, parse_canonical
 from measurements.tiles import encode_bundle, parse_bundle
 from measurements.tlog_policy import TlogPolicy
 from measurements.tlog_proof import TlogProof
+from measurements.views import SplitView
 from measurements.witness import VolatileWitnessStore, Witness, encode_request, parse_request
 
 WORLD = World()
@@ -37,6 +40,17 @@ IMAGE = canonical({"v": 1, "files": [{"path": "a/b", "exec": True, "size": 3, "s
 TABLE = policy_table(
     log=WORLD.log.public, witnesses=[WORLD.witness.public], signers=[WORLD.signer.public], channel="prod"
 )
+
+
+EVIDENCE = SplitView(
+    NOTE.encode(), WORLD.sign_tree([RELEASE, RELEASE, STATUS]).encode(), bytes(32), (bytes(32), bytes(32))
+).encode()
+
+
+def parse_evidence(data: bytes) -> None:
+    with suppress(TransparencyError):
+        SplitView.parse(data).verify(WORLD.log.public)
+    SplitView.parse(data)
 
 
 def as_text(parse: Callable[[str], object]) -> Callable[[bytes], object]:
@@ -72,6 +86,13 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "staple": (Staple.parse, STAPLE.encode()),
     "witness request": (parse_request, encode_request(0, (), NOTE.encode())),
     "image.json": (parse_image, IMAGE),
+    "split view": (parse_evidence, EVIDENCE),
+    "witness option": (
+        as_text(parse_witness),
+        f"{WORLD.witness.public}=https://witness.example/a".encode(),
+    ),
+    "resource": (as_text(lambda text: resource_file(text)), b"tile/entries/x001/234.p/7"),
+    "URL prefix": (as_text(check_prefix), b"https://log.example:8443/a"),
     "bundle": (lambda data: parse_bundle(data, 2), encode_bundle([b"one", b"two"])),
 }
 
