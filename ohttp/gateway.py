@@ -108,7 +108,7 @@ class Gateway:
         now: Callable[[], float],
         outer: App | None = None,
         max_request: int = MAX_REQUEST,
-        max_open: int = 256,
+        max_open: int = 512,
         body_timeout_s: float = 30.0,
         stall_s: float = 30.0,
         observe: Callable[[ExchangeEnd], None] | None = None,
