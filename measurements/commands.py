@@ -35,6 +35,9 @@ _Channel = Annotated[str, typer.Option(help="The channel of releases.")]
 _Signers = Annotated[
     list[Path], typer.Option("--signer", help="Key file of a release signer; may be repeated.")
 ]
+_Formerly = Annotated[
+    list[str], typer.Option(help="vkey of a signer of earlier entries, after a rotation; repeatable.")
+]
 _Model = Annotated[Path | None, typer.Option(help="The model volume: a folder or one file.")]
 _Cmdline = Annotated[str, typer.Option(help="The measured command line (serve --show-command-line).")]
 _ImageDir = Annotated[Path, typer.Option("--image", help="The image's folder, holding image.json.")]
@@ -99,6 +102,7 @@ def publish(
     policy: Annotated[
         Path | None, typer.Option(help="Where to write the [transparency] policy table.")
     ] = None,
+    former_signer: _Formerly = [],  # noqa: B006
     witness: WitnessOption = [],  # noqa: B006
     quorum: QuorumOption = None,
     sigstore: Annotated[
@@ -135,7 +139,14 @@ def publish(
             gpus=(GpuFacts(gpu_arch, tuple(gpu_driver), tuple(gpu_vbios)),) if gpu_arch else (),
         )
         opened = ReleaseLog.open(log, utc_now, witnesses=http_witnesses(witness), quorum=quorum)
-        done = opened.publish(draft, keys, keep=keep, lifetime=timedelta(hours=lifetime), signature=signature)
+        done = opened.publish(
+            draft,
+            keys,
+            keep=keep,
+            lifetime=timedelta(hours=lifetime),
+            signature=signature,
+            formerly=[VerifierKey.parse(vkey) for vkey in former_signer],
+        )
         if staple is not None:
             make_folder(staple.parent)
             replace_file(staple, done.staple.encode())
@@ -245,6 +256,7 @@ def revoke(
     reason: Annotated[str, typer.Option(help="Why; it is published.")],
     signer: _Signers,
     channel: _Channel = "prod",
+    former_signer: _Formerly = [],  # noqa: B006
     witness: WitnessOption = [],  # noqa: B006
     quorum: QuorumOption = None,
     as_json: _Json = False,
@@ -257,7 +269,9 @@ def revoke(
         except ValueError:
             return failed("--release is a leaf hash in hex", USAGE_OR_IO)
         opened = ReleaseLog.open(log, utc_now, witnesses=http_witnesses(witness), quorum=quorum)
-        done = opened.revoke(identity, channel, reason, [SigningKey.load(path) for path in signer])
+        formerly = [VerifierKey.parse(vkey) for vkey in former_signer]
+        keys = [SigningKey.load(path) for path in signer]
+        done = opened.revoke(identity, channel, reason, keys, formerly=formerly)
         status = done.status
         if as_json:
             print_json(

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -70,6 +69,9 @@ def _each(work: Callable[[Path], None], paths: Iterable[Path]) -> None:
         for path in listed:
             work(path)
         return
+    # A client that remembers what it saw writes one file at a time: it need not load this.
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(max_workers=min(_AT_ONCE, len(listed))) as pool:
         for _ in pool.map(work, listed):
             pass

@@ -17,14 +17,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from .audit import audit
+from .audit import OnEntry, audit, replay
 from .checkpoint import Checkpoint, SignedCheckpoint, open_checkpoint
 from .cosigning import Asked, Cosigner, ask_witnesses, check_known_views
 from .dsse import MAX_LEAF
 from .durable import add_files, make_folder, replace_file
 from .errors import Code, LogError, TransparencyError
 from .journal import Journal
-from .merkle import EMPTY_ROOT, complete_root, leaf_hash, prove_consistency, root_hash, verify_consistency
+from .merkle import (
+    EMPTY_ROOT,
+    TreeFold,
+    complete_root,
+    leaf_hash,
+    prove_consistency,
+    root_hash,
+    verify_consistency,
+)
 from .note import Note, VerifierKey
 from .signing_key import SigningKey
 from .tiles import HASH, MAX_BUNDLE, WIDTH, TileReader, changed_tiles, encode_bundle, tile_path, tile_width
@@ -116,6 +124,10 @@ class TileLog:
         Raises LogError.
         """
         return audit(self._read, self.checkpoint().checkpoint)
+
+    def read_on(self, seen: TreeFold, entry: OnEntry) -> TreeFold:
+        """What the published checkpoint adds to ``seen``, as ``audit.replay`` reads it. Raises LogError."""
+        return replay(self._read, self.checkpoint().checkpoint, seen, entry)
 
     def reader(self, size: int) -> TileReader:
         """Hashes of the first ``size`` leaves, to make proofs of."""

@@ -18,7 +18,7 @@ from .dsse import Envelope
 from .durable import make_folder, replace_file
 from .errors import Code, LogError, TransparencyError
 from .log import TileLog
-from .merkle import leaf_hash, prove_inclusion
+from .merkle import TreeFold, leaf_hash, prove_inclusion
 from .note import COSIGNATURE_ED25519, VerifierKey
 from .policy import MAX_RELEASE_VALIDITY, MAX_STATUS_LIFETIME
 from .release import RELEASE_TYPE, STATUS_TYPE, Release, Revocation, Status, open_leaf, sign_leaf
@@ -85,6 +85,16 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class _Seen:
+    """How far a listing has been read."""
+
+    tree: TreeFold = field(default_factory=TreeFold)
+    releases: tuple[ListedRelease, ...] = ()
+    statuses: tuple[ListedStatus, ...] = ()
+    ignored: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """What ``publish`` did; ``renewed`` says that the release was in the log and only its status is new."""
 
@@ -134,6 +144,7 @@ class ReleaseLog:
         self._proofs = folder / "proofs"
         self._bundles = folder / "public" / "sigstore"
         self._now = now
+        self._seen: dict[object, _Seen] = {}
 
     @classmethod
     def open(
@@ -164,26 +175,25 @@ class ReleaseLog:
 
         With ``signers`` None nobody's signature is asked for: that is for people to look at, not to trust.
         """
-        releases: list[ListedRelease] = []
-        statuses: list[ListedStatus] = []
-        ignored = 0
-        for index, leaf in enumerate(self.tiles.entries()):
+        key = (channel, None if signers is None else tuple(signers), threshold)
+        seen = self._seen.get(key, _Seen())
+        releases, statuses, ignored = list(seen.releases), list(seen.statuses), seen.ignored
+
+        def entry(index: int, leaf: bytes) -> None:
+            nonlocal ignored
             try:
-                statement = (
-                    Statement.parse(Envelope.parse(leaf).payload)
-                    if signers is None
-                    else open_leaf(leaf, signers, threshold)
-                )
-                if statement.predicate_type == RELEASE_TYPE:
-                    release = Release.parse(statement)
-                    if release.channel == channel:
-                        releases.append(ListedRelease(release, index, leaf))
-                elif statement.predicate_type == STATUS_TYPE:
-                    status = Status.parse(statement)
-                    if status.channel == channel:
-                        statuses.append(ListedStatus(status, index, leaf))
+                found = _listed(index, leaf, channel, signers, threshold)
             except TransparencyError:
                 ignored += 1
+                return
+            if isinstance(found, ListedRelease):
+                releases.append(found)
+            elif found is not None:
+                statuses.append(found)
+
+        tree = self.tiles.read_on(seen.tree, entry)
+        # Only once the whole stands: the next call goes on from here.
+        self._seen[key] = _Seen(tree, tuple(releases), tuple(statuses), ignored)
         return Listing(tuple(releases), tuple(statuses), ignored)
 
     def publish(
@@ -195,12 +205,14 @@ class ReleaseLog:
         validity: timedelta = RELEASE_VALIDITY,
         lifetime: timedelta = STATUS_LIFETIME,
         signature: ReleaseSignature | None = None,
+        formerly: Sequence[VerifierKey] = (),
     ) -> Published:
         """Log ``draft`` and a status that lists it beside the newest ``keep`` - 1 releases before it.
 
         A draft that is active already, with at least half of its validity left, is not logged again; its
         status is renewed. With ``signature`` the release's statement is signed at a Sigstore instance before it
-        is logged, unless it has a bundle already. Raises TransparencyError.
+        is logged, unless it has a bundle already. ``formerly`` are signers of earlier entries, whose sequences
+        go on. Raises TransparencyError.
         """
         if not 1 <= keep <= MAX_ACTIVE:
             raise TransparencyError(
@@ -209,7 +221,7 @@ class ReleaseLog:
         if not timedelta() < validity <= MAX_RELEASE_VALIDITY:
             raise TransparencyError(Code.TIME_INVALID, "validity", stage="publish", expected="≤ 90 d")
         with self.tiles.exclusive():
-            before = self._listing(draft.channel, signers)
+            before = self._listing(draft.channel, signers, formerly)
             at = self._now().astimezone(UTC).replace(microsecond=0)
             found = _reusable(before, draft, at)
             size = self.tiles.checkpoint().checkpoint.size
@@ -232,6 +244,7 @@ class ReleaseLog:
         signers: Sequence[SigningKey],
         *,
         lifetime: timedelta = STATUS_LIFETIME,
+        formerly: Sequence[VerifierKey] = (),
     ) -> ListedStatus:
         """Log a status without the release with leaf hash ``identity``, naming it revoked.
 
@@ -239,7 +252,7 @@ class ReleaseLog:
         TransparencyError (RELEASE_NOT_ACTIVE where the log holds no such release).
         """
         with self.tiles.exclusive():
-            before = self._listing(channel, signers)
+            before = self._listing(channel, signers, formerly)
             if before.find(identity) is None:
                 raise TransparencyError(
                     Code.RELEASE_NOT_ACTIVE,
@@ -257,8 +270,11 @@ class ReleaseLog:
             (self._staples / f"{identity.hex()}.json").unlink(missing_ok=True)
         return status
 
-    def _listing(self, channel: str, signers: Sequence[SigningKey]) -> Listing:
-        return self.listing(channel, [signer.public for signer in signers], len(signers))
+    def _listing(
+        self, channel: str, signers: Sequence[SigningKey], formerly: Sequence[VerifierKey]
+    ) -> Listing:
+        known = [*(signer.public for signer in signers), *formerly]
+        return self.listing(channel, known, len(signers))
 
     def _new_status(
         self,
@@ -331,6 +347,23 @@ class ReleaseLog:
         proof = TlogProof(index, prove_inclusion(index, size, self.tiles.reader(size).node), signed.raw)
         proof.verify_leaf(leaf_hash(leaf), signed.checkpoint)
         return proof.encode()
+
+
+def _listed(
+    index: int, leaf: bytes, channel: str, signers: Sequence[VerifierKey] | None, threshold: int
+) -> ListedRelease | ListedStatus | None:
+    """An entry of the channel; None where it is something else. Raises TransparencyError."""
+    if signers is None:
+        statement = Statement.parse(Envelope.parse(leaf).payload)
+    else:
+        statement = open_leaf(leaf, signers, threshold)
+    if statement.predicate_type == RELEASE_TYPE:
+        release = Release.parse(statement)
+        return ListedRelease(release, index, leaf) if release.channel == channel else None
+    if statement.predicate_type == STATUS_TYPE:
+        status = Status.parse(statement)
+        return ListedStatus(status, index, leaf) if status.channel == channel else None
+    return None
 
 
 def _new_release(

@@ -197,14 +197,19 @@ class _Check:
     def witness(self) -> tuple[Outcome, str]:
         policy = self.policy
         counted: tuple[Cosignature, ...] = ()
+        # Mostly the three rest on one note, and a signature is verified once.
+        verified_notes: dict[bytes, tuple[Cosignature, ...]] = {}
         # The release may rest on an old tree; the status, and what the node calls newest, may not.
         for name, age, soak in (
             ("status", policy.max_checkpoint_age_s, 0),
             ("newest", policy.max_checkpoint_age_s, 0),
             ("release", None, policy.soak_s),
         ):
-            counted = policy.trust.check_witnesses(
-                self.trees[name],
+            tree = self.trees[name]
+            if tree.raw not in verified_notes:
+                verified_notes[tree.raw] = policy.trust.cosignatures(tree)
+            counted = policy.trust.count(
+                verified_notes[tree.raw],
                 at=self.at,
                 max_age_s=age,
                 max_future_s=policy.max_future_s,

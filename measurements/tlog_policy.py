@@ -101,7 +101,23 @@ class TlogPolicy:
         ``min_age_s`` the quorum must also have cosigned that long ago. Raises TransparencyError: WITNESS_QUORUM,
         WITNESS_STALE where only the times are in the way, TIME_INVALID where they are too young.
         """
-        found = verify_cosignatures(signed.note, signed.checkpoint, self.witnesses.values())
+        found = self.cosignatures(signed)
+        return self.count(found, at=at, max_age_s=max_age_s, max_future_s=max_future_s, min_age_s=min_age_s)
+
+    def cosignatures(self, signed: SignedCheckpoint) -> tuple[Cosignature, ...]:
+        """The valid cosignatures of this policy's witnesses, whatever their times. Raises TransparencyError."""
+        return verify_cosignatures(signed.note, signed.checkpoint, self.witnesses.values())
+
+    def count(
+        self,
+        found: tuple[Cosignature, ...],
+        *,
+        at: datetime,
+        max_age_s: int | None,
+        max_future_s: int,
+        min_age_s: int = 0,
+    ) -> tuple[Cosignature, ...]:
+        """``check_witnesses`` for cosignatures that are verified already."""
         now = at.timestamp()
         counted = tuple(
             cosignature

@@ -35,6 +35,8 @@ EXCEPTIONS: dict[str, set[str]] = {
     "benchmarks/blind_tokens.py": {"ohttp"},
     "benchmarks/canary_gateway.py": {"ohttp"},
     "benchmarks/many_streams.py": {"ohttp"},
+    # Measures the log and the client's check of it, below the client.
+    "benchmarks/transparency.py": {"measurements"},
 }
 
 GROUND_FLOOR = ("attestation", "ohttp", "measurements")
