@@ -4,6 +4,8 @@ It is started with one argument, the measured command line (``enclave_runtime.co
 says on standard error why it refuses to go on; standard output carries a single line, ``{"event":
 "listening", "port": N, "seal": [...]}``, when the sealed node listens. After that nothing is said. The exit
 status is one of ``enclave_runtime.exit_codes``. No step is tried again in a weaker form.
+
+Its first act is to start itself again under an allocator that wipes what it frees.
 """
 
 import json
@@ -14,7 +16,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from enclave_runtime import kernel_calls, seal
+from enclave_runtime import kernel_calls, seal, wiped_memory
 from enclave_runtime.config import HostInputs, NodeConfig
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.exit_codes import ExitCode
@@ -46,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
 def _boot(arguments: Sequence[str]) -> int:
     if len(arguments) != 1:
         raise ConfigurationError("config_missing", "the measured command line is the only argument")
+    wiped_memory.start_again(os.environ)
     config = NodeConfig.parse(arguments[0].encode("utf-8", "surrogateescape"))
     host, platform_descriptor = HostInputs.parse(os.environ)
     confined = seal.confine(

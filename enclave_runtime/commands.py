@@ -19,9 +19,28 @@ listens. One JSON line says where: {"event": "listening", "port": …, "measurem
 node says nothing more. Ctrl-C or SIGTERM stops it. Its evidence is marked as simulated, and only a policy
 that names this platform's roots accepts it.
 
+--explain-seal shows what the seal of a node would be on this machine: exit status 0 if every piece is in force,
+2 if one is missing here.
+
 With --show-policy it only prints the tables of a policy that trusts this platform; with --show-command-line,
 the command line that would be measured, for `cloister measure` and `cloister release publish`.
 """
+
+
+def _explain_seal(wanted: bool) -> None:
+    """Before the other options are looked at: it needs none of them."""
+    if not wanted:
+        return
+    from rich.console import Console
+
+    from enclave_runtime import seal_explained
+
+    try:
+        report = seal_explained.trial()
+    except seal_explained.TrialFailed as error:
+        raise typer.Exit(_failed(str(error))) from None
+    seal_explained.show(report, Console())
+    raise typer.Exit(OK if seal_explained.complete(report) else NOT_AVAILABLE)
 
 
 def register(app: typer.Typer) -> None:
@@ -52,6 +71,12 @@ def serve(
     show_command_line: Annotated[bool, typer.Option(help="Print the measured command line and end.")] = False,
     show_policy: Annotated[
         bool, typer.Option(help="Print the policy tables that trust this simulated platform, and end.")
+    ] = False,
+    explain_seal: Annotated[
+        bool,
+        typer.Option(
+            "--explain-seal", is_eager=True, callback=_explain_seal, help="Show the seal's pieces, and end."
+        ),
     ] = False,
 ) -> int:
     """See ``cloister serve --help``."""

@@ -16,11 +16,14 @@ PR_SET_DUMPABLE = 4
 PR_GET_SECCOMP = 21
 PR_SET_NO_NEW_PRIVS = 38
 PR_GET_NO_NEW_PRIVS = 39
+PR_CAPBSET_DROP = 24
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 PR_SET_MDWE = 65
 PR_GET_MDWE = 66
 PR_MDWE_REFUSE_EXEC_GAIN = 1
+
+MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -50,6 +53,13 @@ def prctl(option: int, argument2: int = 0, argument3: int = 0, argument4: int = 
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     return result
+
+
+def mlockall(flags: int) -> None:
+    """``mlockall(2)``. Raises OSError with the kernel's error number."""
+    if int(_libc.mlockall(ctypes.c_int(flags))) == -1:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
 
 
 def pointer(structure: ctypes.Structure | ctypes.Array) -> ctypes.c_void_p:  # type: ignore[type-arg]

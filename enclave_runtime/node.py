@@ -34,6 +34,7 @@ from enclave_runtime.metrics import Metrics, RequestOutcome
 from enclave_runtime.optimisations import refuse_by_name
 from enclave_runtime.seal import SealReport
 from enclave_runtime.standing_thread import StandingThread
+from enclave_runtime.sweep import Sweep
 from measurements.errors import TransparencyError
 from measurements.staple import Staple
 from ohttp.asgi import App
@@ -78,8 +79,8 @@ def run(config: NodeConfig, host: HostInputs, platform_descriptor: int, confined
     )
     completions = EngineCompletions(engine, config.model_name, StandingThread("prompts"))
     metrics = Metrics(time.monotonic, completions.queue_depth)
-    service = Service(completions, identity, metrics, padding, tokens)
-    asyncio.run(_serve(service, config, host, confined))
+    service = Service(completions, identity, metrics, padding, tokens, Sweep())
+    asyncio.run(_serve(service, config, host, confined, platform_descriptor))
     engine.stop()
     return int(ExitCode.STOPPED)
 
@@ -93,6 +94,7 @@ class Service:
     metrics: Metrics
     padding: CellProfile
     tokens: TokenPolicy | None
+    sweep: Sweep
 
     def gateway(self, padding: CellProfile, tokens: TokenPolicy | None) -> Gateway:
         """The node's application: the API behind the encryption, evidence and metrics beside it.
@@ -114,7 +116,8 @@ class Service:
         )
 
     def _count_at_the_door(self, end: ExchangeEnd) -> None:
-        """Count what the gateway turns away; what it lets in is counted inside."""
+        """Count what the gateway turns away; what it lets in is counted inside. Then forget it."""
+        self.sweep.soon()
         outcome = _TURNED_AWAY.get(end)
         if outcome is not None:
             self.metrics.request_ended(outcome)
@@ -126,7 +129,9 @@ _TURNED_AWAY = {
 }
 
 
-async def _serve(service: Service, config: NodeConfig, host: HostInputs, confined: SealReport) -> None:
+async def _serve(
+    service: Service, config: NodeConfig, host: HostInputs, confined: SealReport, platform_descriptor: int
+) -> None:
     await _rehearse(service)
     service.metrics.restart()
     listener = _bind(host)
@@ -137,7 +142,9 @@ async def _serve(service: Service, config: NodeConfig, host: HostInputs, confine
         loop.add_signal_handler(number, server.stop)
     # The one descriptor that still leads out; it is closed with the line that says the node listens.
     announcement = os.dup(sys.stdout.fileno())
-    report = seal.seal(confined, keep_streams={announcement}, tolerate=config.tolerate)
+    service.sweep.begin()
+    named = {announcement, platform_descriptor, listener.fileno()}
+    report = seal.seal(confined, keep_streams=named, tolerate=config.tolerate)
     said = {"event": "listening", "port": listener.getsockname()[1], "seal": report.as_json()}
     server.when_listening = lambda: _say_once(announcement, said)
     renewal = loop.create_task(service.identity.keep_renewed())

@@ -14,6 +14,7 @@ from typing import IO, Any
 from attestation.simulated.platform import Platform
 from enclave_runtime.config import HOST_INPUTS, HostInputs, NodeConfig
 from enclave_runtime.exit_codes import MEANING, ExitCode
+from enclave_runtime.seal import Piece
 
 IMAGE_VOLUME = "image"
 MODEL_VOLUME = "model"
@@ -41,11 +42,13 @@ def node_config(
     engine: Mapping[str, int] | None = None,
     padding: Mapping[str, str | int] | None = None,
     tokens: Mapping[str, Any] | None = None,
+    tolerate: tuple[Piece, ...] = (Piece.MEMORY_LOCKED,),
 ) -> NodeConfig:
     """The configuration of a node on the simulated platform with these ``roots`` (``Platform.roots``).
 
     Its own GPUs have to verify in full under the platform's roots. Its bytes (``encode``) are the command line that
-    the platform measures.
+    the platform measures. A simulated machine may lack the right to lock its memory; a node that tolerates it says
+    so in its manifest.
     """
     gpu = {"count": gpu_count}
     return NodeConfig(
@@ -55,6 +58,7 @@ def node_config(
         engine=dict(engine or {}),
         padding=dict(padding or {}),
         tokens=dict(tokens or {}),
+        tolerate=tolerate,
     )
 
 

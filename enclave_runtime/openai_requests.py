@@ -71,7 +71,10 @@ _UNKNOWN = RequestRefused(400, "unknown_parameter", "The request has an option t
 
 
 class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+    # Without its cache of strings: it is one for all requests, and keeps what they said.
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, hide_input_in_errors=True, cache_strings="none"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -176,7 +179,7 @@ def parse_request(kind: type[_Bounded], body: bytes) -> _Bounded:
     if len(body) > MAX_BODY:
         raise RequestRefused(413, "request_too_large", f"A request body has at most {MAX_BODY} bytes.")
     try:
-        document = pydantic_core.from_json(body, allow_inf_nan=False)
+        document = pydantic_core.from_json(body, allow_inf_nan=False, cache_strings="none")
     except ValueError:
         raise RequestRefused(400, "invalid_json", "The request body is not valid JSON.") from None
     if not isinstance(document, dict):

@@ -3,9 +3,10 @@
 It closes in two steps, because Landlock binds one thread and the model needs several:
 
 1. :func:`confine`, first thing in the process: Landlock, no new privileges, no capabilities, no core file,
-   not dumpable, no memory that becomes executable, no inherited descriptors and no environment.
-2. :func:`seal`, last thing before listening: seccomp for all threads, no file may grow, standard streams to
-   ``/dev/null``, no tracebacks and no logging.
+   not dumpable, memory that is wiped when freed, stays out of swap and never becomes executable, no inherited
+   descriptors and no environment.
+2. :func:`seal`, last thing before listening: seccomp for all threads, every descriptor accounted for, no file may
+   grow, standard streams to ``/dev/null``, no tracebacks, no logging, no imports.
 
 Each piece is a row of the :class:`SealReport`. A piece that the kernel lacks ends the node, unless the
 measured configuration names it as tolerated; the row then says so. After the filter is in force
@@ -24,11 +25,13 @@ import socket
 import stat
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from struct import Struct
 
-from enclave_runtime import kernel_calls, landlock, seccomp
+from enclave_runtime import closed_interpreter, kernel_calls, landlock, seccomp, wiped_memory
 from enclave_runtime.errors import ConfinementError
 from enclave_runtime.exit_codes import ExitCode
 from enclave_runtime.syscalls import ARCHITECTURES
@@ -47,22 +50,34 @@ class Piece(enum.StrEnum):
     NO_CORE_FILE = "no_core_file"
     NOT_DUMPABLE = "not_dumpable"
     NO_EXECUTABLE_GAIN = "memory.no_executable_gain"
+    MEMORY_WIPED = "memory.wiped_on_free"
+    MEMORY_LOCKED = "memory.locked"
     DESCRIPTORS = "descriptors"
     ENVIRONMENT = "environment"
+    DESCRIPTORS_AUDITED = "descriptors.audited"
     NO_FILE_GROWTH = "no_file_growth"
     SECCOMP = "seccomp"
     STREAMS = "streams"
     SILENCE = "silence"
+    INTERPRETER_CLOSED = "interpreter.closed"
 
 
-#: Pieces that depend on the kernel, and that a configuration may therefore tolerate missing.
+#: Pieces that depend on the kernel, on its limits or on the C library, and that a configuration may therefore
+#: tolerate missing.
 TOLERABLE = frozenset(
-    {Piece.LANDLOCK_FILES, Piece.LANDLOCK_NETWORK, Piece.LANDLOCK_SCOPE, Piece.NO_EXECUTABLE_GAIN}
+    {
+        *(Piece.LANDLOCK_FILES, Piece.LANDLOCK_NETWORK, Piece.LANDLOCK_SCOPE),
+        *(Piece.NO_EXECUTABLE_GAIN, Piece.MEMORY_WIPED, Piece.MEMORY_LOCKED),
+    }
 )
 
 
 #: The most descriptors a node may hold: room for some four thousand connections.
 DESCRIPTOR_LIMIT = 4096
+
+
+_PEER = Struct("iII")
+"""``struct ucred``: process, user and group of a Unix socket's other end."""
 
 
 class State(enum.StrEnum):
@@ -119,6 +134,9 @@ def confine(
     held = kernel_calls.prctl(kernel_calls.PR_GET_NO_NEW_PRIVS) == 1
     rows.check(Piece.NO_NEW_PRIVILEGES, held, "PR_SET_NO_NEW_PRIVS")
     rows.check(Piece.NO_EXECUTABLE_GAIN, _refuse_executable_gain(), "PR_SET_MDWE")
+    wiped = wiped_memory.freed_memory_is_wiped()
+    rows.check(Piece.MEMORY_WIPED, wiped, "the allocator overwrites every block it gets back, tried")
+    rows.check(Piece.MEMORY_LOCKED, _lock_memory(), "mlockall: present and future pages stay out of swap")
     locked = landlock.restrict(read=read, read_write_files=(Path(os.devnull),), bind_ports=(bind_port,))
     version = f"Landlock {locked.abi}"
     rows.check(
@@ -129,7 +147,9 @@ def confine(
         Piece.LANDLOCK_SCOPE, locked.scope, f"{version}: no signal and no abstract socket to the outside"
     )
     _drop_capabilities()
-    rows.add(Piece.CAPABILITIES, "no capability permitted, effective, inheritable or ambient")
+    rows.add(
+        Piece.CAPABILITIES, "no capability permitted, effective, inheritable, ambient or in the bounding set"
+    )
     return SealReport(tuple(rows.rows))
 
 
@@ -139,15 +159,15 @@ def seal(
     """Step 2, with every thread running that will ever run: close the rest, try the seal, and report all
     pieces.
 
-    ``keep_streams`` are pipes or terminals that stay open besides the standard streams, which always go.
-    Raises ConfinementError when a file is open for writing, when a piece is missing, or when a forbidden
-    call succeeds.
+    ``keep_streams`` are the pipes, terminals and connected sockets that stay open besides the standard streams,
+    which always go; listening sockets and pairs within this process may stay. Raises ConfinementError when
+    anything else is open that leads out, when a piece is missing, or when a forbidden call succeeds.
     """
     architecture = kernel_calls.machine()
     if architecture not in ARCHITECTURES:
         raise ConfinementError("architecture", f"no filter for {architecture}", ExitCode.KERNEL)
     rows = _Rows(tolerate, confined.rows)
-    _refuse_open_doors(set(keep_streams))
+    rows.add(Piece.DESCRIPTORS_AUDITED, _refuse_open_doors(set(keep_streams)))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     rows.add(Piece.NO_FILE_GROWTH, "RLIMIT_FSIZE 0, no regular file open for writing")
     _silence()
@@ -157,6 +177,11 @@ def seal(
         os.dup2(null, stream, inheritable=False)
     os.close(null)
     rows.add(Piece.STREAMS, "0, 1 and 2 are /dev/null")
+    closed_interpreter.close()
+    rows.add(
+        Piece.INTERPRETER_CLOSED,
+        f"no import, no library; {len(closed_interpreter.REFUSED_EVENTS)} audit events refused",
+    )
     program = seccomp.assemble(seccomp.policy(os.getpid()), architecture)
     seccomp.install(program)
     _try_the_seal()
@@ -179,9 +204,9 @@ class _Rows:
         if in_force:
             self.add(piece, detail)
         elif piece in self._tolerate:
-            self.rows.append(SealRow(piece, State.MISSING, "the kernel does not offer it"))
+            self.rows.append(SealRow(piece, State.MISSING, "not offered here"))
         else:
-            raise ConfinementError("piece_missing", f"{piece}: the kernel does not offer it", ExitCode.KERNEL)
+            raise ConfinementError("piece_missing", f"{piece}: not offered here", ExitCode.KERNEL)
 
 
 def _refuse_executable_gain() -> bool:
@@ -196,7 +221,18 @@ class _CapabilityHeader(ctypes.Structure):
     _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
 
 
+def _lock_memory() -> bool:
+    """Lock present and future pages as they are touched, where no limit could stand in the way later on."""
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        kernel_calls.mlockall(kernel_calls.MCL_CURRENT | kernel_calls.MCL_FUTURE | kernel_calls.MCL_ONFAULT)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def _drop_capabilities() -> None:
+    _empty_bounding_set()
     kernel_calls.prctl(kernel_calls.PR_CAP_AMBIENT, kernel_calls.PR_CAP_AMBIENT_CLEAR_ALL)
     header = _CapabilityHeader(version=0x2008_0522, pid=0)  # _LINUX_CAPABILITY_VERSION_3: two 32-bit triples
     none = (ctypes.c_uint32 * 6)()
@@ -205,6 +241,15 @@ def _drop_capabilities() -> None:
         kernel_calls.pointer(header),
         kernel_calls.pointer(none),
     )
+
+
+def _empty_bounding_set() -> None:
+    """Where the process may: whoever has no CAP_SETPCAP has no capability to regain either."""
+    for capability in range(64):
+        try:
+            kernel_calls.prctl(kernel_calls.PR_CAPBSET_DROP, capability)
+        except OSError:
+            return
 
 
 def _open_descriptors(candidates: Iterable[int]) -> Iterator[int]:
@@ -230,18 +275,43 @@ def _limit_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
 
-def _refuse_open_doors(kept: Collection[int]) -> None:
+def _refuse_open_doors(kept: Collection[int]) -> str:
+    """Look at every open descriptor; what is there, in words."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    found: Counter[str] = Counter()
     for descriptor in _open_descriptors(range(limit)):
-        if descriptor in {0, 1, 2} or descriptor in kept:
+        if descriptor in {0, 1, 2}:
+            continue
+        if descriptor in kept:
+            found["named by the node"] += 1
             continue
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISFIFO(mode):
             raise ConfinementError("descriptor", f"descriptor {descriptor} is a pipe that leads out")
-        if stat.S_ISREG(mode) or stat.S_ISBLK(mode) or stat.S_ISCHR(mode):
+        if stat.S_ISSOCK(mode):
+            found[_harmless_socket(descriptor)] += 1
+        elif stat.S_ISREG(mode) or stat.S_ISBLK(mode) or stat.S_ISCHR(mode):
             flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
             if flags & os.O_ACCMODE != os.O_RDONLY:
                 raise ConfinementError("descriptor", f"descriptor {descriptor} is open for writing")
+            found["only readable"] += 1
+        elif stat.S_ISDIR(mode):
+            raise ConfinementError("descriptor", f"descriptor {descriptor} is a folder")
+        else:
+            found["of the event loop"] += 1
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(found.items())) or "none besides the streams"
+
+
+def _harmless_socket(descriptor: int) -> str:
+    """What kind of socket that may stay it is. Raises ConfinementError for one that leads elsewhere."""
+    with socket.socket(fileno=os.dup(descriptor)) as end:
+        if end.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return "listening"
+        if end.family == socket.AF_UNIX:
+            peer = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+            if _PEER.unpack(peer)[0] == os.getpid():
+                return "within the process"
+    raise ConfinementError("descriptor", f"descriptor {descriptor} is a socket that leads out")
 
 
 def _silence() -> None:

@@ -12,7 +12,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -131,6 +131,10 @@ class Node:
         """The current evidence bundle."""
         return self.plain("GET", "/attestation")[1]
 
+    def sealed(self, path: str, document: Any, **changes: str) -> bytes:
+        """An encapsulated request, as it is posted."""
+        return self._seal(path, json.dumps(document).encode(), None, changes)[1]
+
     def ask(
         self,
         path: str,
@@ -141,8 +145,21 @@ class Node:
         **changes: str,
     ) -> tuple[int, bytes]:
         """An encapsulated request: status and body from inside. ``changes`` replace headers of the inner request."""
-        data = bundle or self.bundle()
         body = raw if raw is not None else b"" if document is None else json.dumps(document).encode()
+        client, sealed = self._seal(path, body, bundle, changes)
+        status, answer = self.plain("POST", "/ohttp", sealed, **{"content-type": REQUEST_MEDIA_TYPE})
+        if status != 200:
+            return status, answer
+        decoder = ResponseDecoder()
+        events = [e for chunk in (*client.receive(answer), *client.finish()) for e in decoder.feed(chunk)]
+        decoder.finish()
+        head = next(event for event in events if isinstance(event, Head))
+        return head.status, b"".join(event.data for event in events if isinstance(event, Content))
+
+    def _seal(
+        self, path: str, body: bytes, bundle: bytes | None, changes: dict[str, str]
+    ) -> tuple[ChunkedClient, bytes]:
+        data = bundle or self.bundle()
         headers = {
             "content-type": "application/json",
             "date": formatdate(time.time(), usegmt=True),
@@ -160,15 +177,7 @@ class Node:
         )
         client = ChunkedClient(preferred(parse_key_configs(EvidenceBundle.parse(data).ohttp_keys)))
         plain = encode_request(request)
-        sealed = client.seal_request(encode_request(request, pad_to=padme(len(plain))))
-        status, answer = self.plain("POST", "/ohttp", sealed, **{"content-type": REQUEST_MEDIA_TYPE})
-        if status != 200:
-            return status, answer
-        decoder = ResponseDecoder()
-        events = [e for chunk in (*client.receive(answer), *client.finish()) for e in decoder.feed(chunk)]
-        decoder.finish()
-        head = next(event for event in events if isinstance(event, Head))
-        return head.status, b"".join(event.data for event in events if isinstance(event, Content))
+        return client, client.seal_request(encode_request(request, pad_to=padme(len(plain))))
 
     def status(self) -> dict[str, str]:
         """``/proc/PID/status`` of the node."""
@@ -204,23 +213,34 @@ def tiny_config(platform: Platform, *, tokens: dict[str, Any] | None = None, **s
     )
 
 
-def volumes(folder: Path, model: Path) -> dict[str, Path]:
+def volumes(folder: Path, model: Path, program: str | None = None) -> dict[str, Path]:
     """The volumes of a node that runs from this checkout: the model, and an image that is only a start."""
     image = folder / "image"
     image.mkdir(exist_ok=True)
-    start = [sys.executable, "-B", "-c", START, str(REPOSITORY)]
+    start = [sys.executable, "-B", "-c", program or START, str(REPOSITORY)]
     (image / "start.json").write_text(json.dumps(start))
     return {"image": image, "model": model}
 
 
 @contextlib.contextmanager
-def running(folder: Path, model: Path, *, staple: Path | None = None, **settings: Any) -> Iterator[Node]:
-    """A sealed node with fast cells; ``settings`` are engine settings, and ``tokens``."""
+def running(
+    folder: Path,
+    model: Path,
+    *,
+    staple: Path | None = None,
+    program: str | None = None,
+    change: Callable[[NodeConfig], NodeConfig] = lambda config: config,
+    **settings: Any,
+) -> Iterator[Node]:
+    """A sealed node with fast cells; ``settings`` are engine settings, and ``tokens``.
+
+    ``program`` starts it in place of :data:`START`, ``change`` makes another configuration of the usual one.
+    """
     platform = Platform.open(folder / "state", lambda: datetime.now(UTC), 1)
-    config = tiny_config(platform, **settings)
+    config = change(tiny_config(platform, **settings))
     host = HostInputs(model, staple or write_staple(folder), "127.0.0.1", 0)
     launched = platform.launch(
-        volumes=volumes(folder, model),
+        volumes=volumes(folder, model, program),
         cmdline=config.encode(),
         env={HOST_INPUTS: host.encode()},
         stdout=subprocess.PIPE,

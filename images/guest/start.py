@@ -18,11 +18,24 @@ def refuse(what: str) -> None:
     sys.exit(NOT_FROM_IMAGE)
 
 
+def isolated() -> bool:
+    """Whether neither folders nor settings of the host's reach the interpreter.
+
+    The node starts itself again with one setting of Python's, the allocator (enclave_runtime.wiped_memory), which an
+    interpreter in isolated mode would not read.
+    """
+    settings = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
+    return bool(
+        sys.flags.isolated
+        or (sys.flags.safe_path and sys.flags.no_user_site and settings == {"PYTHONMALLOC": "malloc"})
+    )
+
+
 def enter() -> None:
     """Leave only the image's folders in the module search path; refuse to run on anything from outside."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     python = os.path.join(root, "python")
-    if sys.prefix != python or sys.exec_prefix != python or not sys.flags.isolated or not sys.flags.no_site:
+    if sys.prefix != python or sys.exec_prefix != python or not isolated() or not sys.flags.no_site:
         refuse("the interpreter")
     if any(
         not str(getattr(module, "__file__", None) or root).startswith(root) for module in sys.modules.values()

@@ -13,6 +13,7 @@ import pytest
 from sealed_node import REPOSITORY, chat, running, write_tiny_model
 
 from enclave_runtime.metrics import check_exposition
+from enclave_runtime.wiped_memory import SETTINGS
 
 CANARY = "canary-5e1f0c77"
 
@@ -86,8 +87,9 @@ faulthandler.enable()
 logging.basicConfig(level=logging.DEBUG)
 if sys.argv[3] == "sealed":
     from enclave_runtime import seal
-    confined = seal.confine(read=[Path(sys.prefix), Path(sys.base_prefix)], bind_port=0)
-    seal.seal(confined)
+    lock = (seal.Piece.MEMORY_LOCKED,)
+    confined = seal.confine(read=[Path(sys.prefix), Path(sys.base_prefix)], bind_port=0, tolerate=lock)
+    seal.seal(confined, tolerate=lock)
 class Doomed:
     def __del__(self):
         raise ValueError(CANARY)
@@ -111,7 +113,7 @@ def test_a_process_that_fails_talking_is_heard_only_without_the_seal(sealed):
         capture_output=True,
         timeout=30,
         check=False,
-        env=dict(os.environ),
+        env={**os.environ, **SETTINGS},
     )
     said = (done.stdout + done.stderr).decode()
     assert done.returncode == 1

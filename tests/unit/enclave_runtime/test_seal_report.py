@@ -9,6 +9,7 @@ import pytest
 
 from enclave_runtime import seal
 from enclave_runtime.exit_codes import MEANING, ExitCode
+from enclave_runtime.wiped_memory import SETTINGS
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent.parent
 
@@ -22,6 +23,7 @@ from enclave_runtime.seal import Piece
 def read_paths():
     return [Path(p) for p in (sys.prefix, sys.base_prefix, sys.argv[1])]
 out = os.dup(1)
+LOCK = (Piece.MEMORY_LOCKED,)
 def main():
 <body>
 try:
@@ -32,43 +34,79 @@ os.write(out, json.dumps(answer).encode())
 """
 
 
-def child(body: str, *arguments: str):
+def child(body: str, *arguments: str, **environment: str):
     source = CHILD.replace("<body>", "\n".join("    " + line for line in body.strip().splitlines()))
     command = [sys.executable, "-B", "-c", source, str(REPOSITORY), *arguments]
-    done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+    done = subprocess.run(
+        command, capture_output=True, timeout=30, check=False, env={**SETTINGS, **environment}
+    )
     assert done.stderr == b""
     return json.loads(done.stdout)
 
 
 def test_every_piece_is_in_force_here():
+    """Whether memory may be locked depends on the limits that a process starts with."""
     rows = child("""
-confined = seal.confine(read=read_paths(), bind_port=0, keep_descriptors=(out,))
-return seal.seal(confined, keep_streams=(out,)).as_json()
+confined = seal.confine(
+    read=read_paths(), bind_port=0, keep_descriptors=(out,), tolerate=(Piece.MEMORY_LOCKED,)
+)
+return seal.seal(confined, keep_streams=(out,), tolerate=(Piece.MEMORY_LOCKED,)).as_json()
 """)
     assert {row["piece"] for row in rows} == {piece.value for piece in seal.Piece}
-    assert {row["state"] for row in rows} == {"in force"}
+    assert {row["state"] for row in rows if row["piece"] != "memory.locked"} == {"in force"}
+
+
+@pytest.mark.parametrize("raised", [True, False])
+def test_memory_is_locked_where_no_limit_can_stand_in_the_way(raised):
+    """The limit is beyond what these tests may raise, so its raising is what they stand in for."""
+    rows = child(f"""
+def setrlimit(which, limits):
+    if which == seal.resource.RLIMIT_MEMLOCK and not {raised}: raise ValueError("not allowed")
+    if which != seal.resource.RLIMIT_MEMLOCK: keep(which, limits)
+keep, seal.resource.setrlimit = seal.resource.setrlimit, setrlimit
+kernel_calls.mlockall = lambda flags: None
+return seal.confine(
+    read=read_paths(), bind_port=0, keep_descriptors=(out,), tolerate=(Piece.MEMORY_LOCKED,)
+).as_json()
+""")
+    states = {row["piece"]: row["state"] for row in rows}
+    assert states["memory.locked"] == ("in force" if raised else "missing, tolerated")
+
+
+def test_memory_that_is_not_wiped_ends_the_node():
+    code, status, detail = child(
+        "seal.confine(read=(), bind_port=0, keep_descriptors=(out,), tolerate=LOCK)", PYTHONMALLOC="pymalloc"
+    )
+    assert (code, status) == ("piece_missing", ExitCode.KERNEL)
+    assert "memory.wiped_on_free" in detail
 
 
 def test_a_missing_piece_ends_the_node_unless_tolerated():
     without = "landlock.abi_version = lambda: 0\n"
-    code, status, detail = child(without + "seal.confine(read=(), bind_port=0, keep_descriptors=(out,))")
+    code, status, detail = child(
+        without + "seal.confine(read=(), bind_port=0, keep_descriptors=(out,), tolerate=LOCK)"
+    )
     assert (code, status) == ("piece_missing", ExitCode.KERNEL)
     assert "landlock.files" in detail
     rows = child(
         without
         + """
-pieces = (Piece.LANDLOCK_FILES, Piece.LANDLOCK_NETWORK, Piece.LANDLOCK_SCOPE)
+pieces = (*LOCK, Piece.LANDLOCK_FILES, Piece.LANDLOCK_NETWORK, Piece.LANDLOCK_SCOPE)
 return seal.confine(read=(), bind_port=0, keep_descriptors=(out,), tolerate=pieces).as_json()
 """
     )
     missing = [row["piece"] for row in rows if row["state"] == "missing, tolerated"]
-    assert missing == ["landlock.files", "landlock.network", "landlock.scope"]
+    assert [piece for piece in missing if piece != "memory.locked"] == [
+        "landlock.files",
+        "landlock.network",
+        "landlock.scope",
+    ]
 
 
 def test_an_older_interface_shows_what_it_does_not_cover():
     rows = child("""
 landlock.abi_version = lambda: 3
-pieces = (Piece.LANDLOCK_NETWORK, Piece.LANDLOCK_SCOPE)
+pieces = (*LOCK, Piece.LANDLOCK_NETWORK, Piece.LANDLOCK_SCOPE)
 return seal.confine(read=(), bind_port=0, keep_descriptors=(out,), tolerate=pieces).as_json()
 """)
     states = {row["piece"]: row["state"] for row in rows}
@@ -88,7 +126,7 @@ seal.confine(read=(), bind_port=0, keep_descriptors=(out,), tolerate=tuple(Piece
 def test_confining_after_a_thread_exists_is_an_error():
     code, *_ = child("""
 threading.Thread(target=threading.Event().wait, daemon=True).start()
-seal.confine(read=(), bind_port=0, keep_descriptors=(out,))
+seal.confine(read=(), bind_port=0, keep_descriptors=(out,), tolerate=LOCK)
 """)
     assert code == "landlock_threads"
 
@@ -111,7 +149,7 @@ seal.seal(confined, keep_streams=(out,))
 def test_a_seal_that_does_not_hold_is_an_error():
     code, status, detail = child("""
 from enclave_runtime import seccomp
-confined = seal.confine(read=read_paths(), bind_port=0, keep_descriptors=(out,))
+confined = seal.confine(read=read_paths(), bind_port=0, keep_descriptors=(out,), tolerate=LOCK)
 seccomp.install = lambda program: None
 seal.seal(confined, keep_streams=(out,))
 """)
@@ -123,7 +161,7 @@ def test_inherited_descriptors_are_closed():
     assert (
         child("""
 extra = os.open("/dev/null", os.O_RDONLY)
-seal.confine(read=read_paths(), bind_port=0, keep_descriptors=(out,))
+seal.confine(read=read_paths(), bind_port=0, keep_descriptors=(out,), tolerate=LOCK)
 try:
     os.fstat(extra)
     return "open"

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from attestation.policy import AttestationPolicy
 from enclave_runtime.commands import register
 from enclave_runtime.config import NodeConfig
+from enclave_runtime.seal import Piece
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +64,15 @@ def test_the_policy_tables_trust_this_platform_and_ask_for_its_gpus(serve):
     policy = AttestationPolicy.from_table(tomllib.loads(shown.stdout))
     assert policy.names_simulated_root
     assert policy.gpu.count == 2
+
+
+def test_the_seal_is_explained_without_a_model(tmp_path):
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    register(app)
+    result = CliRunner().invoke(app, ["serve", "--explain-seal"], env={"COLUMNS": "200"})
+    assert result.exit_code in (0, 2)
+    for piece in Piece:
+        assert piece.value in result.stdout
+    assert ("missing here" in result.stdout) == (result.exit_code == 2)
+    assert "execve" in result.stdout.partition("answered by ending the process")[2]

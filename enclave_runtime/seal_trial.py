@@ -1,0 +1,32 @@
+"""What the seal would look like on this machine: a process that seals itself, says so, and ends.
+
+It holds no model and no key; it goes through the same two steps as a node and reports every piece, those that are
+missing here among them. ``python -m enclave_runtime.seal_trial`` prints the report as one line of JSON.
+"""
+
+import json
+import os
+import sys
+
+from enclave_runtime import boot, seal, seccomp, wiped_memory
+from enclave_runtime.errors import ConfinementError
+
+
+def main() -> int:
+    """Seal this process and print the rows of the report, and the policy of the filter."""
+    wiped_memory.start_again(os.environ)
+    out = os.dup(sys.stdout.fileno())
+    try:
+        confined = seal.confine(
+            read=boot.code_paths(), bind_port=0, keep_descriptors={out}, tolerate=seal.TOLERABLE
+        )
+        report = seal.seal(confined, keep_streams={out}, tolerate=seal.TOLERABLE)
+    except ConfinementError as error:
+        os.write(out, json.dumps({"code": error.code, "detail": error.detail}).encode() + b"\n")
+        return int(error.exit_code)
+    os.write(out, json.dumps({"seal": report.as_json(), "calls": seccomp.describe()}).encode() + b"\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
