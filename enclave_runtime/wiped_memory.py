@@ -46,7 +46,7 @@ def start_again(environment: Mapping[str, str]) -> None:
         for replacement in ((b"-P", b"-s") if part == b"-I" and at < script else (part,))
     ]
     kept = {name: value for name, value in environment.items() if name.startswith("CLOISTER_")}
-    os.execve("/proc/self/exe", command, {**kept, **SETTINGS})  # noqa: S606 - this very program
+    os.execve("/proc/self/exe", command, {**kept, **SETTINGS})
 
 
 def freed_memory_is_wiped() -> bool:
