@@ -8,7 +8,8 @@
     threshold = 1                            # how many of them must have signed
     channel = "prod"
 
-``tlog_policy`` (the text of a c2sp.org/tlog-policy file with one log) may stand for log, witnesses and
+Instead of signers and threshold, ``roots`` and ``root_threshold`` may name offline keys: then the signers are those
+of the newest ``signer-set`` in the log that the roots signed. ``tlog_policy`` (the text of a c2sp.org/tlog-policy file with one log) may stand for log, witnesses and
 quorum. ``profile`` says what else a release must show:
 
 - ``tlog`` (the default): nothing.
@@ -43,6 +44,8 @@ _OF_THE_LOG: Final = frozenset(
         "tlog_policy",
         "signers",
         "threshold",
+        "roots",
+        "root_threshold",
         "max_active",
         "max_checkpoint_age_s",
         "soak_s",
@@ -56,7 +59,8 @@ class TransparencyPolicy:
     """What a release must show. Times in seconds; ``not_after`` ends the trust in this policy itself.
 
     ``soak_s``: for how long a release must have been listed, by the cosignatures of its own proof; in that time
-    others can look at it before anybody uses it.
+    others can look at it before anybody uses it. Either ``signers`` are named, or ``roots``, which say in the log who
+    the signers are.
     """
 
     trust: TlogPolicy
@@ -69,6 +73,8 @@ class TransparencyPolicy:
     max_checkpoint_age_s: int = 86_400
     max_future_s: int = 300
     soak_s: int = 0
+    roots: tuple[VerifierKey, ...] = ()
+    root_threshold: int = 0
     not_after: datetime | None = None
 
     @classmethod
@@ -94,10 +100,13 @@ class TransparencyPolicy:
             raise _invalid(f"profile {profile} has no use for {sorted(_OF_THE_LOG & set(table))[0]!r}")
         if profile == TLOG and "sigstore" in table:
             raise _invalid("profile tlog has no use for a table [transparency.sigstore]")
+        rooted = "roots" in table
+        if ({"signers", "threshold"} if rooted else {"root_threshold"}) & set(table):
+            raise _invalid("either signers and threshold, or roots and root_threshold")
         policy = cls(
             trust=_trust(table) if listed else TlogPolicy((), {}, {}, NONE),
-            signers=tuple(map(VerifierKey.parse, _strings(table, "signers"))) if listed else (),
-            threshold=_integer(table, "threshold", 1, least=1),
+            signers=_keys(table, "signers") if listed and not rooted else (),
+            threshold=0 if rooted else _integer(table, "threshold", 1, least=1),
             channel=_string(table, "channel"),
             profile=profile,
             sigstore=None if profile == TLOG else SigstorePolicy.from_table(table.get("sigstore")),
@@ -105,6 +114,8 @@ class TransparencyPolicy:
             max_checkpoint_age_s=_integer(table, "max_checkpoint_age_s", 86_400, least=1),
             max_future_s=_integer(table, "max_future_s", 300, least=0),
             soak_s=_integer(table, "soak_s", 0, least=0),
+            roots=_keys(table, "roots") if rooted else (),
+            root_threshold=_integer(table, "root_threshold", None, least=1) if rooted else 0,
             not_after=_time(table, "not_after"),
         )
         policy._check()
@@ -120,15 +131,18 @@ class TransparencyPolicy:
             return
         if len(self.trust.logs) != 1:
             raise _invalid("exactly one log")
-        if any(key.algorithm != ED25519 for key in self.signers):
-            raise _invalid("a release signer has a plain Ed25519 key (kind 0x01)")
-        materials = [key.public_key for key in (self.log, *self.trust.witnesses.values(), *self.signers)]
+        signers, threshold = (
+            (self.roots, self.root_threshold) if self.roots else (self.signers, self.threshold)
+        )
+        if any(key.algorithm != ED25519 for key in signers):
+            raise _invalid("a release signer, or a root, has a plain Ed25519 key (kind 0x01)")
+        materials = [key.public_key for key in (self.log, *self.trust.witnesses.values(), *signers)]
         if len(set(materials)) != len(materials):
-            raise _invalid("log, witnesses and signers need keys of their own")
+            raise _invalid("log, witnesses, signers and roots need keys of their own")
         if self.soak_s and self.trust.quorum == NONE:
             raise _invalid("soak_s is told by cosignatures: it needs a quorum of witnesses")
-        if not 1 <= self.threshold <= len(self.signers):
-            raise _invalid("threshold is at least 1 and at most the number of signers")
+        if not 1 <= threshold <= len(signers):
+            raise _invalid("a threshold is at least 1 and at most the number of its keys")
 
 
 def policy_table(
@@ -182,6 +196,10 @@ def _strings(table: Mapping[str, Any], key: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise _invalid(f"{key} must be an array of strings")
     return value
+
+
+def _keys(table: Mapping[str, Any], key: str) -> tuple[VerifierKey, ...]:
+    return tuple(VerifierKey.parse(vkey) for vkey in _strings(table, key))
 
 
 def _integer(table: Mapping[str, Any], key: str, default: int | None, *, least: int) -> int:

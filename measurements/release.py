@@ -1,4 +1,4 @@
-"""The two statements that a client reads: what a release measures as, and which releases are active now.
+"""The two statements about images that a client reads: what a release measures as, and which releases are active now.
 
 A denial that can be withheld protects nobody, so a release is allowed only while a fresh status lists it.
 """
@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any, Final
 
 from .dsse import Envelope
-from .errors import Code, TransparencyError
 from .note import VerifierKey
 from .signing_key import SigningKey
 from .statement import (
@@ -20,11 +19,13 @@ from .statement import (
     Statement,
     Subject,
     canonical,
+    closed,
     count,
     hex_text,
     instant,
     instant_text,
     malformed,
+    predicate_of,
     record,
     sequence,
     text,
@@ -76,7 +77,7 @@ class Release:
 
         Unknown members are ignored unless ``critical`` names them.
         """
-        predicate = _predicate(statement, RELEASE_TYPE)
+        predicate = predicate_of(statement, RELEASE_TYPE)
         release = record(predicate.get("release"), "release")
         validity = record(predicate.get("validity"), "validity")
         elements = sequence(predicate.get("measurements"), "measurements", most=MAX_MEASUREMENTS)
@@ -154,14 +155,25 @@ class Status:
     @classmethod
     def parse(cls, statement: Statement) -> "Status":
         """Read a statement's predicate. Raises TransparencyError (PREDICATE_TYPE, STATEMENT_MALFORMED)."""
-        predicate = _predicate(statement, STATUS_TYPE)
+        predicate = closed(
+            predicate_of(statement, STATUS_TYPE),
+            {
+                "channel",
+                "sequence",
+                "issuedAt",
+                "expiresAt",
+                "minReleaseSequence",
+                "active",
+                "revoked",
+            },
+        )
         issued_at, expires_at = (instant(predicate.get(key), key) for key in ("issuedAt", "expiresAt"))
         if issued_at >= expires_at:
             raise malformed("a status must be valid for some time")
         active = sequence(predicate.get("active"), "active", most=MAX_LISTED)
         revoked = []
         for entry in sequence(predicate.get("revoked"), "revoked", most=MAX_LISTED):
-            item = record(entry, "revoked")
+            item = closed(record(entry, "revoked"), {"release", "reason"})
             revoked.append(
                 Revocation(hex_text(item.get("release"), 64, "release"), text(item.get("reason"), "reason"))
             )
@@ -215,18 +227,6 @@ def open_leaf(leaf: bytes, signers: Sequence[VerifierKey], threshold: int) -> St
         raise malformed("not an in-toto payload")
     envelope.verify(signers, threshold)
     return Statement.parse(envelope.payload)
-
-
-def _predicate(statement: Statement, expected: str) -> Mapping[str, Any]:
-    if statement.predicate_type != expected:
-        raise TransparencyError(
-            Code.PREDICATE_TYPE,
-            "another kind of statement",
-            stage="statement",
-            expected=expected,
-            found=statement.predicate_type[:200],
-        )
-    return statement.predicate
 
 
 def _is_pcr(name: str) -> bool:

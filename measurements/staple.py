@@ -20,6 +20,7 @@ from .policy import SIGSTORE_ONLY, TLOG, TransparencyPolicy
 from .release import Release, Status, open_leaf
 from .results import NOT_EVALUATED, Appraisal, Outcome, Row
 from .rollback import RollbackMemory, Sighting
+from .signer_set import SignerSet
 from .statement import canonical, instant_text, malformed, parse_canonical, record
 from .tlog_policy import NONE
 from .tlog_proof import TlogProof
@@ -32,6 +33,7 @@ MAX_STAPLE: Final = 256 * 1024
 """Bytes of a staple as proofs, leaves and checkpoint together."""
 _MAX_FILE: Final = 400 * 1024
 _VERSION: Final = 1
+_OPTIONAL: Final = frozenset({"sigstore", "signers_proof", "signers_leaf"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,8 @@ class Staple:
     """The file a node reads at boot.
 
     Proofs are tlog-proof texts, leaves log entries, ``checkpoint`` a signed note, ``sigstore`` a Sigstore
-    bundle over the same release statement, empty where there is none.
+    bundle over the same release statement, ``signers_proof`` and ``signers_leaf`` the set of signers; these three
+    are empty where there is none.
     """
 
     release_proof: bytes
@@ -48,12 +51,15 @@ class Staple:
     status_leaf: bytes
     checkpoint: bytes
     sigstore: bytes = b""
+    signers_proof: bytes = b""
+    signers_leaf: bytes = b""
 
     def encode(self) -> bytes:
         """Canonical JSON with a version and base64 members."""
-        members = {field.name: strict_base64.encode(getattr(self, field.name)) for field in fields(self)}
-        if not self.sigstore:
-            del members["sigstore"]
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        members = {
+            name: strict_base64.encode(value) for name, value in held.items() if value or name not in _OPTIONAL
+        }
         return canonical({"v": _VERSION, **members})
 
     @classmethod
@@ -61,7 +67,7 @@ class Staple:
         """Read the file's bytes. Raises TransparencyError (STATEMENT_MALFORMED, LIMIT_EXCEEDED)."""
         value = record(parse_canonical(data, limit=_MAX_FILE), "staple")
         names = {field.name for field in fields(cls)}
-        if set(value) | {"sigstore"} != {"v", *names} or value["v"] != _VERSION:
+        if set(value) | _OPTIONAL != {"v", *names} or value["v"] != _VERSION:
             raise malformed("not a staple of a known version")
         try:
             members = {name: strict_base64.decode(value[name]) for name in names & set(value)}
@@ -85,16 +91,27 @@ def check_staple(
     at: datetime,
     memory: RollbackMemory,
     sigstore: bytes = b"",
+    signers_proof: bytes = b"",
+    signers_leaf: bytes = b"",
 ) -> Appraisal[VerifiedRelease]:
     """Check a staple against ``policy`` at the time ``at`` (aware, UTC). Never raises for what a node sent.
 
-    Rows: log.signature log.witness log.status log.release log.active log.sigstore log.rollback. ``memory`` is
-    written only where every row passed. The measured registers are the caller's next step, with
+    Rows: log.signature log.witness log.signers log.status log.release log.active log.sigstore log.rollback.
+    ``memory`` is written only where every row passed. The measured registers are the caller's next step, with
     ``VerifiedRelease``.
     """
     if policy.profile == SIGSTORE_ONLY:
         return check_unlisted(sigstore, policy, at)
-    staple = Staple(release_proof, release_leaf, status_proof, status_leaf, checkpoint, sigstore)
+    staple = Staple(
+        release_proof=release_proof,
+        release_leaf=release_leaf,
+        status_proof=status_proof,
+        status_leaf=status_leaf,
+        checkpoint=checkpoint,
+        sigstore=sigstore,
+        signers_proof=signers_proof,
+        signers_leaf=signers_leaf,
+    )
     return _Check(staple, policy, at, memory).run()
 
 
@@ -112,6 +129,8 @@ class _Check:
         self.error: TransparencyError | None = None
         self.proofs: dict[str, TlogProof] = {}
         self.trees: dict[str, SignedCheckpoint] = {}
+        self.signers, self.threshold = policy.signers, policy.threshold
+        self.signer_set: SignerSet | None = None
         self.status: Status | None = None
         self.release: Release | None = None
         self.value: VerifiedRelease | None = None
@@ -119,8 +138,9 @@ class _Check:
     def run(self) -> Appraisal[VerifiedRelease]:
         signed = self.step("log.signature", self.signature)
         self.step("log.witness", self.witness, needs=signed)
-        self.step("log.status", self.check_status, needs=signed)
-        self.step("log.release", self.check_release, needs=signed)
+        named = self.step("log.signers", self.check_signers, needs=signed)
+        self.step("log.status", self.check_status, needs=named)
+        self.step("log.release", self.check_release, needs=named)
         listed = self.status is not None and self.release is not None
         self.step("log.active", self.active, needs=listed)
         self.step(
@@ -165,6 +185,8 @@ class _Check:
             "status": TlogProof.parse(staple.status_proof),
             "release": TlogProof.parse(staple.release_proof),
         }
+        if policy.roots:
+            self.proofs["signers"] = TlogProof.parse(staple.signers_proof)
         notes = {
             "newest": staple.checkpoint,
             **{name: proof.checkpoint for name, proof in self.proofs.items()},
@@ -220,9 +242,23 @@ class _Check:
         names = sorted({cosignature.key.name for cosignature in counted})
         return Outcome.PASS, f"cosigned by {', '.join(names)}"
 
+    def check_signers(self) -> tuple[Outcome, str]:
+        policy = self.policy
+        if not policy.roots:
+            return Outcome.NOT_REQUIRED, "the policy names the signers itself"
+        self.prove("signers", self.staple.signers_leaf)
+        listed = SignerSet.parse(open_leaf(self.staple.signers_leaf, policy.roots, policy.root_threshold))
+        listed.judge(policy.channel, self.at, max_future_s=policy.max_future_s)
+        self.signers, self.threshold, self.signer_set = listed.signers, listed.threshold, listed
+        return (
+            Outcome.PASS,
+            f"set {listed.sequence}: {listed.threshold} of {len(listed.signers)}, "
+            f"until {instant_text(listed.not_after)}",
+        )
+
     def check_status(self) -> tuple[Outcome, str]:
         self.prove("status", self.staple.status_leaf)
-        statement = open_leaf(self.staple.status_leaf, self.policy.signers, self.policy.threshold)
+        statement = open_leaf(self.staple.status_leaf, self.signers, self.threshold)
         status = Status.parse(statement)
         judge_status(status, self.policy, self.at)
         self.status = status
@@ -234,7 +270,7 @@ class _Check:
 
     def check_release(self) -> tuple[Outcome, str]:
         self.prove("release", self.staple.release_leaf)
-        statement = open_leaf(self.staple.release_leaf, self.policy.signers, self.policy.threshold)
+        statement = open_leaf(self.staple.release_leaf, self.signers, self.threshold)
         release = Release.parse(statement)
         judge_release(release, self.policy)
         self.release = release
@@ -282,6 +318,8 @@ class _Check:
             size=tree.size,
             root=tree.root,
             checkpoint=self.staple.checkpoint,
+            signers_sequence=self.signer_set.sequence if self.signer_set else 0,
+            signers=leaf_hash(self.staple.signers_leaf) if self.signer_set else b"",
         )
         if self.error is not None:
             self.memory.check(sighting)

@@ -110,6 +110,27 @@ class Statement:
         )
 
 
+def predicate_of(statement: Statement, expected: str) -> Mapping[str, Any]:
+    """The predicate of a statement of the type ``expected``. Raises TransparencyError (PREDICATE_TYPE)."""
+    if statement.predicate_type != expected:
+        raise TransparencyError(
+            Code.PREDICATE_TYPE,
+            "another kind of statement",
+            stage=_STAGE,
+            expected=expected,
+            found=statement.predicate_type[:200],
+        )
+    return statement.predicate
+
+
+def closed(value: Mapping[str, Any], members: set[str]) -> Mapping[str, Any]:
+    """``value`` with exactly these members. Raises TransparencyError (STATEMENT_MALFORMED)."""
+    odd = sorted(set(value) ^ members)
+    if odd:
+        raise malformed("a member is missing, or unknown", found=odd[0][:64])
+    return value
+
+
 def malformed(why: str, *, found: object = None) -> TransparencyError:
     """The error for a statement that breaks the profile."""
     return TransparencyError(Code.STATEMENT_MALFORMED, why, stage=_STAGE, found=found)
