@@ -56,13 +56,19 @@ class CpuSection:
 
 @dataclass(frozen=True, slots=True)
 class TransparencySection:
-    """Inclusion proofs of the release and its status, with their leaves; ``measurements`` reads them."""
+    """Inclusion proofs of the release and its status, with their leaves; ``measurements`` reads them.
+
+    ``sigstore`` is a Sigstore bundle, ``signers_proof`` and ``signers_leaf`` are the set of release signers; None and
+    empty where there is none.
+    """
 
     release_proof: bytes
     release_leaf: bytes
     status_proof: bytes
     status_leaf: bytes
     sigstore: bytes | None = None
+    signers_proof: bytes = b""
+    signers_leaf: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +87,17 @@ class EvidenceBundle:
     def encode(self) -> bytes:
         """The bundle's bytes. Raises EvidenceMalformed where they would not parse again, size included."""
         section = self.transparency
-        transparency = {
+        transparency: dict[str, object] = {
             "release": {"proof": _text(section.release_proof), "leaf": _text(section.release_leaf)},
             "status": {"proof": _text(section.status_proof), "leaf": _text(section.status_leaf)},
         }
+        if section.sigstore is not None:
+            transparency["sigstore"] = _text(section.sigstore)
+        if section.signers_leaf or section.signers_proof:
+            transparency["signers"] = {
+                "proof": _text(section.signers_proof),
+                "leaf": _text(section.signers_leaf),
+            }
         document: dict[str, object] = {
             "v": _VERSION,
             "claims": _text(self.claims),
@@ -97,9 +110,7 @@ class EvidenceBundle:
             "gpu_collateral": {name: _text(data) for name, data in self.gpu_collateral.items()},
             "ohttp_keys": _text(self.ohttp_keys),
             "runtime": _text(self.runtime),
-            "transparency": transparency
-            if section.sigstore is None
-            else {**transparency, "sigstore": _text(section.sigstore)},
+            "transparency": transparency,
             "checkpoint": _text(self.checkpoint),
         }
         data = json.dumps(document, separators=(",", ":")).encode("ascii")
@@ -145,10 +156,13 @@ def _cpu(value: object) -> CpuSection:
 
 def _transparency(value: object) -> TransparencySection:
     where = "transparency"
-    members = exact_members(value, ("release", "status"), ("sigstore",), code=_MALFORMED, where=where)
-    release, status = (
+    optional = ("sigstore", "signers")
+    members = exact_members(value, ("release", "status"), optional, code=_MALFORMED, where=where)
+    release, status, signers = (
         exact_members(members[name], ("proof", "leaf"), code=_MALFORMED, where=f"{where}.{name}")
-        for name in ("release", "status")
+        if name in members
+        else {"proof": "", "leaf": ""}
+        for name in ("release", "status", "signers")
     )
     return TransparencySection(
         release_proof=_bytes(release["proof"], "transparency.release.proof"),
@@ -156,6 +170,8 @@ def _transparency(value: object) -> TransparencySection:
         status_proof=_bytes(status["proof"], "transparency.status.proof"),
         status_leaf=_bytes(status["leaf"], "transparency.status.leaf"),
         sigstore=_bytes(members["sigstore"], "transparency.sigstore") if "sigstore" in members else None,
+        signers_proof=_bytes(signers["proof"], "transparency.signers.proof"),
+        signers_leaf=_bytes(signers["leaf"], "transparency.signers.leaf"),
     )
 
 

@@ -343,6 +343,8 @@ def _check_release(
         at=at,
         memory=memory,
         sigstore=section.sigstore or b"",
+        signers_proof=section.signers_proof,
+        signers_leaf=section.signers_leaf,
     )
     recorder.add(staple.rows, staple.error)
     return staple.value

@@ -64,6 +64,8 @@ class EvidenceMaker:
                     status_proof=self.staple.status_proof,
                     status_leaf=self.staple.status_leaf,
                     sigstore=self.staple.sigstore or None,
+                    signers_proof=self.staple.signers_proof,
+                    signers_leaf=self.staple.signers_leaf,
                 ),
                 checkpoint=self.staple.checkpoint,
             )

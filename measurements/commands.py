@@ -23,9 +23,10 @@ from .command_line import (
 )
 from .durable import make_folder, replace_file
 from .image_release import GpuFacts, draft_release, measure_image
+from .listing import ListedRelease
 from .note import VerifierKey
 from .policy import policy_table
-from .publish import ListedRelease, ReleaseLog
+from .publish import ReleaseLog
 from .signing_key import SigningKey
 from .statement import instant_text
 

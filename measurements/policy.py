@@ -9,8 +9,10 @@
     channel = "prod"
 
 Instead of signers and threshold, ``roots`` and ``root_threshold`` may name offline keys: then the signers are those
-of the newest ``signer-set`` in the log that the roots signed. ``tlog_policy`` (the text of a c2sp.org/tlog-policy file with one log) may stand for log, witnesses and
-quorum. ``profile`` says what else a release must show:
+of the newest ``signer-set`` in the log that the roots signed. ``tlog_policy`` (the text of a
+c2sp.org/tlog-policy file with one log) may stand for log, witnesses and quorum.
+
+``profile`` says what else a release must show:
 
 - ``tlog`` (the default): nothing.
 - ``tlog+sigstore``: a Sigstore bundle over the same statement too, by the table ``[transparency.sigstore]``.

@@ -7,6 +7,7 @@ LOG/public/sigstore/<leaf hash>.json        its Sigstore bundle, where it has on
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,21 +18,26 @@ from .cosigning import Cosigner
 from .dsse import Envelope
 from .durable import make_folder, replace_file
 from .errors import Code, LogError, TransparencyError
+from .listing import Entry, ListedRelease, ListedSet, ListedStatus, Listing, read_entry
 from .log import TileLog
 from .merkle import TreeFold, leaf_hash, prove_inclusion
 from .note import COSIGNATURE_ED25519, VerifierKey
 from .policy import MAX_RELEASE_VALIDITY, MAX_STATUS_LIFETIME
-from .release import RELEASE_TYPE, STATUS_TYPE, Release, Revocation, Status, open_leaf, sign_leaf
+from .release import Release, Revocation, Status, sign_leaf
 from .release_signature import ReleaseSignature, load_bundle, store_bundle
+from .revocation import RevocationNotice
 from .signing_key import SigningKey
 from .staple import Staple
 from .statement import Statement, Subject
+from .statement_kinds import parse_kind
 from .tlog_proof import MAX_PROOF, TlogProof
 from .witness import FileWitnessStore, Witness
 
 STATUS_LIFETIME: Final = timedelta(hours=48)
 RELEASE_VALIDITY: Final = timedelta(days=90)
 MAX_ACTIVE: Final = 8
+MAX_STATED_REASON: Final = 200
+"""Characters of a reason in a status; the revocation beside it has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,54 +50,6 @@ class ReleaseDraft:
     subjects: tuple[Subject, ...]
     measurements: tuple[Mapping[str, Any], ...]
     materials: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ListedRelease:
-    """A release in the log. ``leaf_hash`` is its identity in statuses."""
-
-    release: Release
-    index: int
-    leaf: bytes
-
-    @property
-    def leaf_hash(self) -> bytes:
-        """The Merkle leaf hash of the entry."""
-        return leaf_hash(self.leaf)
-
-
-@dataclass(frozen=True, slots=True)
-class ListedStatus:
-    """A status in the log."""
-
-    status: Status
-    index: int
-    leaf: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """A channel as the log holds it, oldest first; ``ignored`` entries were not signed by the given
-    signers.
-    """
-
-    releases: tuple[ListedRelease, ...]
-    statuses: tuple[ListedStatus, ...]
-    ignored: int
-
-    def find(self, identity: bytes) -> ListedRelease | None:
-        """The release with this leaf hash."""
-        return next((entry for entry in self.releases if entry.leaf_hash == identity), None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """How far a listing has been read."""
-
-    tree: TreeFold = field(default_factory=TreeFold)
-    releases: tuple[ListedRelease, ...] = ()
-    statuses: tuple[ListedStatus, ...] = ()
-    ignored: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +102,7 @@ class ReleaseLog:
         self._proofs = folder / "proofs"
         self._bundles = folder / "public" / "sigstore"
         self._now = now
-        self._seen: dict[object, _Seen] = {}
+        self._seen: dict[object, tuple[TreeFold, Listing]] = {}
 
     @classmethod
     def open(
@@ -171,30 +129,21 @@ class ReleaseLog:
         return cls(folder, TileLog(folder, key, asked, quorum=quorum), now)
 
     def listing(self, channel: str, signers: Sequence[VerifierKey] | None, threshold: int = 1) -> Listing:
-        """Releases and statuses of a channel, the whole log audited on the way. Raises TransparencyError.
+        """What the log says of a channel, the whole log audited on the way. Raises TransparencyError.
 
         With ``signers`` None nobody's signature is asked for: that is for people to look at, not to trust.
         """
         key = (channel, None if signers is None else tuple(signers), threshold)
-        seen = self._seen.get(key, _Seen())
-        releases, statuses, ignored = list(seen.releases), list(seen.statuses), seen.ignored
+        before, listing = self._seen.get(key, (TreeFold(), Listing()))
+        found: list[Entry | None] = []
 
         def entry(index: int, leaf: bytes) -> None:
-            nonlocal ignored
-            try:
-                found = _listed(index, leaf, channel, signers, threshold)
-            except TransparencyError:
-                ignored += 1
-                return
-            if isinstance(found, ListedRelease):
-                releases.append(found)
-            elif found is not None:
-                statuses.append(found)
+            found.append(read_entry(index, leaf, channel, signers, threshold))
 
-        tree = self.tiles.read_on(seen.tree, entry)
+        tree = self.tiles.read_on(before, entry)
         # Only once the whole stands: the next call goes on from here.
-        self._seen[key] = _Seen(tree, tuple(releases), tuple(statuses), ignored)
-        return Listing(tuple(releases), tuple(statuses), ignored)
+        self._seen[key] = tree, listing.extended(found)
+        return self._seen[key][1]
 
     def publish(
         self,
@@ -211,8 +160,8 @@ class ReleaseLog:
 
         A draft that is active already, with at least half of its validity left, is not logged again; its
         status is renewed. With ``signature`` the release's statement is signed at a Sigstore instance before it
-        is logged, unless it has a bundle already. ``formerly`` are signers of earlier entries, whose sequences
-        go on. Raises TransparencyError.
+        is logged, unless it has a bundle already. ``formerly`` are signers whose releases still count. Raises
+        TransparencyError.
         """
         if not 1 <= keep <= MAX_ACTIVE:
             raise TransparencyError(
@@ -233,8 +182,21 @@ class ReleaseLog:
             index = size if found else size + 1
             status = self._new_status(before, draft.channel, active, signers, at, lifetime, index)
             _, checkpoint = self.tiles.append([status.leaf] if found else [listed.leaf, status.leaf])
-            staples = self._write_staples(active, status, checkpoint)
+            staples = self._write_staples(active, status, checkpoint, before.newest_set)
         return Published(listed, status, checkpoint, staples[-1], found is not None)
+
+    def log_statement(self, statement: Statement, keys: Sequence[SigningKey]) -> int:
+        """Log a statement of any kind once; its index. One that is there, with whatever signatures, is not logged
+        again. Raises TransparencyError.
+        """
+        parse_kind(statement)
+        with self.tiles.exclusive():
+            for index, leaf in enumerate(self.tiles.entries()):
+                with suppress(TransparencyError):
+                    if Envelope.parse(leaf).payload == statement.raw:
+                        return index
+            index, _ = self.tiles.append([sign_leaf(statement, keys)])
+            return index
 
     def revoke(
         self,
@@ -246,7 +208,7 @@ class ReleaseLog:
         lifetime: timedelta = STATUS_LIFETIME,
         formerly: Sequence[VerifierKey] = (),
     ) -> ListedStatus:
-        """Log a status without the release with leaf hash ``identity``, naming it revoked.
+        """Log the revocation of the release with leaf hash ``identity``, and a status without it.
 
         Clients refuse it at the latest when the last status that listed it has run out. Raises
         TransparencyError (RELEASE_NOT_ACTIVE where the log holds no such release).
@@ -263,18 +225,38 @@ class ReleaseLog:
             at = self._now().astimezone(UTC).replace(microsecond=0)
             active = [entry for entry in _active(before, at) if entry.leaf_hash != identity]
             size = self.tiles.checkpoint().checkpoint.size
-            revocation = Revocation(identity.hex(), reason)
-            status = self._new_status(before, channel, active, signers, at, lifetime, size, revocation)
-            _, checkpoint = self.tiles.append([status.leaf])
-            self._write_staples(active, status, checkpoint)
+            revocation = Revocation(identity.hex(), reason[:MAX_STATED_REASON])
+            status = self._new_status(before, channel, active, signers, at, lifetime, size + 1, revocation)
+            notice = RevocationNotice(channel, identity.hex(), reason, at, status.status.sequence)
+            leaf = sign_leaf(notice.statement(), signers)
+            _, checkpoint = self.tiles.append([leaf, status.leaf])
+            self._write_staples(active, status, checkpoint, before.newest_set)
             (self._staples / f"{identity.hex()}.json").unlink(missing_ok=True)
         return status
 
     def _listing(
         self, channel: str, signers: Sequence[SigningKey], formerly: Sequence[VerifierKey]
     ) -> Listing:
-        known = [*(signer.public for signer in signers), *formerly]
-        return self.listing(channel, known, len(signers))
+        """All of a channel, so that sequences go on whoever signed; ``counting`` is what clients take today: signed
+        by the newest set of signers or, where the log holds no set, by as many of these keys and former ones.
+
+        Raises TransparencyError (IDENTITY_MISMATCH) where these keys are too few of the newest set.
+        """
+        everything = self.listing(channel, None)
+        keys, threshold = (*(signer.public for signer in signers), *formerly), len(signers)
+        if everything.newest_set is not None:
+            chosen = everything.newest_set.signer_set
+            present = len(set(keys) & set(chosen.signers))
+            if present < chosen.threshold:
+                raise TransparencyError(
+                    Code.IDENTITY_MISMATCH,
+                    f"too few keys of set {chosen.sequence} of the signers",
+                    stage="publish",
+                    expected=chosen.threshold,
+                    found=present,
+                )
+            keys, threshold = chosen.signers, chosen.threshold
+        return everything.counted(keys, threshold)
 
     def _new_status(
         self,
@@ -289,9 +271,11 @@ class ReleaseLog:
     ) -> ListedStatus:
         if not timedelta() < lifetime <= MAX_STATUS_LIFETIME:
             raise TransparencyError(Code.TIME_INVALID, "status lifetime", stage="publish", expected="≤ 7 d")
-        last = before.statuses[-1].status if before.statuses else None
+        last = before.newest_status
         floors = [entry.release.sequence for entry in active]
-        known = last.revoked if last else ()
+        # A release that has run out needs no revocation any more, and a status must stay small.
+        ended = {entry.leaf_hash.hex() for entry in before.releases if entry.release.not_after <= at}
+        known = [entry for entry in (last.revoked if last else ()) if entry.release not in ended]
         revoked = {entry.release: entry for entry in (*known, *([revocation] if revocation else []))}
         status = Status(
             channel=channel,
@@ -305,7 +289,11 @@ class ReleaseLog:
         return ListedStatus(status, index, sign_leaf(status.statement(), signers))
 
     def _write_staples(
-        self, active: Iterable[ListedRelease], status: ListedStatus, checkpoint: SignedCheckpoint
+        self,
+        active: Iterable[ListedRelease],
+        status: ListedStatus,
+        checkpoint: SignedCheckpoint,
+        signers: ListedSet | None,
     ) -> list[Staple]:
         make_folder(self._staples)
         staples = []
@@ -317,6 +305,8 @@ class ReleaseLog:
                 status_leaf=status.leaf,
                 checkpoint=checkpoint.raw,
                 sigstore=load_bundle(self._bundles, entry.leaf_hash),
+                signers_proof=self._proof(signers.index, signers.leaf, checkpoint) if signers else b"",
+                signers_leaf=signers.leaf if signers else b"",
             )
             replace_file(self._staples / f"{entry.leaf_hash.hex()}.json", staple.encode())
             staples.append(staple)
@@ -349,23 +339,6 @@ class ReleaseLog:
         return proof.encode()
 
 
-def _listed(
-    index: int, leaf: bytes, channel: str, signers: Sequence[VerifierKey] | None, threshold: int
-) -> ListedRelease | ListedStatus | None:
-    """An entry of the channel; None where it is something else. Raises TransparencyError."""
-    if signers is None:
-        statement = Statement.parse(Envelope.parse(leaf).payload)
-    else:
-        statement = open_leaf(leaf, signers, threshold)
-    if statement.predicate_type == RELEASE_TYPE:
-        release = Release.parse(statement)
-        return ListedRelease(release, index, leaf) if release.channel == channel else None
-    if statement.predicate_type == STATUS_TYPE:
-        status = Status.parse(statement)
-        return ListedStatus(status, index, leaf) if status.channel == channel else None
-    return None
-
-
 def _new_release(
     before: Listing,
     draft: ReleaseDraft,
@@ -374,7 +347,7 @@ def _new_release(
     validity: timedelta,
     index: int,
 ) -> ListedRelease:
-    last = before.releases[-1] if before.releases else None
+    last = max(before.releases, key=lambda entry: entry.release.sequence, default=None)
     release = Release(
         name=draft.name,
         channel=draft.channel,
@@ -392,13 +365,15 @@ def _new_release(
 
 def _active(listing: Listing, at: datetime) -> list[ListedRelease]:
     """What the newest status lists, oldest first, without what has run out."""
-    if not listing.statuses:
+    status = listing.newest_status
+    if status is None:
         return []
-    status = listing.statuses[-1].status
     return [
         entry
         for entry in listing.releases
-        if entry.leaf_hash.hex() in status.active and at < entry.release.not_after
+        if entry.leaf_hash.hex() in status.active
+        and entry.leaf_hash in listing.counting
+        and at < entry.release.not_after
     ]
 
 

@@ -20,7 +20,8 @@ _STAGE: Final = "log.rollback"
 class Sighting:
     """One verified view of a log and a channel.
 
-    ``status`` is the status's leaf hash, ``checkpoint`` the note.
+    ``status`` is the status's leaf hash, ``checkpoint`` the note, ``signers`` the leaf hash of the set of signers;
+    0 and empty where the policy names the signers itself.
     """
 
     log: str
@@ -31,6 +32,8 @@ class Sighting:
     size: int
     root: bytes
     checkpoint: bytes
+    signers_sequence: int = 0
+    signers: bytes = b""
 
 
 class RollbackMemory(Protocol):
@@ -71,18 +74,17 @@ def _newest(old: Sighting | None, new: Sighting) -> Sighting:
     for what, before, now in (
         ("status sequence", old.status_sequence, new.status_sequence),
         ("minimum release sequence", old.min_release_sequence, new.min_release_sequence),
+        *([("signer set", old.signers_sequence, new.signers_sequence)] if new.signers else []),
     ):
         if now < before:
             raise TransparencyError(Code.ROLLBACK, what, stage=_STAGE, expected=f"≥ {before}", found=now)
     if old.status_sequence == new.status_sequence and old.status != new.status:
-        raise TransparencyError(
-            Code.SPLIT_VIEW,
-            f"two statuses with sequence {new.status_sequence}",
-            stage=_STAGE,
-            expected=old.status.hex(),
-            found=new.status.hex(),
-            evidence=(old.checkpoint, new.checkpoint),
-        )
+        raise _two("statuses", new.status_sequence, old, new, (old.status, new.status))
+    same_set = old.signers_sequence == new.signers_sequence
+    if same_set and old.signers and new.signers and old.signers != new.signers:
+        raise _two("signer sets", new.signers_sequence, old, new, (old.signers, new.signers))
+    # A policy that names its signers itself sees no sets; what another one saw stays remembered.
+    sets = new if new.signers else old
     # An older but witnessed and fresh checkpoint is a slow node, not a fork: the larger one stays remembered.
     newest = new if new.size >= old.size else old
     return Sighting(
@@ -94,6 +96,21 @@ def _newest(old: Sighting | None, new: Sighting) -> Sighting:
         newest.size,
         newest.root,
         newest.checkpoint,
+        sets.signers_sequence,
+        sets.signers,
+    )
+
+
+def _two(
+    what: str, number: int, old: Sighting, new: Sighting, leaves: tuple[bytes, bytes]
+) -> TransparencyError:
+    return TransparencyError(
+        Code.SPLIT_VIEW,
+        f"two {what} with sequence {number}",
+        stage=_STAGE,
+        expected=leaves[0].hex(),
+        found=leaves[1].hex(),
+        evidence=(old.checkpoint, new.checkpoint),
     )
 
 
@@ -196,11 +213,14 @@ def _to_json(sighting: Sighting) -> dict[str, object]:
         "size": sighting.size,
         "root": sighting.root.hex(),
         "checkpoint": strict_base64.encode(sighting.checkpoint),
+        "signers_sequence": sighting.signers_sequence,
+        "signers": sighting.signers.hex(),
     }
 
 
 def _from_json(item: Any) -> Sighting:
-    numbers = (item["status_sequence"], item["min_release_sequence"], item["size"])
+    sets = item.get("signers_sequence", 0)  # absent in files of before there were sets
+    numbers = (item["status_sequence"], item["min_release_sequence"], item["size"], sets)
     if not all(type(number) is int for number in numbers) or not isinstance(item["log"], str):
         raise ValueError("not a sighting")
     if len(bytes.fromhex(item["root"])) != 32 or not isinstance(item["channel"], str):
@@ -214,4 +234,6 @@ def _from_json(item: Any) -> Sighting:
         size=item["size"],
         root=bytes.fromhex(item["root"]),
         checkpoint=strict_base64.decode(item["checkpoint"]),
+        signers_sequence=sets,
+        signers=bytes.fromhex(item.get("signers", "")),
     )

@@ -58,7 +58,9 @@ class Staple:
         """Canonical JSON with a version and base64 members."""
         held = {field.name: getattr(self, field.name) for field in fields(self)}
         members = {
-            name: strict_base64.encode(value) for name, value in held.items() if value or name not in _OPTIONAL
+            name: strict_base64.encode(value)
+            for name, value in held.items()
+            if value or name not in _OPTIONAL
         }
         return canonical({"v": _VERSION, **members})
 
@@ -226,6 +228,7 @@ class _Check:
             ("status", policy.max_checkpoint_age_s, 0),
             ("newest", policy.max_checkpoint_age_s, 0),
             ("release", None, policy.soak_s),
+            *([("signers", None, 0)] if policy.roots else []),
         ):
             tree = self.trees[name]
             if tree.raw not in verified_notes:

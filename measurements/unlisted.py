@@ -27,6 +27,7 @@ def check_unlisted(bundle: bytes, policy: TransparencyPolicy, at: datetime) -> A
     rows = [
         Row("log.signature", Outcome.NOT_REQUIRED, f"{NOT_LISTED} (profile {policy.profile})"),
         Row("log.witness", Outcome.NOT_REQUIRED, "no log, no witness"),
+        Row("log.signers", Outcome.NOT_REQUIRED, "the Sigstore identity stands for the signers"),
         Row("log.status", Outcome.NOT_REQUIRED, "no status: a withdrawn release stays usable until it ends"),
     ]
     error: TransparencyError | None = None

@@ -216,6 +216,7 @@ def test_no_changed_byte_of_a_staple_is_accepted() -> None:
             assert [row.id for row in appraisal.rows] == [
                 "log.signature",
                 "log.witness",
+                "log.signers",
                 "log.status",
                 "log.release",
                 "log.active",
