@@ -1,100 +1,169 @@
-"""Bringing the two arms up and reaching them over HTTP."""
+"""The arms: ways to a model that are measured against each other, each booted anew for every boot.
+
+``plain``: the node's engine and API over plain HTTP on the loopback interface, no protection at all. ``sealed``:
+the same, behind the seal. ``sealed+ohttp``: a whole node, its evidence verified, reached through a relay, answers
+unpaced. ``sealed+ohttp+paced``: the same with the node's default cells. Any other name is an arm that runs
+elsewhere and is reached at ``--target``: a relay's URL (with a policy), or ``openai:URL`` for any server that speaks
+OpenAI's API.
+"""
 
 import base64
 import json
+import statistics as medians
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
+from benchmarks import metrics
 from benchmarks.load import LoadError
-from benchmarks.plain_vs_sealed import Arm, ArmName
+from benchmarks.local_release import Released, release
 from client_sdk.client import PrivateClient
 from client_sdk.demo.processes import cloister, listening
-from client_sdk.errors import ClientError
 from client_sdk.policy import Policy
+from ohttp.chunked import ChunkedClient
+from ohttp.keyconfig import parse_key_configs, preferred
 
-TIMEOUT_S = 300.0
+TIMEOUT_S = 600.0
+SEALINGS = 25
+REQUEST_BYTES = 2048
+
+PLAIN, SEALED, UNPACED, PACED = LOCAL = ("plain", "sealed", "sealed+ohttp", "sealed+ohttp+paced")
+_PLAIN_FACTS: tuple[str, ...] = ("model_digest", "seal")
+_PADDING: Mapping[str, dict[str, str]] = {UNPACED: {"name": "off"}, PACED: {}}
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """A booted arm: how to reach it, the model's name there, seconds by component, and facts for the record."""
+
+    client: httpx2.AsyncClient
+    model: str
+    components: Mapping[str, float]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """An arm by name; ``boot`` brings it up and takes it down again."""
+
+    name: str
+    boot: Callable[[], AbstractAsyncContextManager[Booted]]
+
+
+def local_arm(name: str, state: Path, model: Path, engine: Mapping[str, int]) -> Arm:
+    """One of :data:`LOCAL`, started on this machine. Raises ValueError for another name."""
+    if name in (PLAIN, SEALED):
+        return Arm(name, lambda: _plain(model, engine, sealed=name == SEALED))
+    if name not in _PADDING:
+        raise ValueError(f"the arms that can be started here are {', '.join(LOCAL)}; others need --target")
+    return Arm(name, lambda: _node(state, model, engine, _PADDING[name]))
+
+
+def remote_arm(name: str, target: str, policy: Policy | None) -> Arm:
+    """An arm that runs already, at a relay's URL or ``openai:URL``. Raises ValueError where a policy is missing."""
+    if target.startswith("openai:"):
+        return Arm(name, lambda: _openai(target.removeprefix("openai:")))
+    if policy is None:
+        raise ValueError("a node behind a relay is verified first: give its --policy")
+    return Arm(name, lambda: _verified(target, policy))
+
+
+@asynccontextmanager
+async def _plain(model: Path, engine: Mapping[str, int], *, sealed: bool) -> AsyncIterator[Booted]:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.plain_node",
+        "--model",
+        str(model),
+        "--engine",
+        json.dumps(engine),
+    ]
+    began = time.monotonic()
+    with listening("the plain node", [*command, *(["--seal"] if sealed else [])]) as node:
+        booted = time.monotonic() - began
+        async with _openai(f"http://127.0.0.1:{node.port}") as reached:
+            facts: dict[str, Any] = {name: node.event[name] for name in _PLAIN_FACTS if name in node.event}
+            yield Booted(reached.client, reached.model, {metrics.BOOT.name: booted}, facts)
+
+
+@asynccontextmanager
+async def _openai(url: str) -> AsyncIterator[Booted]:
+    async with httpx2.AsyncClient(base_url=url, timeout=TIMEOUT_S, trust_env=False) as client:
+        yield Booted(client, await _model_of(client), {}, {})
+
+
+@asynccontextmanager
+async def _node(
+    state: Path, model: Path, engine: Mapping[str, int], padding: Mapping[str, str]
+) -> AsyncIterator[Booted]:
+    released = release(state, model, engine, padding)
+    began = time.monotonic()
+    with _serving(released, model) as relay:
+        booted = time.monotonic() - began
+        async with _verified(relay, released.policy) as reached:
+            components = {metrics.BOOT.name: booted, **reached.components}
+            yield Booted(reached.client, reached.model, components, reached.facts)
 
 
 @contextmanager
-def plain_node(model: Path, runtime: Mapping[str, Any]) -> Iterator[str]:
-    """A plain server of ``model`` with the engine settings of a sealed node's ``runtime``; gives its base URL.
-
-    Raises ClientError where it does not come up, and LoadError where ``model`` is not the sealed node's.
-    """
-    engine = json.dumps(runtime["engine"])
-    command = [sys.executable, "-m", "benchmarks.plain_node", "--model", str(model), "--engine", engine]
-    with listening("the plain node", command) as node:
-        expected, found = runtime["model"]["digest"], node.event["model_digest"]
-        if expected != found:
-            raise LoadError("arms_differ", f"the sealed node runs model {expected[:16]}…, not {found[:16]}…")
-        yield f"http://127.0.0.1:{node.port}"
-
-
-@contextmanager
-def sealed_node(state: Path, model: Path) -> Iterator[str]:
-    """A sealed node and a relay, each a process, from what ``cloister demo`` left in ``state``; the relay's URL.
-
-    Raises ClientError where the demo's files are missing or either does not come up.
-    """
-    image, staple = state / "image", state / "staple.json"
-    if not (image / "image.json").is_file() or not staple.is_file():
-        raise ClientError(
-            "no_demo_state", f"{state} holds no image and staple", "run 'cloister demo', or give --relay"
-        )
-    serve = cloister("serve", "--image", str(image), "--model", str(model), "--staple", str(staple))
-    with listening("the node", [*serve, "--state", str(state / "platform"), "--port", "0"]) as node:
+def _serving(released: Released, model: Path) -> Iterator[str]:
+    """The node and a relay before it, each a process; the relay's URL."""
+    serve = cloister("serve", "--image", str(released.image), "--model", str(model), *released.options)
+    with listening("the node", [*serve, "--staple", str(released.staple), "--port", "0"]) as node:
         target = f"node=http://127.0.0.1:{node.port}"
         with listening("the relay", cloister("relay", "--target", target, "--port", "0", "--json")) as relay:
             yield f"http://127.0.0.1:{relay.port}/node"
 
 
 @asynccontextmanager
-async def plain_arm(url: str) -> AsyncIterator[Arm]:
-    """The plain arm at ``url``. Raises LoadError where it does not answer."""
-    async with httpx2.AsyncClient(base_url=url, timeout=TIMEOUT_S, trust_env=False) as client:
-        yield await _arm("plain", client)
-
-
-@asynccontextmanager
-async def sealed_arm(relay: str, policy: Policy) -> AsyncIterator[tuple[Arm, dict[str, Any]]]:
-    """The sealed arm behind ``relay``, verified before anything is sent, and what its evidence says it runs.
-
-    Raises ClientError where the node is refused or not reached.
-    """
+async def _verified(relay: str, policy: Policy) -> AsyncIterator[Booted]:
+    """A node behind ``relay``, verified before anything is sent. Raises ClientError where it is refused."""
     private = PrivateClient(relay, policy, timeout=TIMEOUT_S)
     try:
+        began = time.monotonic()
         verification = private.verify()
         node = verification.require()
+        attested = time.monotonic() - began
+        evidence = json.loads(private.evidence or b"{}")
+        facts = {
+            "policy": verification.policy_name,
+            "evidence_sha256": verification.bundle_digest.hex(),
+            "simulated": verification.simulated,
+            "release": f"{node.release.name} {node.release.version}",
+            "runtime": json.loads(base64.b64decode(evidence["runtime"])),
+        }
+        sealing = _sealing_time(base64.b64decode(evidence["ohttp_keys"]))
+        components = {metrics.ATTEST.name: attested, metrics.ENCAPSULATE.name: sealing}
         transport = private.async_http_transport()
         async with httpx2.AsyncClient(transport=transport, base_url="https://cloister.internal") as client:
-            facts = {
-                "policy": verification.policy_name,
-                "evidence_sha256": verification.bundle_digest.hex(),
-                "simulated": verification.simulated,
-                "release": f"{node.release.name} {node.release.version}",
-                "runtime": runtime_of(private.evidence or b""),
-            }
-            yield await _arm("sealed", client), facts
+            yield Booted(client, await _model_of(client), components, facts)
     finally:
         await private.aclose()
 
 
-def runtime_of(evidence: bytes) -> dict[str, Any]:
-    """The runtime manifest inside an evidence bundle that was verified already."""
-    manifest = json.loads(base64.b64decode(json.loads(evidence)["runtime"]))
-    return dict(manifest)
+def _sealing_time(key_configs: bytes) -> float:
+    """Median seconds to seal one request of :data:`REQUEST_BYTES` to a node's preferred key."""
+    config = preferred(parse_key_configs(key_configs))
+    took = []
+    for _ in range(SEALINGS):
+        began = time.perf_counter()
+        ChunkedClient(config).seal_request(bytes(REQUEST_BYTES))
+        took.append(time.perf_counter() - began)
+    return medians.median(took)
 
 
-async def _arm(name: ArmName, client: httpx2.AsyncClient) -> Arm:
+async def _model_of(client: httpx2.AsyncClient) -> str:
     try:
         reply = await client.get("/v1/models")
-        return Arm(name, client, str(reply.json()["data"][0]["id"]))
+        return str(reply.json()["data"][0]["id"])
     except httpx2.HTTPError as error:
-        raise LoadError("transport", f"the {name} arm: {type(error).__name__}") from error
+        raise LoadError("transport", f"the arm's list of models: {type(error).__name__}") from error
     except (ValueError, LookupError, TypeError) as error:
-        raise LoadError("malformed", f"the {name} arm lists no model") from error
+        raise LoadError("malformed", "the arm lists no model") from error

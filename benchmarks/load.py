@@ -1,19 +1,28 @@
-"""The load: the same requests, in the same order, to two arms in turn, and what came back when.
+"""The load: requests to one arm, in a closed loop or by a schedule, and what came back when.
 
-An arm is an HTTP client: the plain one speaks to a server on the loopback interface, the sealed one through
-the transport that users have. Nothing in here knows which is which.
+An arm is an HTTP client: it may speak to a server on the loopback interface or through the transport that users
+have. Nothing in here knows which. A schedule's latencies count from when a request should have been sent, not
+from when there was room to send it; otherwise a server that stalls would be asked less and look better
+(coordinated omission).
 """
 
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import httpx2
 
+from benchmarks.workload import Prompt
+
 Clock = Callable[[], float]
 """Seconds on a clock that never runs backwards."""
+
+MAX_GAPS = 4096
+"""Arrivals kept for one answer; later ones move the last entry only."""
 
 
 class LoadError(Exception):
@@ -25,66 +34,53 @@ class LoadError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """One request: what is asked, and how many tokens the answer has at most. Greedy, so repeatable."""
-
-    text: str
-    max_tokens: int
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Timing:
     """One answered request. Times are seconds on the load's clock.
 
-    ``sent`` is when the request was handed to the client, ``first`` when the first text of the answer had
-    arrived, ``last`` when the last had, ``ended`` when the answer was complete. ``tokens`` is the node's own
-    count; ``answer`` is the SHA-256 of the text in hex: it shows whether two arms did the same work.
+    ``intended`` is when the schedule wanted it sent (in a closed loop: when it was), ``sent`` when it was handed to
+    the client, ``first`` and ``last`` when the first and last text had arrived, ``ended`` when the answer was
+    complete. ``gaps`` are the seconds between arrivals of text. Token counts are the server's own. ``answer`` is
+    the SHA-256 of the text in hex: it shows whether two arms did the same work.
     """
 
-    arm: str
     slot: int
+    prompt: str
+    intended: float
     sent: float
     first: float
     last: float
     ended: float
+    prompt_tokens: int
     tokens: int
+    gaps: tuple[float, ...]
     answer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Requests of one arm at one concurrency, one behind the other in each of ``concurrency`` lanes."""
-
-    arm: str
-    concurrency: int
-    timings: tuple[Timing, ...]
-
-
-def abba(rounds: int) -> tuple[tuple[str, int], ...]:
-    """The order of arms, as (arm, slot): a b b a in each slot, so that drift hits both arms alike."""
-    return tuple((arm, slot) for slot in range(rounds) for arm in ("a", "b", "b", "a"))
-
-
 async def one(
-    client: httpx2.AsyncClient, arm: str, slot: int, prompt: Prompt, model: str, clock: Clock
+    client: httpx2.AsyncClient,
+    slot: int,
+    prompt: Prompt,
+    model: str,
+    clock: Clock,
+    intended: float | None = None,
 ) -> Timing:
     """Ask once, streamed. Raises LoadError for an answer that is no complete stream with text in it."""
     body = {
         "model": model,
         "messages": [{"role": "user", "content": prompt.text}],
         "max_tokens": prompt.max_tokens,
+        "ignore_eos": True,
         "temperature": 0,
         "seed": prompt.seed,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    text, first, last, tokens, done = hashlib.sha256(), None, 0.0, 0, False
+    text, arrivals, usage, done = hashlib.sha256(), list[float](), None, False
     sent = clock()
     try:
         async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
             if reply.status_code != 200:
-                raise LoadError("status", f"arm {arm} answered {reply.status_code}")
+                raise LoadError("status", f"the server answered {reply.status_code}")
             async for line in reply.aiter_lines():
                 if not line.startswith("data:"):
                     continue
@@ -92,18 +88,31 @@ async def one(
                 if data == "[DONE]":
                     done = True
                     continue
-                piece, count = _piece(data, arm)
+                piece, counted = _piece(data)
                 if piece:
-                    last = clock()
-                    first = last if first is None else first
+                    if len(arrivals) >= MAX_GAPS:
+                        arrivals.pop()
+                    arrivals.append(clock())
                     text.update(piece.encode())
-                tokens = tokens if count is None else count
+                usage = counted or usage
     except httpx2.HTTPError as error:
-        raise LoadError("transport", f"arm {arm}: {type(error).__name__}") from error
+        raise LoadError("transport", type(error).__name__) from error
     ended = clock()
-    if not done or first is None or tokens < 1:
-        raise LoadError("incomplete", f"arm {arm} sent no complete answer")
-    return Timing(arm, slot, sent, first, last, ended, tokens, text.hexdigest())
+    if not done or not arrivals or usage is None or usage[1] < 1:
+        raise LoadError("incomplete", "no complete answer with a count of its tokens")
+    return Timing(
+        slot=slot,
+        prompt=prompt.digest,
+        intended=sent if intended is None else intended,
+        sent=sent,
+        first=arrivals[0],
+        last=arrivals[-1],
+        ended=ended,
+        prompt_tokens=usage[0],
+        tokens=usage[1],
+        gaps=tuple(b - a for a, b in pairwise(arrivals)),
+        answer=text.hexdigest(),
+    )
 
 
 async def empty(client: httpx2.AsyncClient, clock: Clock) -> float:
@@ -120,13 +129,13 @@ async def empty(client: httpx2.AsyncClient, clock: Clock) -> float:
 
 async def closed_loop(
     client: httpx2.AsyncClient,
-    arm: str,
     prompts: Sequence[Prompt],
     *,
     concurrency: int,
     model: str,
     clock: Clock,
-) -> Block:
+    answered: Callable[[Timing], None] = lambda _: None,
+) -> tuple[Timing, ...]:
     """Ask every prompt once, at most ``concurrency`` at a time, the next as soon as one is answered.
 
     Raises LoadError for the first request that failed; the others are given up.
@@ -139,23 +148,57 @@ async def closed_loop(
     async def lane() -> None:
         while pending:
             slot, prompt = pending.pop()
-            timings.append(await one(client, arm, slot, prompt, model, clock))
+            timings.append(await one(client, slot, prompt, model, clock))
+            answered(timings[-1])
 
-    lanes = [asyncio.create_task(lane()) for _ in range(min(concurrency, len(prompts)))]
+    await _all_or_none([lane() for _ in range(min(concurrency, len(prompts)))])
+    return tuple(sorted(timings, key=lambda timing: timing.slot))
+
+
+async def open_loop(
+    client: httpx2.AsyncClient,
+    prompts: Sequence[Prompt],
+    times: Sequence[float],
+    *,
+    model: str,
+    clock: Clock,
+    answered: Callable[[Timing], None] = lambda _: None,
+) -> tuple[Timing, ...]:
+    """Send each prompt at its time (seconds from now), however many are still unanswered.
+
+    Raises LoadError for the first request that failed; the others are given up.
+    """
+    if not prompts or len(prompts) != len(times):
+        raise ValueError("a schedule needs prompts and a time for each")
+    began = clock()
+    timings: list[Timing] = []
+
+    async def at_its_time(slot: int) -> None:
+        intended = began + times[slot]
+        await asyncio.sleep(max(0.0, intended - clock()))
+        timings.append(await one(client, slot, prompts[slot], model, clock, intended))
+        answered(timings[-1])
+
+    await _all_or_none([at_its_time(slot) for slot in range(len(prompts))])
+    return tuple(sorted(timings, key=lambda timing: timing.slot))
+
+
+async def _all_or_none(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    tasks = [asyncio.ensure_future(each) for each in work]
     try:
-        await asyncio.gather(*lanes)
+        await asyncio.gather(*tasks)
     finally:
-        for task in lanes:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*lanes, return_exceptions=True)
-    return Block(arm, concurrency, tuple(sorted(timings, key=lambda timing: timing.slot)))
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _piece(data: str, arm: str) -> tuple[str, int | None]:
+def _piece(data: str) -> tuple[str, tuple[int, int] | None]:
     try:
         event = json.loads(data)
         usage = event.get("usage")
         pieces = [choice["delta"].get("content") or "" for choice in event["choices"]]
-        return "".join(pieces), None if usage is None else int(usage["completion_tokens"])
+        counted = None if usage is None else (int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+        return "".join(pieces), counted
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise LoadError("malformed", f"arm {arm} sent an event that cannot be read") from error
+        raise LoadError("malformed", "an event of the stream cannot be read") from error

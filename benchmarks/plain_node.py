@@ -1,28 +1,27 @@
 """The plain arm: the node's own engine and inner application behind plain HTTP, without any protection.
 
 ``python -m benchmarks.plain_node --model PATH`` serves the API that a sealed node serves inside the
-encryption, with no evidence, no OHTTP, no cells and no seal, so that what those cost can be measured. It
-listens on the loopback interface alone and prints ``{"event":"listening","port":N}``. This is the one
-program of this room that imports the node; the load reaches either arm over HTTP alone.
+encryption, with no evidence, no OHTTP, no cells and no seal, so that what those cost can be measured; with
+``--seal`` the node's seal alone is added. It listens on the loopback interface alone and prints
+``{"event":"listening","port":N}``. The load reaches either arm over HTTP.
 """
 
 import argparse
 import asyncio
 import json
+import os
+import signal
 import socket
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import uvicorn
+from enclave_runtime import seal
+from enclave_runtime.boot import DEVICES_AND_FACTS, code_paths
 
-from enclave_runtime.api import inner_app
-from enclave_runtime.completions import EngineCompletions
-from enclave_runtime.engine.engine import Engine, EngineConfig
-from enclave_runtime.engine.errors import EngineError
-from enclave_runtime.engine.model import load_model
-from enclave_runtime.metrics import Metrics
-from enclave_runtime.standing_thread import StandingThread
+if TYPE_CHECKING:
+    import uvicorn
 
 
 class NoEvidence:
@@ -44,9 +43,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--name", help="the name that requests give; default: the model's own")
     parser.add_argument("--engine", type=json.loads, default={}, help="engine settings as a JSON object")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--seal", action="store_true", help="put the node's seal in force before listening")
     options = parser.parse_args(arguments)
+    # Confined before torch is there: its threads must be born confined, as a node's are.
+    confined = (
+        seal.confine(
+            read=(*code_paths(), options.model.resolve(), *map(Path, DEVICES_AND_FACTS)),
+            bind_port=options.port,
+        )
+        if options.seal
+        else None
+    )
+    from enclave_runtime.engine.engine import Engine, EngineConfig
+    from enclave_runtime.engine.errors import EngineError
+    from enclave_runtime.engine.model import load_model
+
     try:
-        model = load_model(options.model)
+        model = load_model(options.model.resolve())
         engine = Engine(model, EngineConfig(**options.engine))
         listener = socket.create_server(("127.0.0.1", options.port))
         # asyncio does this for sockets it makes itself; without it small answers wait for an acknowledgement.
@@ -57,27 +70,71 @@ def main(arguments: list[str] | None = None) -> int:
     engine.start()
     try:
         engine.warm_up()
-        asyncio.run(_serve(engine, options.name or model.name, listener))
+        asyncio.run(_serve(engine, options.name or model.name, listener, confined))
     finally:
         engine.stop()
     return 0
 
 
-async def _serve(engine: Engine, name: str, listener: socket.socket) -> None:
+async def _serve(engine: Any, name: str, listener: socket.socket, confined: seal.SealReport | None) -> None:
+    from enclave_runtime.api import inner_app
+    from enclave_runtime.completions import EngineCompletions
+    from enclave_runtime.http_server import Server, server_config
+    from enclave_runtime.metrics import Metrics
+    from enclave_runtime.standing_thread import StandingThread
+
     tokenising = StandingThread("tokenising")
     completions = EngineCompletions(engine, name, tokenising)
     counted = Metrics(time.monotonic, completions.queue_depth)
-    app = inner_app(completions, NoEvidence(), counted, time.time)
-    server = uvicorn.Server(
-        uvicorn.Config(app, loop="none", http="h11", ws="none", log_level="error", lifespan="off")
-    )
-    port = listener.getsockname()[1]
-    digest = engine.model.model_digest.hex()
-    print(json.dumps({"event": "listening", "port": port, "model": name, "model_digest": digest}), flush=True)
+    server = Server(server_config(inner_app(completions, NoEvidence(), counted, time.time)))
+    listening = asyncio.Event()
+    server.when_listening = listening.set
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    serving = loop.create_task(server.serve([listener]))
     try:
-        await server.serve(sockets=[listener])
+        await listening.wait()
+        port = listener.getsockname()[1]
+        said: dict[str, Any] = {"event": "listening", "port": port, "model": name}
+        said["model_digest"] = engine.model.model_digest.hex()
+        announcement = os.dup(sys.stdout.fileno())
+        if confined is not None:
+            await _rehearse(server.config, name)
+            said["seal"] = seal.seal(confined, keep_streams={announcement}).as_json()
+        os.write(announcement, json.dumps(said).encode() + b"\n")
+        os.close(announcement)
+        await serving
     finally:
+        serving.cancel()
         tokenising.stop()
+
+
+async def _rehearse(config: "uvicorn.Config", model: str) -> None:
+    """Ask one request of every kind over socket pairs, so that what Python imports late is there before the seal."""
+    chat = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+    await _ask(config, b"GET /v1/models", b"")
+    await _ask(config, b"GET /nowhere", b"")
+    for stream in (False, True):
+        await _ask(config, b"POST /v1/chat/completions", json.dumps(chat | {"stream": stream}).encode())
+
+
+async def _ask(config: "uvicorn.Config", line: bytes, body: bytes) -> None:
+    from uvicorn.server import ServerState
+
+    from enclave_runtime.http_server import PromptProtocol
+
+    ours, theirs = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    await loop.connect_accepted_socket(lambda: PromptProtocol(config, ServerState(), {}), theirs)
+    reader, writer = await asyncio.open_connection(sock=ours)
+    length = str(len(body)).encode()
+    head = (
+        b" HTTP/1.1\r\nhost: node\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: "
+    )
+    writer.write(line + head + length + b"\r\n\r\n" + body)
+    await reader.read()
+    writer.close()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from enclave_runtime.config import HostInputs, NodeConfig
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.exit_codes import ExitCode
 
-_DEVICES_AND_FACTS = (
+#: What a node's libraries read besides code and volumes: randomness, and facts of the processor and the memory.
+DEVICES_AND_FACTS = (
     *("/dev/urandom", "/proc/cpuinfo", "/proc/meminfo"),
     *("/sys/devices/system/cpu", "/sys/devices/system/node"),
 )
@@ -52,7 +53,7 @@ def _boot(arguments: Sequence[str]) -> int:
     config = NodeConfig.parse(arguments[0].encode("utf-8", "surrogateescape"))
     host, platform_descriptor = HostInputs.parse(os.environ)
     confined = seal.confine(
-        read=(*code_paths(), host.model, host.staple, *map(Path, _DEVICES_AND_FACTS)),
+        read=(*code_paths(), host.model, host.staple, *map(Path, DEVICES_AND_FACTS)),
         bind_port=host.port,
         keep_descriptors={platform_descriptor},
         tolerate=config.tolerate,

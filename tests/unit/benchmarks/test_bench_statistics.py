@@ -1,106 +1,133 @@
-"""Intervals that cover what they should, and verdicts that claim no more than the noise allows."""
+"""Intervals that cover what they should, and equivalence that is shown, not assumed."""
 
 import math
-import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import metrics
-from benchmarks.plain_vs_sealed import verdict
-from benchmarks.statistics import Ratio, median, median_interval, paired_ratio, quantile, unpaired_ratio
+from benchmarks.statistics import effect, equivalent, median, percentile_ratio, quantile
 
 SAMPLE = st.floats(min_value=1e-6, max_value=1e6)
 
 
-def test_median_and_quantiles_on_known_numbers() -> None:
-    assert median([3.0, 1.0, 2.0]) == 2.0
-    assert median([4.0, 1.0, 2.0, 3.0]) == 2.5
-    assert quantile([0.0, 10.0], 0.95) == pytest.approx(9.5)
-    assert quantile([7.0], 0.2) == 7.0
-    with pytest.raises(ValueError, match="samples"):
-        median([])
+def experiment(seed: int, *, boots: int, pairs: int, between: float, within: float, truth: float) -> list:
+    """Paired samples of arms with luck of their own for each boot and each request."""
+    source = np.random.default_rng(seed)
+    found = []
+    for _ in range(boots):
+        first = np.exp(source.normal(0, between) + source.normal(0, within, pairs))
+        second = truth * np.exp(source.normal(0, between) + source.normal(0, within, pairs))
+        found.append(list(zip(first, second, strict=True)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("boots", "pairs", "between", "within"), [(6, 20, 0.03, 0.1), (4, 10, 0.05, 0.05), (12, 8, 0.0, 0.2)]
+)
+def test_the_interval_covers_the_truth_as_often_as_it_says(
+    boots: int, pairs: int, between: float, within: float
+) -> None:
+    experiments = [
+        experiment(seed, boots=boots, pairs=pairs, between=between, within=within, truth=1.05)
+        for seed in range(500)
+    ]
+    covered = sum(effect(each).covers(1.05) for each in experiments)
+    assert 0.93 <= covered / 500 <= 0.97
+
+
+def test_an_interval_over_requests_alone_would_not_cover_it() -> None:
+    """The control: pretending that every request were a boot gives intervals that are far too short."""
+    experiments = [experiment(s, boots=6, pairs=20, between=0.05, within=0.1, truth=1.05) for s in range(200)]
+    pooled = [[[pair] for boot in each for pair in boot] for each in experiments]
+    assert sum(effect(each).covers(1.05) for each in pooled) / 200 < 0.85
+
+
+def test_a_planted_slowdown_of_five_percent_is_found() -> None:
+    found = effect(experiment(1, boots=6, pairs=40, between=0.004, within=0.03, truth=1.05))
+    assert found.low > 1.0
+    assert found.covers(1.05)
+    assert (found.scope, found.boots, found.pairs) == ("boots", 6, 240)
 
 
 def test_a_constant_cost_is_found_exactly_whatever_the_spread_between_slots() -> None:
-    slots = [0.1, 2.0, 30.0, 0.5]
-    found = paired_ratio([(slot, 1.25 * slot) for slot in slots])
-    assert found.ratio == pytest.approx(1.25)
-    assert found.low == pytest.approx(1.25)
-    assert found.high == pytest.approx(1.25)
+    found = effect([[(slot, 1.25 * slot) for slot in (0.1, 2.0, 30.0, 0.5)]] * 4)
+    assert (found.ratio, found.low, found.high) == (pytest.approx(1.25),) * 3
+
+
+def test_few_boots_speak_of_themselves_alone() -> None:
+    found = effect([[(1.0, 1.1), (1.0, 1.2)], [(1.0, 1.15), (2.0, 2.2)]])
+    assert found.scope == "within boots"
+    assert found.low <= found.ratio <= found.high
+
+
+def test_too_few_samples_have_no_interval() -> None:
+    found = effect([[(1.0, 2.0)]] * 3)
+    assert math.isnan(found.low)
+    assert found.scope == "none"
+    assert found.covers(1.0)
+    assert equivalent([[(1.0, 1.0)]], 0.02) is None
+
+
+def test_boots_without_pairs_do_not_count() -> None:
+    assert effect([[], *[[(1.0, 1.5)]] * 5]).boots == 5
+    with pytest.raises(ValueError, match="pairs"):
+        effect([[], []])
 
 
 def test_the_same_samples_give_the_same_interval() -> None:
-    pairs = [(1.0, 1.0 + 0.013 * index * index) for index in range(11)]
-    assert paired_ratio(pairs) == paired_ratio(pairs)
-    assert paired_ratio(pairs, seed=1) != paired_ratio(pairs, seed=2)
+    boots = experiment(3, boots=2, pairs=9, between=0.1, within=0.1, truth=1.0)
+    assert effect(boots) == effect(boots)
+    assert effect(boots, seed=1) != effect(boots, seed=2)
+    assert percentile_ratio(boots, 0.95) == percentile_ratio(boots, 0.95)
 
 
 def test_swapping_the_arms_inverts_the_ratio() -> None:
-    pairs = [(1.0, 1.1), (1.2, 1.5), (0.9, 1.3)]
-    there, back = paired_ratio(pairs), paired_ratio([(b, a) for a, b in pairs])
-    assert there.ratio * back.ratio == pytest.approx(1.0)
+    boots = experiment(4, boots=5, pairs=9, between=0.1, within=0.1, truth=1.3)
+    back = effect([[(b, a) for a, b in boot] for boot in boots])
+    assert effect(boots).ratio * back.ratio == pytest.approx(1.0)
+    assert effect(boots).low == pytest.approx(1 / back.high)
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.inf, math.nan])
 def test_a_sample_that_is_no_positive_number_is_refused(bad: float) -> None:
-    with pytest.raises(ValueError, match="positive"):
-        paired_ratio([(1.0, bad)])
-    with pytest.raises(ValueError, match="positive"):
-        unpaired_ratio([1.0], [bad])
+    for of in (effect, lambda boots: percentile_ratio(boots, 0.5)):
+        with pytest.raises(ValueError, match="positive"):
+            of([[(1.0, bad)]])
 
 
-def test_too_few_samples_have_no_interval() -> None:
-    for few in (1, 3):
-        found = paired_ratio([(1.0, 2.0)] * few)
-        assert math.isnan(found.low)
-        assert found.covers(1.0)
-        assert math.isnan(unpaired_ratio([1.0] * few, [2.0] * 9).high)
-        assert all(math.isnan(bound) for bound in median_interval([1.0] * few))
-    assert not math.isnan(median_interval([1.0] * 4)[0])
+def test_quantile_ratios_see_a_slow_tail_that_the_mean_hides() -> None:
+    source = np.random.default_rng(5)
+    boots = []
+    for _ in range(6):
+        first = np.exp(source.normal(0, 0.05, 100))
+        slow = np.where(np.arange(100) < 10, 2.0, 1.0)
+        boots.append(list(zip(first, first * slow, strict=True)))
+    assert percentile_ratio(boots, 0.5).ratio == pytest.approx(1.0, abs=0.03)
+    assert percentile_ratio(boots, 0.95).ratio > 1.5
+    assert percentile_ratio(boots, 0.95).scope == "boots"
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    source, covered, runs = random.Random(5), 0, 40
-    for _ in range(runs):
-        pairs = [(1.0, 1.1 * math.exp(source.gauss(0, 0.2))) for _ in range(25)]
-        covered += paired_ratio(pairs).covers(1.1)
-    assert 0.82 <= covered / runs <= 1.0
+def test_equivalence_needs_an_interval_inside_the_margin() -> None:
+    close = experiment(6, boots=8, pairs=50, between=0.002, within=0.01, truth=1.001)
+    loose = experiment(6, boots=4, pairs=5, between=0.05, within=0.1, truth=1.0)
+    assert equivalent(close, 0.02) is True
+    assert equivalent(loose, 0.02) is False  # not shown, though there is no difference
+    with pytest.raises(ValueError, match="margin"):
+        equivalent(close, 0.0)
+
+
+def test_medians_and_quantiles_on_known_numbers() -> None:
+    assert median([3.0, 1.0, 2.0]) == 2.0
+    assert median([4.0, 1.0, 2.0, 3.0]) == 2.5
+    assert quantile([0.0, 10.0], 0.95) == pytest.approx(9.5)
+    with pytest.raises(ValueError, match="samples"):
+        median([])
 
 
 @given(st.lists(st.tuples(SAMPLE, SAMPLE), min_size=4, max_size=6))
 def test_the_ratio_lies_between_the_smallest_and_the_largest(pairs: list[tuple[float, float]]) -> None:
     ratios = [b / a for a, b in pairs]
-    found = paired_ratio(pairs)
+    found = effect([pairs])
     assert min(ratios) * 0.999 <= found.low <= found.high <= max(ratios) * 1.001
-
-
-def test_unpaired_sides_may_differ_in_length() -> None:
-    found = unpaired_ratio([1.0, 1.0, 1.0], [2.0, 2.0])
-    assert found.ratio == pytest.approx(2.0)
-    assert found.pairs == 2
-
-
-FLOOR = Ratio(1.0, 0.95, 1.05, 8)
-
-
-@pytest.mark.parametrize(
-    ("metric", "ratio", "floor", "said"),
-    [
-        (metrics.TTFT, Ratio(1.5, 1.4, 1.6, 8), FLOOR, "costs"),
-        (metrics.TTFT, Ratio(0.5, 0.4, 0.6, 8), FLOOR, "gains"),
-        (metrics.TOKENS_PER_S, Ratio(0.5, 0.4, 0.6, 8), FLOOR, "costs"),
-        (metrics.TTFT, Ratio(1.06, 1.04, 1.08, 8), FLOOR, "within noise"),
-        (metrics.TTFT, Ratio(1.04, 1.02, 1.06, 8), Ratio(0.9, 0.85, 0.95, 8), "within noise"),
-        (metrics.TTFT, Ratio(0.94, 0.90, 0.98, 8), Ratio(1.2, 1.01, 1.5, 8), "within noise"),
-        (metrics.TTFT, Ratio(1.4, 1.3, 1.5, 8), Ratio(0.9, 0.85, 0.95, 8), "costs"),
-        (metrics.TTFT, Ratio(0.97, 0.96, 0.98, 8), Ratio(0.9, 0.85, 0.95, 8), "within noise"),
-        (metrics.TTFT, Ratio(9.0, math.nan, math.nan, 1), FLOOR, "not enough samples"),
-        (metrics.TTFT, None, None, "not enough samples"),
-    ],
-)
-def test_nothing_is_claimed_below_the_noise_floor(
-    metric: metrics.Metric, ratio: Ratio | None, floor: Ratio | None, said: str
-) -> None:
-    assert verdict(metric, ratio, floor) == said
