@@ -4,10 +4,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from attestation.simulated.platform import Platform
 from client_sdk.demo.processes import cloister, run
 from client_sdk.policy import Policy
 
@@ -36,18 +34,18 @@ def release(state: Path, model: Path, engine: Mapping[str, int], padding: Mappin
     folder.mkdir(parents=True, exist_ok=True)
     options = ("--state", str(platform), *settings)
     run("image build", cloister("image", "build", "process", "-o", str(image)))
-    roots = Platform.open(platform, lambda: datetime.now(UTC))
     if not (folder / "log").is_dir():
         run("log init", cloister("log", "init", str(folder / "log")))
     if not (folder / "signer.key").exists():
         run("release keygen", cloister("release", "keygen", str(folder / "signer.key")))
-    serve = cloister("serve", "--model", str(model), *options, "--show-command-line")
-    command_line = run("serve", serve).strip()
+    serve = cloister("serve", "--model", str(model), *options)
+    command_line = run("serve", [*serve, "--show-command-line"]).strip()
     publish = cloister("release", "publish", "--log", str(folder / "log"), "--image", str(image))
     publish += ["--model", str(model), "--cmdline", command_line, "--signer", str(folder / "signer.key")]
     publish += [*_GPU_FACTS, "--staple", str(folder / "staple.json")]
     run("release publish", [*publish, "--policy", str(folder / "transparency.toml")])
-    head = 'version = 1\nname = "bench on the simulated platform"\n\n[gpu]\ncount = 1\n'
+    tables = run("serve", [*serve, "--show-policy"])
     policy = folder / "policy.toml"
-    policy.write_text("\n".join((head, roots.policy_table(), (folder / "transparency.toml").read_text())))
+    head = 'version = 1\nname = "bench on the simulated platform"\n'
+    policy.write_text("\n".join((head, tables, (folder / "transparency.toml").read_text())))
     return Released(image, folder / "staple.json", Policy.load(policy), options)

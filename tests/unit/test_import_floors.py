@@ -28,6 +28,10 @@ EXCEPTIONS: dict[str, set[str]] = {
     "images/guest/start.py": {"enclave_runtime"},
     # The plain arm of a comparison serves the node's own inner application without its protection.
     "benchmarks/plain_node.py": {"enclave_runtime"},
+    # Records what the engine's steps would move between host and device.
+    "benchmarks/crossing_trace.py": {"enclave_runtime"},
+    # Times the sealing of one request by itself.
+    "benchmarks/arms.py": {"ohttp"},
     # Measures the verifier by itself, below the client.
     "benchmarks/cpu_evidence.py": {"attestation"},
     "benchmarks/gpu_evidence.py": {"attestation"},
