@@ -52,16 +52,19 @@ def mldsa44_message(name: str, checkpoint: Checkpoint, time: int) -> bytes:
 
 
 def cosign(key: SigningKey, text: str, time: int) -> NoteSignature:
-    """An Ed25519 cosignature line over a checkpoint's text.
+    """A cosignature line over a checkpoint's text, of the key's kind.
 
-    Raises TransparencyError for another kind of key.
+    Raises TransparencyError: KEY_UNUSABLE for a key that is no witness's, and what ``Checkpoint.parse`` raises.
     """
-    if key.public.algorithm != COSIGNATURE_ED25519:
+    if key.public.algorithm not in COSIGNATURE_KINDS:
         raise TransparencyError(Code.KEY_UNUSABLE, "not a witness key", stage=_STAGE)
     if not 0 <= time < 2**63:
         raise TransparencyError(Code.TIME_INVALID, "cosignature time out of range", stage=_STAGE, found=time)
-    signature = struct.pack(">Q", time) + key.sign(ed25519_message(text, time))
-    return NoteSignature(key.public.name, key.public.id, signature)
+    if key.public.algorithm == COSIGNATURE_ED25519:
+        message = ed25519_message(text, time)
+    else:
+        message = mldsa44_message(key.public.name, Checkpoint.parse(text), time)
+    return NoteSignature(key.public.name, key.public.id, struct.pack(">Q", time) + key.sign(message))
 
 
 def verify_cosignatures(

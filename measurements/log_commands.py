@@ -22,8 +22,9 @@ from .command_line import (
     utc_now,
     witnessed,
 )
+from .cosignature import COSIGNATURE_KINDS
 from .durable import make_folder
-from .note import COSIGNATURE_ED25519, VerifierKey
+from .note import COSIGNATURE_ED25519, COSIGNATURE_MLDSA44, VerifierKey
 from .publish import ReleaseLog, create_log
 from .signing_key import SigningKey
 from .tlog_policy import TlogPolicy
@@ -153,11 +154,15 @@ def serve(
 def keygen(
     path: Annotated[Path, typer.Argument(help="The new key file.")],
     name: Annotated[str, typer.Option(help="The witness's name, best its submission prefix without scheme.")],
+    ml_dsa: Annotated[
+        bool,
+        typer.Option("--ml-dsa", help="An ML-DSA-44 key, under a name of its own beside an Ed25519 one."),
+    ] = False,
 ) -> int:
     """See ``cloister log keygen --help``."""
 
     def work() -> int:
-        key = SigningKey.generate(name, COSIGNATURE_ED25519)
+        key = SigningKey.generate(name, COSIGNATURE_MLDSA44 if ml_dsa else COSIGNATURE_ED25519)
         key.save(path)
         print(key.public)
         return OK
@@ -190,7 +195,7 @@ def witness(
         if not logs:
             return failed("name the logs to witness with --log VKEY or --policy FILE", USAGE_OR_IO)
         keys = [SigningKey.load(path) for path in key]
-        if any(one.public.algorithm != COSIGNATURE_ED25519 for one in keys):
+        if any(one.public.algorithm not in COSIGNATURE_KINDS for one in keys):
             return failed("a witness needs keys made by cloister log keygen", USAGE_OR_IO)
         make_folder(state, 0o700)
         store = WitnessDatabase(state / "witness.db")

@@ -7,37 +7,49 @@ use. In memory the secret lives in an OpenSSL object only.
 import os
 import stat
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from . import strict_base64
 from .errors import Code, LogError
-from .note import COSIGNATURE_ED25519, ED25519, NoteSignature, VerifierKey, check_key_name
+from .note import (
+    COSIGNATURE_ED25519,
+    COSIGNATURE_MLDSA44,
+    ED25519,
+    NoteSignature,
+    VerifierKey,
+    check_key_name,
+)
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 _PREFIX: Final = "PRIVATE+KEY+"
 _MAX_FILE: Final = 4096
 
 
 class SigningKey:
-    """A named Ed25519 key; ``public`` is all that is ever shown of it.
+    """A named key; ``public`` is all that is ever shown of it.
 
-    ``algorithm`` is ED25519 for logs and release signers, COSIGNATURE_ED25519 for witnesses: the kind is
-    part of the key's id, so that a key made for one role is unknown in the other.
+    ``algorithm`` is ED25519 for logs and release signers, COSIGNATURE_ED25519 or COSIGNATURE_MLDSA44 for
+    witnesses: the kind is part of the key's id, so that a key made for one role is unknown in the other.
     """
 
     __slots__ = ("_key", "public")
 
-    def __init__(self, name: str, algorithm: int, key: Ed25519PrivateKey) -> None:
-        if algorithm not in (ED25519, COSIGNATURE_ED25519):
-            raise LogError(Code.KEY_UNUSABLE, "unknown kind of signing key", stage="key")
+    def __init__(self, name: str, algorithm: int, key: "Ed25519PrivateKey | MLDSA44PrivateKey") -> None:
         self._key = key
         self.public = VerifierKey(check_key_name(name), algorithm, key.public_key().public_bytes_raw())
 
     @classmethod
     def generate(cls, name: str, algorithm: int = ED25519) -> "SigningKey":
-        """A new key from the system's randomness."""
-        return cls(name, algorithm, Ed25519PrivateKey.generate())
+        """A new key from the system's randomness.
+
+        Raises LogError: KEY_UNUSABLE (unknown kind), NOT_AVAILABLE (this OpenSSL has no ML-DSA-44).
+        """
+        return cls(name, algorithm, _private_key(algorithm, None))
 
     @classmethod
     def parse(cls, text: str) -> "SigningKey":
@@ -50,7 +62,7 @@ class SigningKey:
             material = b""
         if not text.startswith(_PREFIX) or len(material) != 33:
             raise LogError(Code.KEY_UNUSABLE, "not a private key line", stage="key")
-        key = cls(name, material[0], Ed25519PrivateKey.from_private_bytes(material[1:]))
+        key = cls(name, material[0], _private_key(material[0], material[1:]))
         if key.public.id.hex() != identifier:
             raise LogError(Code.KEY_UNUSABLE, "the key's id does not belong to it", stage="key")
         return key
@@ -89,7 +101,7 @@ class SigningKey:
             raise LogError(Code.KEY_UNUSABLE, f"{path}: {error.strerror}", stage="key") from error
 
     def sign(self, message: bytes) -> bytes:
-        """Ed25519 over ``message`` (RFC 8032)."""
+        """Ed25519 (RFC 8032) or pure ML-DSA-44 (FIPS 204) over ``message``."""
         return self._key.sign(message)
 
     def sign_note(self, text: str) -> NoteSignature:
@@ -100,3 +112,17 @@ class SigningKey:
 
     def __repr__(self) -> str:
         return f"<SigningKey {self.public}>"
+
+
+def _private_key(algorithm: int, seed: bytes | None) -> "Ed25519PrivateKey | MLDSA44PrivateKey":
+    """The key of a seed, a new one without."""
+    if algorithm in (ED25519, COSIGNATURE_ED25519):
+        return Ed25519PrivateKey.from_private_bytes(seed) if seed else Ed25519PrivateKey.generate()
+    if algorithm != COSIGNATURE_MLDSA44:
+        raise LogError(Code.KEY_UNUSABLE, "unknown kind of signing key", stage="key")
+    try:
+        from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
+
+        return MLDSA44PrivateKey.from_seed_bytes(seed) if seed else MLDSA44PrivateKey.generate()
+    except (ImportError, UnsupportedAlgorithm) as error:
+        raise LogError(Code.NOT_AVAILABLE, "this build of OpenSSL has no ML-DSA-44", stage="key") from error
