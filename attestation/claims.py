@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from .errors import EvidenceMalformed
+from .errors import EvidenceMalformed, PlatformFault
 from .strict_json import exact_members, load_object
 
 MAX_CLAIMS: Final = 4096
@@ -117,6 +117,20 @@ def report_data(claims_raw: bytes) -> bytes:
 def quote_nonce(claims_raw: bytes) -> bytes:
     """The 32 bytes of qualifying data by which a TPM's quote vouches for the claims (§2)."""
     return hashlib.sha256(_REPORT_DATA_LABEL + claims_raw).digest()
+
+
+DATA_LENGTHS: Final = frozenset({32, 64})
+"""How many bytes CPU devices sign: a TPM 32, a processor 64."""
+
+
+def device_data(claims_raw: bytes, length: int) -> bytes:
+    """What a device that signs ``length`` bytes is given, so that its evidence vouches for the claims (§2).
+
+    Raises PlatformFault (``platform_request``) for a length that is none of ``DATA_LENGTHS``.
+    """
+    if length not in DATA_LENGTHS:
+        raise PlatformFault(code="platform_request", expected=sorted(DATA_LENGTHS), found=length)
+    return quote_nonce(claims_raw) if length == 32 else report_data(claims_raw)
 
 
 def _gpu_nonce(keys: bytes, checkpoint: bytes, nonce: bytes, gpu_count: int) -> bytes:

@@ -8,10 +8,15 @@ from .bundle import CpuSection
 
 
 class CpuDevice(Protocol):
-    """The CPU's own attestation device, as ``/dev/sev-guest`` is on hardware."""
+    """The CPU's own attestation device, as ``/dev/sev-guest`` is on hardware, or a TPM."""
+
+    @property
+    def data_length(self) -> int:
+        """How many bytes it signs: 64, or 32 for a TPM (``claims.device_data``). Raises PlatformFault."""
+        ...
 
     def report(self, report_data: bytes) -> CpuSection:
-        """Evidence whose REPORT_DATA is these 64 bytes, with collateral. Raises PlatformFault."""
+        """Evidence over just so many bytes, with collateral. Raises PlatformFault."""
         ...
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from enclave_runtime import kernel_calls, seal, wiped_memory
-from enclave_runtime.config import HostInputs, NodeConfig
+from enclave_runtime.config import SIMULATED, HostInputs, NodeConfig
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.exit_codes import ExitCode
 
@@ -51,7 +51,11 @@ def _boot(arguments: Sequence[str]) -> int:
         raise ConfigurationError("config_missing", "the measured command line is the only argument")
     wiped_memory.start_again(os.environ)
     config = NodeConfig.parse(arguments[0].encode("utf-8", "surrogateescape"))
-    host, platform_descriptor = HostInputs.parse(os.environ)
+    host, platform_descriptor = HostInputs.parse(os.environ, config.platform)
+    if config.platform != SIMULATED:
+        from enclave_runtime.devices import start_keeper
+
+        platform_descriptor = start_keeper(config, host)
     confined = seal.confine(
         read=(*code_paths(), host.model, host.staple, *map(Path, DEVICES_AND_FACTS)),
         bind_port=host.port,

@@ -17,6 +17,7 @@ from typing import Any
 
 import rfc8785
 
+from attestation.tees import AZURE_SNP, AZURE_TDX, SEV_SNP, TDX, TPM
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.exit_codes import ExitCode
 from enclave_runtime.optimisations import refuse_by_name
@@ -31,6 +32,19 @@ HOST_INPUTS = "CLOISTER_HOST_INPUTS"
 PLATFORM_DESCRIPTOR = "CLOISTER_PLATFORM_FD"
 """The environment variable with the number of the descriptor that leads to the platform's devices."""
 
+SIMULATED = "simulated"
+_FOLDERS = {"collateral", "gpu_collateral"}
+_TPM_HANDLES = range(0x8100_0000, 0x8180_0000)
+_DEVICES: Mapping[str, Mapping[str, range]] = {
+    SIMULATED: {},
+    SEV_SNP: {"vmpl": range(4)},
+    TDX: {"quote_service_port": range(1, 2**32 - 1)},
+    TPM: {"tpm_ak": _TPM_HANDLES},
+    AZURE_SNP: {},
+    AZURE_TDX: {},
+}
+"""Every platform, with what may be said of its devices and in which range."""
+
 _VERSION = 1
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:+-]{0,127}")
 
@@ -40,13 +54,16 @@ class NodeConfig:
     """The measured configuration. Every member has to be in the command line; ``model_name`` is what
     requests give.
 
+    ``platform`` is ``simulated`` or the kind of evidence that this machine's own devices give; ``devices`` says what
+    those need to be found: ``vmpl``, ``quote_service_port`` (of the host's vsock), ``tpm_ak`` (a handle).
     ``engine`` and ``padding`` hold the settings of EngineConfig and CellProfile, ``gpu_policy`` the tables
     of an attestation policy by which the node judges its own GPUs, ``tolerate`` the pieces of the seal that
     a kernel may lack, ``tokens`` which blind tokens requests must bring (empty: none).
     """
 
     model_name: str
-    platform: str = "simulated"
+    platform: str = SIMULATED
+    devices: Mapping[str, int] = field(default_factory=dict)
     gpu_count: int = 1
     gpu_policy: Mapping[str, Any] = field(default_factory=dict)
     epoch_hours: int = 24
@@ -74,17 +91,16 @@ class NodeConfig:
         name, platform = members["model_name"], members["platform"]
         if not isinstance(name, str) or not _MODEL_NAME.fullmatch(name):
             raise ConfigurationError("config_model_name", "not a plain name of at most 128 characters")
-        if platform != "simulated":
-            raise ConfigurationError(
-                "not_available", "the only platform that can be opened here is 'simulated'"
-            )
-        for table in ("gpu_policy", "engine", "padding", "tokens"):
+        if not isinstance(platform, str) or platform not in _DEVICES:
+            raise ConfigurationError("config_platform", f"one of {', '.join(_DEVICES)}")
+        for table in ("devices", "gpu_policy", "engine", "padding", "tokens"):
             if not isinstance(members[table], dict):
                 raise ConfigurationError("config_malformed", f"'{table}' is not an object")
         refuse_by_name(members["engine"])
         return cls(
             model_name=name,
             platform=platform,
+            devices=_devices(platform, members["devices"]),
             gpu_count=_whole(members, "gpu_count", 0, 255),
             gpu_policy=members["gpu_policy"],
             epoch_hours=_whole(members, "epoch_hours", 3, 24 * 7),
@@ -97,12 +113,18 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True)
 class HostInputs:
-    """What the host hands over: paths of the model volume and of the staple, where to listen."""
+    """What the host hands over: paths of the model volume and of the staple, where to listen.
+
+    ``collateral`` and ``gpu_collateral`` are folders with what to staple to evidence of this machine's own devices
+    (``cloister collateral fetch`` and ``fetch-gpu``).
+    """
 
     model: Path
     staple: Path
     address: str
     port: int
+    collateral: Path | None = None
+    gpu_collateral: Path | None = None
 
     def encode(self) -> str:
         """The value for the environment variable."""
@@ -111,29 +133,42 @@ class HostInputs:
             "staple": str(self.staple),
             "address": self.address,
             "port": self.port,
+            "collateral": str(self.collateral or ""),
+            "gpu_collateral": str(self.gpu_collateral or ""),
         }
         return json.dumps(members)
 
     @classmethod
-    def parse(cls, environment: Mapping[str, str]) -> tuple["HostInputs", int]:
-        """The inputs and the platform's descriptor. Raises NodeError with HOST_INPUT."""
+    def parse(cls, environment: Mapping[str, str], platform: str = SIMULATED) -> tuple["HostInputs", int]:
+        """The inputs and the platform's descriptor, -1 for one whose devices are this machine's own.
+
+        Raises NodeError with HOST_INPUT.
+        """
         try:
             members = _object(environment[HOST_INPUTS].encode(), MAX_COMMAND_LINE, "host_inputs_malformed")
-            descriptor = environment[PLATFORM_DESCRIPTOR]
-            if set(members) != set(cls.__dataclass_fields__):
+            descriptor = environment[PLATFORM_DESCRIPTOR] if platform == SIMULATED else ""
+            if set(members) | _FOLDERS != set(cls.__dataclass_fields__):
                 raise ConfigurationError("host_inputs_malformed", "members are missing or unknown")
             texts = [members[name] for name in ("model", "staple", "address")]
             if not all(isinstance(text, str) and text and "\0" not in text for text in texts):
                 raise ConfigurationError("host_inputs_malformed", "a path or the address is no text")
-            if not re.fullmatch(r"[0-9]{1,5}", descriptor) or int(descriptor) <= 2:
+            folders = [members.get(name, "") for name in ("collateral", "gpu_collateral")]
+            if not all(isinstance(folder, str) and "\0" not in folder for folder in folders):
+                raise ConfigurationError("host_inputs_malformed", "a folder is no text")
+            if platform != SIMULATED:
+                if PLATFORM_DESCRIPTOR in environment:
+                    raise ConfigurationError("platform_descriptor", f"{platform} takes no simulated device")
+            elif not re.fullmatch(r"[0-9]{1,5}", descriptor) or int(descriptor) <= 2:
                 raise ConfigurationError("platform_descriptor", "not the number of a descriptor")
             port = _whole(members, "port", 0, 65_535)
         except KeyError as error:
             raise NodeError("host_inputs_missing", ExitCode.HOST_INPUT, str(error.args[0])) from None
         except ConfigurationError as error:
             raise NodeError(error.code, ExitCode.HOST_INPUT, error.detail) from None
-        inputs = cls(Path(members["model"]), Path(members["staple"]), members["address"], port)
-        return inputs, int(descriptor)
+        collateral, gpu_collateral = (Path(folder) if folder else None for folder in folders)
+        model, staple = Path(members["model"]), Path(members["staple"])
+        inputs = cls(model, staple, members["address"], port, collateral, gpu_collateral)
+        return inputs, int(descriptor or -1)
 
 
 def _object(data: bytes, limit: int, code: str) -> dict[str, Any]:
@@ -163,6 +198,19 @@ def _whole(members: Mapping[str, Any], name: str, least: int, most: int) -> int:
     if type(value) is not int or not least <= value <= most:
         raise ConfigurationError("config_range", f"'{name}' is not a whole number from {least} to {most}")
     return value
+
+
+def _devices(platform: str, given: Mapping[str, Any]) -> Mapping[str, int]:
+    known = _DEVICES[platform]
+    for name in given:
+        if name not in known:
+            raise ConfigurationError("config_devices", f"'{name}' is nothing that {platform} has")
+        if type(given[name]) is not int or given[name] not in known[name]:
+            allowed = known[name]
+            raise ConfigurationError("config_devices", f"'{name}' is not from {allowed[0]} to {allowed[-1]}")
+    if platform == TPM and not given:
+        raise ConfigurationError("config_devices", "'tpm_ak', the handle of the attestation key, is missing")
+    return given
 
 
 def _pieces(value: object) -> tuple[Piece, ...]:

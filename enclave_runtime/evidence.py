@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from attestation.bundle import EvidenceBundle, TransparencySection
-from attestation.claims import Claims, gpu_nonce, report_data
+from attestation.claims import Claims, device_data, gpu_nonce
 from attestation.collect import CpuDevice, GpuDevices
 from attestation.errors import AttestationError
 from attestation.nvidia.policy import GpuPolicy
@@ -53,7 +53,7 @@ class EvidenceMaker:
             )
             bundle = EvidenceBundle(
                 claims=claims.raw,
-                cpu=self.cpu.report(report_data(claims.raw)),
+                cpu=self.cpu.report(device_data(claims.raw, self.cpu.data_length)),
                 gpus=gpu_section,
                 gpu_collateral=gpu_collateral,
                 ohttp_keys=ohttp_keys,

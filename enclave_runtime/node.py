@@ -14,9 +14,9 @@ import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from attestation.device_socket import DeviceSocket
 from attestation.errors import AttestationError
 from attestation.policy import AttestationPolicy
-from attestation.simulated.device import SimulatedDevice
 from enclave_runtime import rehearsal, seal
 from enclave_runtime.api import inner_app, outer_app
 from enclave_runtime.completions import EngineCompletions
@@ -241,8 +241,8 @@ def _model(host: HostInputs) -> LoadedModel:
         raise NodeError(error.code, ExitCode.MODEL, str(error)) from None
 
 
-def _device(descriptor: int) -> SimulatedDevice:
+def _device(descriptor: int) -> DeviceSocket:
     try:
-        return SimulatedDevice.from_fd(descriptor)
+        return DeviceSocket.from_fd(descriptor)
     except AttestationError as error:
         raise NodeError(error.code, ExitCode.PLATFORM, error.detail) from None

@@ -88,6 +88,8 @@ class ConfigfsTsm:
     has none.
     """
 
+    data_length: Final = REPORT_DATA_LENGTH
+
     def __init__(
         self,
         new_name: Callable[[], str],

@@ -37,6 +37,8 @@ _NONE: Final[Mapping[str, bytes]] = MappingProxyType({})
 class SevGuest:
     """A CpuDevice over ``/dev/sev-guest``. ``ioctl`` is the open device's; ``vmpl`` must be that of the guest."""
 
+    data_length: Final = REPORT_DATA_LENGTH
+
     def __init__(self, ioctl: Ioctl, *, collateral: Mapping[str, bytes] = _NONE, vmpl: int = 0) -> None:
         self._ioctl = ioctl
         self._collateral = dict(collateral)

@@ -38,6 +38,8 @@ _NONE: Final[Mapping[str, bytes]] = MappingProxyType({})
 class TdxGuest:
     """A CpuDevice over ``/dev/tdx_guest``. ``ioctl`` is the open device's, ``exchange`` the quote service's."""
 
+    data_length: Final = REPORT_DATA_LENGTH
+
     def __init__(self, ioctl: Ioctl, exchange: Exchange, *, collateral: Mapping[str, bytes] = _NONE) -> None:
         self._ioctl = ioctl
         self._exchange = exchange

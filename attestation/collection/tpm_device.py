@@ -33,6 +33,8 @@ class TpmDevice:
     machine's log, ``/sys/kernel/security/tpm0/binary_bios_measurements``.
     """
 
+    data_length: Final = QUALIFYING_LENGTH
+
     def __init__(
         self,
         transact: Transact,
@@ -85,6 +87,8 @@ class AzureDevice:
     ``kind`` is ``azure-snp`` or ``azure-tdx``. For the latter ``td_quote`` turns a TDREPORT into a quote,
     which Azure's host does for the guest.
     """
+
+    data_length: Final = QUALIFYING_LENGTH
 
     def __init__(
         self, tpm: TpmDevice, kind: str, *, td_quote: Callable[[bytes], bytes] | None = None

@@ -12,27 +12,17 @@ import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from threading import Thread
-from typing import IO
+from typing import IO, Final
 
+from attestation.bundle import CpuSection
+from attestation.device_socket import PLATFORM_FD, answer_all
 from attestation.errors import AttestationError, PlatformFault
+from attestation.sev_snp_report import REPORT_DATA_LENGTH
 
 from .amd import ReportSettings, SimulatedAmd
-from .device import (
-    GPU_COLLATERAL,
-    GPU_COUNT,
-    GPU_EVIDENCE,
-    OK,
-    OPERATIONS,
-    PLATFORM_FD,
-    REFUSED,
-    REPORT,
-    join_values,
-    receive_message,
-    send_message,
-)
 from .launch import measure_launch, start_command
 from .nvidia import SimulatedGpus
 
@@ -129,31 +119,21 @@ class Platform:
     def _answer_all(self, sock: socket.socket, settings: ReportSettings) -> None:
         with sock:
             try:
-                while (request := receive_message(sock)) is not None:
-                    self._answer(sock, settings, *request)
+                answer_all(sock, _Processor(self._amd, settings), self._gpus)
             except (AttestationError, OSError):
                 _log.debug("a simulated device was closed")
 
-    def _answer(self, sock: socket.socket, settings: ReportSettings, operation: int, body: bytes) -> None:
-        if len(body) != OPERATIONS.get(operation):
-            send_message(sock, REFUSED, b"")
-        elif operation == REPORT:
-            section = self._amd.section(body, settings)
-            values = [section.tee.encode(), section.evidence, *_named(section.collateral)]
-            send_message(sock, OK, join_values(values))
-        elif operation == GPU_COUNT:
-            send_message(sock, OK, bytes([self._gpus.count()]))
-        elif operation == GPU_EVIDENCE:
-            send_message(sock, OK, self._gpus.evidence(body))
-        elif operation == GPU_COLLATERAL:
-            try:
-                at = datetime.fromtimestamp(int.from_bytes(body, "big"), UTC)
-            except (ValueError, OverflowError, OSError):
-                send_message(sock, REFUSED, b"")
-            else:
-                send_message(sock, OK, join_values(_named(self._gpus.collateral(at))))
 
+class _Processor:
+    """The CPU device of one launch."""
 
-def _named(pieces: Mapping[str, bytes]) -> list[bytes]:
-    """Names and contents in turn."""
-    return [part for name, data in pieces.items() for part in (name.encode(), data)]
+    data_length: Final = REPORT_DATA_LENGTH
+
+    def __init__(self, amd: SimulatedAmd, settings: ReportSettings) -> None:
+        self._amd = amd
+        self._settings = settings
+
+    def report(self, report_data: bytes) -> CpuSection:
+        if len(report_data) != self.data_length:
+            raise PlatformFault(code="platform_request", expected=self.data_length, found=len(report_data))
+        return self._amd.section(report_data, self._settings)

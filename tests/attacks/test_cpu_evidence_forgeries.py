@@ -15,12 +15,12 @@ import pytest
 from attestation.appraisal import appraise_bindings, appraise_cpu, appraise_gpus
 from attestation.bundle import CpuSection, EvidenceBundle, TransparencySection
 from attestation.claims import Claims, gpu_nonce, report_data
+from attestation.device_socket import DeviceSocket
 from attestation.errors import AttestationError, PolicyMalformed
 from attestation.policy import AttestationPolicy
 from attestation.results import Appraisal, Outcome
 from attestation.sev_snp_report import Tcb
 from attestation.simulated.amd import GUEST_POLICY, SimulatedAmd
-from attestation.simulated.device import SimulatedDevice
 from attestation.simulated.launch import measure_launch
 from attestation.simulated.nvidia import SimulatedGpus
 from attestation.simulated.platform import Platform
@@ -187,7 +187,7 @@ def test_a_changed_file_launched_under_an_honest_name(
         ours, theirs = socket.socketpair()
         with theirs:
             platform.serve(ours, measure_launch(b"serve", {"image": program}))
-            section = SimulatedDevice(theirs).report(report_data(claims.raw))
+            section = DeviceSocket(theirs).report(report_data(claims.raw))
         return appraise_cpu(bundle_of(claims, section), pinned, AT)
 
     assert launch_and_judge().error is None  # control

@@ -18,8 +18,8 @@ from private_world import POLICY_HEAD, publish, serving
 from rich.console import Console
 from rich.text import Text
 
+from attestation.device_socket import DeviceSocket
 from attestation.nvidia.policy import GpuPolicy
-from attestation.simulated.device import SimulatedDevice
 from attestation.simulated.platform import Platform
 from client_sdk.client import PrivateClient
 from client_sdk.errors import ExchangeFailed, NodeRefused, RelayUnreachable, VerificationRefused
@@ -76,7 +76,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     ours, theirs = socket.socketpair()
     platform.serve(ours, digest)
     with theirs:
-        device = SimulatedDevice(theirs)
+        device = DeviceSocket(theirs)
         gpus = GpuPolicy.from_table(
             {"count": 1, "rim": "off", "revocation": "off"},
             simulated_root=platform.roots["nvidia_root_sha256"],

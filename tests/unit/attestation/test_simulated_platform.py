@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from attestation.device_socket import DeviceSocket, receive_message, send_message
 from attestation.errors import PlatformFault
 from attestation.sev_snp import SnpCollateral, verify
 from attestation.sev_snp_policy import SnpPolicy
 from attestation.sev_snp_report import parse_report
 from attestation.simulated.amd import SimulatedAmd
-from attestation.simulated.device import SimulatedDevice, receive_message, send_message
 from attestation.simulated.launch import measure_launch
 from attestation.simulated.platform import Platform
 
@@ -36,11 +36,11 @@ def volume(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def device(platform: Platform) -> Iterator[SimulatedDevice]:
+def device(platform: Platform) -> Iterator[DeviceSocket]:
     ours, theirs = socket.socketpair()
     with theirs:
         platform.serve(ours, MEASUREMENT)
-        yield SimulatedDevice(theirs)
+        yield DeviceSocket(theirs)
 
 
 def test_prediction_equals_measurement(volume: Path, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_links_and_special_files_are_refused(volume: Path) -> None:
         measure_launch(b"", {"image": volume / "absent"})
 
 
-def test_evidence_over_the_device_verifies(device: SimulatedDevice, amd: SimulatedAmd) -> None:
+def test_evidence_over_the_device_verifies(device: DeviceSocket, amd: SimulatedAmd) -> None:
     section = device.report(b"\x07" * 64)
     assert section.tee == "sev-snp"
     collateral = SnpCollateral(**section.collateral)
@@ -109,27 +109,27 @@ def test_evidence_over_the_device_verifies(device: SimulatedDevice, amd: Simulat
     assert [entry["nonce"] for entry in entries] == ["01" * 32] * 2
 
 
-def test_report_id_is_one_launchs_own(device: SimulatedDevice, platform: Platform) -> None:
+def test_report_id_is_one_launchs_own(device: DeviceSocket, platform: Platform) -> None:
     first, again = (parse_report(device.report(bytes(64)).evidence).report_id for _ in range(2))
     assert first == again
     ours, theirs = socket.socketpair()
     with theirs:
         platform.serve(ours, MEASUREMENT)
-        assert parse_report(SimulatedDevice(theirs).report(bytes(64)).evidence).report_id != first
+        assert parse_report(DeviceSocket(theirs).report(bytes(64)).evidence).report_id != first
 
 
 def test_bad_requests_are_refused_and_the_device_lives_on(platform: Platform) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         platform.serve(ours, MEASUREMENT)
-        device = SimulatedDevice(theirs)
+        device = DeviceSocket(theirs)
         with pytest.raises(PlatformFault) as caught:
             device.report(b"short")
         assert caught.value.code == "platform_request"
         for kind, body in ((9, b""), (1, b"short"), (2, b"x"), (3, b"")):
             send_message(theirs, kind, body)
             reply = receive_message(theirs)
-            assert reply == (1, b"")
+            assert reply == (1, b"platform_request")
         assert device.count() == 2
 
 
@@ -137,7 +137,7 @@ def test_a_platform_that_is_gone_is_a_named_fault() -> None:
     ours, theirs = socket.socketpair()
     ours.close()
     with theirs, pytest.raises(PlatformFault) as caught:
-        SimulatedDevice(theirs).count()
+        DeviceSocket(theirs).count()
     assert caught.value.code == "platform_unreachable"
 
 
@@ -150,13 +150,13 @@ def test_garbage_from_the_platform_is_a_named_fault(reply: bytes) -> None:
         ours.sendall(reply)
         ours.shutdown(socket.SHUT_WR)
         with ours, pytest.raises(PlatformFault):
-            SimulatedDevice(theirs).report(bytes(64))
+            DeviceSocket(theirs).report(bytes(64))
 
 
 _ASK_FOR_EVIDENCE = """
 import os, sys
-from attestation.simulated.device import PLATFORM_FD, SimulatedDevice
-device = SimulatedDevice.from_fd(int(os.environ[PLATFORM_FD]))
+from attestation.device_socket import PLATFORM_FD, DeviceSocket
+device = DeviceSocket.from_fd(int(os.environ[PLATFORM_FD]))
 sys.stdout.buffer.write(device.report(b"\\x01" * 64).evidence)
 """
 

@@ -19,7 +19,14 @@ GOOD = NodeConfig(
     padding={"name": "constant", "cell_bytes": 512, "interval_ms": 100},
     tolerate=(Piece.LANDLOCK_SCOPE,),
 )
-HOST = {"model": "/m", "staple": "/s", "address": "127.0.0.1", "port": 0}
+HOST = {
+    "model": "/m",
+    "staple": "/s",
+    "address": "127.0.0.1",
+    "port": 0,
+    "collateral": "/c",
+    "gpu_collateral": "",
+}
 
 
 def test_what_is_written_is_read():
@@ -42,7 +49,10 @@ def test_the_command_line_names_no_place_on_the_host():
         {"model_name": "a\nb"},
         {"model_name": "x" * 129},
         {"model_name": 1},
-        {"platform": "sev-snp"},
+        {"platform": "sgx"},
+        {"platform": None},
+        {"devices": {"vmpl": 0}},
+        {"devices": []},
         {"gpu_count": -1},
         {"gpu_count": 256},
         {"gpu_count": True},
@@ -122,6 +132,7 @@ def test_host_inputs_are_read():
         {HOST_INPUTS: json.dumps({**HOST, "model": ""}), PLATFORM_DESCRIPTOR: "7"},
         {HOST_INPUTS: json.dumps({**HOST, "staple": 1}), PLATFORM_DESCRIPTOR: "7"},
         {HOST_INPUTS: json.dumps({**HOST, "extra": 1}), PLATFORM_DESCRIPTOR: "7"},
+        {HOST_INPUTS: json.dumps({**HOST, "collateral": 1}), PLATFORM_DESCRIPTOR: "7"},
     ],
 )
 def test_malformed_host_inputs_end_with_their_own_code(environment):

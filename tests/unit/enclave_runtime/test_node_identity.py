@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from attestation.bundle import CpuSection, EvidenceBundle
-from attestation.claims import Claims, gpu_nonce, report_data
+from attestation.claims import Claims, gpu_nonce, quote_nonce, report_data
 from attestation.errors import PlatformFault
 from attestation.nvidia.policy import GpuPolicy
 from attestation.nvidia.verify import verify_gpus
@@ -28,6 +28,8 @@ STAPLE = Staple(b"rp", b"rl", b"sp", b"sl", b"checkpoint")
 
 class Cpu:
     """Answers with the report data itself, so that a test can read what was asked."""
+
+    data_length = 64
 
     def __init__(self):
         self.broken = False
@@ -105,6 +107,15 @@ def test_the_bundle_binds_key_gpus_runtime_and_checkpoint(identity, gpu_policy):
     at = datetime.fromtimestamp(START, UTC)
     assert len(verify_gpus(bundle.gpus, nonce, gpu_policy, at, bundle.gpu_collateral)) == 2
     assert claims.not_before <= datetime.fromtimestamp(START, UTC) < claims.not_after
+
+
+def test_a_tpm_is_asked_to_sign_what_a_tpm_signs(cpu, gpus, gpu_policy):
+    cpu.data_length = 32
+    maker = EvidenceMaker(cpu, gpus, 2, gpu_policy, STAPLE, b"{}")
+    at = datetime.fromtimestamp(START, UTC)
+    data = maker.make(ohttp_keys=b"keys", nonce=b"", not_before=at, not_after=at + timedelta(hours=1), at=at)
+    bundle, _ = claims_of(data)
+    assert bundle.cpu.evidence == quote_nonce(bundle.claims)
 
 
 def test_the_key_list_has_x_wing_first_and_x25519_second(identity):
