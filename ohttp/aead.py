@@ -52,22 +52,20 @@ class SequencedAead:
         sequence = self._sequence
         if sequence >= LAST_SEQUENCE:
             raise _exhausted()
-        nonce = (self._base_nonce ^ sequence).to_bytes(NONCE_SIZE)
         try:
-            ciphertext = self._encrypt(nonce, plaintext, aad)
+            ciphertext = self._encrypt((self._base_nonce ^ sequence).to_bytes(NONCE_SIZE), plaintext, aad)
         except OverflowError:
             raise HpkeError("invalid_length", "a message is limited to 2^31 - 1 bytes") from None
         self._sequence = sequence + 1
         return ciphertext
 
-    def open(self, ciphertext: bytes, aad: bytes = b"") -> bytes:
+    def open(self, ciphertext: bytes | bytearray, aad: bytes = b"") -> bytes:
         """Plaintext. Raises HpkeError ``decrypt``, and then expects the same number again."""
         sequence = self._sequence
         if sequence >= LAST_SEQUENCE:
             raise _exhausted()
-        nonce = (self._base_nonce ^ sequence).to_bytes(NONCE_SIZE)
         try:
-            plaintext = self._decrypt(nonce, ciphertext, aad)
+            plaintext = self._decrypt((self._base_nonce ^ sequence).to_bytes(NONCE_SIZE), ciphertext, aad)
         except (InvalidTag, OverflowError):
             raise HpkeError("decrypt", "the message does not authenticate") from None
         self._sequence = sequence + 1

@@ -57,11 +57,13 @@ async def stop(tasks: Iterable[asyncio.Task[Any]]) -> None:
     An exception may hold plaintext, and the loop prints those that nobody fetched.
     """
     tasks = list(tasks)
-    for task in tasks:
+    running = [task for task in tasks if not task.done()]
+    for task in running:
         task.cancel()
-    done, _ = await asyncio.wait(tasks, timeout=_STOP_GRACE_S)
-    for task in done:
-        if not task.cancelled():
+    if running:
+        await asyncio.wait(running, timeout=_STOP_GRACE_S)
+    for task in tasks:
+        if task.done() and not task.cancelled():
             task.exception()
 
 

@@ -193,7 +193,7 @@ class UnpaddedStream:
     def __init__(self) -> None:
         self._encoder = ResponseEncoder()
         self._waiting = bytearray()
-        self._headed = self._events = self._ended = False
+        self._headed = self._events = self._ended = self._taken = False
         self.aborted = False
 
     def head(self, status: int, headers: Fields) -> None:
@@ -211,10 +211,13 @@ class UnpaddedStream:
         self._ended = True
 
     def fail(self, failure: Failure) -> None:
-        """The application failed. In a body with no place for errors, the answer is left without its end."""
+        """The application failed. Of what left already, a body without a place for errors is left without its end."""
         if self._ended:
             return
-        if self._headed and not self._events:
+        if self._headed and not self._taken:
+            self._encoder, self._headed, self._events = ResponseEncoder(), False, False
+            self._waiting.clear()
+        elif self._headed and not self._events:
             self.aborted = self._ended = True
             return
         if not self._headed:
@@ -234,6 +237,7 @@ class UnpaddedStream:
 
     def take(self) -> bytes:
         """All that waits, at most a chunk's worth of 16,384 bytes."""
+        self._taken = True
         data = bytes(self._waiting[:16_384])
         del self._waiting[:16_384]
         return data

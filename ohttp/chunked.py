@@ -76,7 +76,8 @@ class ChunkedClient:
         parts = [self._header, self._context.enc]
         last = max(0, len(request) - 1) // MAX_CHUNK * MAX_CHUNK
         for at in range(0, last, MAX_CHUNK):
-            parts.append(_frame(self._context.seal(request[at : at + MAX_CHUNK])))
+            sealed = self._context.seal(request[at : at + MAX_CHUNK])
+            parts += (varint.encode(len(sealed)), sealed)
         parts.append(b"\x00" + self._context.seal(request[last:], _FINAL))
         return b"".join(parts)
 
@@ -229,18 +230,19 @@ class ChunkedGateway:
 class ResponseSealer:
     """Seals one response: ``prologue`` first, then any number of ``seal``, and ``seal_final`` last."""
 
-    __slots__ = ("_aead", "_ended", "_nonce", "_started")
+    __slots__ = ("_nonce", "_prefix", "_ready", "_seal", "_size", "_started")
 
     def __init__(self, nonce: bytes, aead: SequencedAead) -> None:
         self._nonce = nonce
-        self._aead = aead
-        self._started = self._ended = False
+        self._seal = aead.seal
+        self._size, self._prefix = 0, b""
+        self._started = self._ready = False
 
     def prologue(self) -> bytes:
         """The response's nonce, which precedes its chunks."""
         if self._started:
             raise SessionReused("reused", "this response has started")
-        self._started = True
+        self._started = self._ready = True
         return self._nonce
 
     def seal(self, chunk: bytes) -> bytes:
@@ -248,24 +250,28 @@ class ResponseSealer:
 
         Raises ChunkError ``empty_chunk`` or ``chunk_too_large``, SessionReused out of order.
         """
+        size = len(chunk)
+        if self._ready and 0 < size <= MAX_CHUNK:
+            if size != self._size:  # cells are all of one size
+                self._size, self._prefix = size, varint.encode(size + TAG_SIZE)
+            return self._prefix + self._seal(chunk)
         if not chunk:
             raise ChunkError("empty_chunk", "only the final chunk may be empty")
-        self._check(chunk)
-        return _frame(self._aead.seal(chunk))
+        raise self._refusal()
 
     def seal_final(self, chunk: bytes = b"") -> bytes:
         """The final chunk of 0 to 16,384 bytes, framed; nothing can follow it."""
-        self._check(chunk)
-        self._ended = True
-        return b"\x00" + self._aead.seal(chunk, _FINAL)
+        if not self._ready or len(chunk) > MAX_CHUNK:
+            raise self._refusal()
+        self._ready = False
+        return b"\x00" + self._seal(chunk, _FINAL)
 
-    def _check(self, chunk: bytes) -> None:
-        if not self._started:
-            raise SessionReused("out_of_order", "the prologue precedes the chunks")
-        if self._ended:
-            raise SessionReused("reused", "this response has ended")
-        if len(chunk) > MAX_CHUNK:
-            raise ChunkError("chunk_too_large", "a chunk holds at most 16,384 bytes")
+    def _refusal(self) -> OhttpError:
+        if self._ready:
+            return ChunkError("chunk_too_large", "a chunk holds at most 16,384 bytes")
+        if self._started:
+            return SessionReused("reused", "this response has ended")
+        return SessionReused("out_of_order", "the prologue precedes the chunks")
 
 
 class ChunkReader:
@@ -276,26 +282,29 @@ class ChunkReader:
 
     __slots__ = ("_buffer", "_final", "_open")
 
-    def __init__(self, open_chunk: Callable[[bytes, bytes], bytes]) -> None:
+    def __init__(self, open_chunk: Callable[[bytes | bytearray, bytes], bytes]) -> None:
         self._open = open_chunk
         self._buffer = bytearray()
         self._final = False
 
     def feed(self, data: bytes) -> list[bytes]:
         """The plaintexts of the non-final chunks that ``data`` completes; raises ChunkError."""
-        buffer = self._buffer
         # Whole chunks, the usual case, are opened where they lie; only a part of one is kept.
+        buffer = self._buffer
         source: bytes | bytearray = data
         if buffer:
             buffer += data
             source = buffer
+        available = len(source)
         chunks: list[bytes] = []
         at = 0
         while not self._final:
-            prefix = varint.decode(source, at)
-            if prefix is None:
+            if at + 2 <= available and source[at] >> 6 == 1:  # 2 bytes: the usual length of a length
+                size, start = (source[at] & 0x3F) << 8 | source[at + 1], at + 2
+            elif (prefix := varint.decode(source, at)) is None:
                 break
-            size, start = prefix
+            else:
+                size, start = prefix
             if size == 0:
                 self._final = True
                 at = start
@@ -303,18 +312,18 @@ class ChunkReader:
             if size > MAX_CHUNK + TAG_SIZE:
                 raise ChunkError("chunk_too_large", "a chunk is longer than 16,384 bytes")
             end = start + size
-            if end > len(source):
+            if end > available:
                 break
-            plaintext = self._decrypt(bytes(source[start:end]), b"")
+            plaintext = self._decrypt(source[start:end], b"")
             if not plaintext:
                 raise ChunkError("empty_chunk", "a non-final chunk is empty")
             chunks.append(plaintext)
             at = end
-        if self._final and len(source) - at > MAX_CHUNK + TAG_SIZE:
+        if self._final and available - at > MAX_CHUNK + TAG_SIZE:
             raise ChunkError("chunk_too_large", "the final chunk is longer than 16,384 bytes")
         if source is buffer:
             del buffer[:at]
-        elif at < len(source):
+        elif at < available:
             buffer += source[at:]
         return chunks
 
@@ -322,9 +331,9 @@ class ChunkReader:
         """The stream has ended: the final chunk's plaintext. Raises ChunkError ``truncated``, ``decrypt``."""
         if not self._final:
             raise ChunkError("truncated", "the stream ended before its final chunk")
-        return self._decrypt(bytes(self._buffer), _FINAL)
+        return self._decrypt(self._buffer, _FINAL)
 
-    def _decrypt(self, ciphertext: bytes, aad: bytes) -> bytes:
+    def _decrypt(self, ciphertext: bytes | bytearray, aad: bytes) -> bytes:
         try:
             return self._open(ciphertext, aad)
         except HpkeError:
@@ -358,7 +367,3 @@ class _Progress:
     def fail(self, error: OhttpError) -> None:
         """Remember what went wrong."""
         self._failure = type(error), error.code, error.detail
-
-
-def _frame(ciphertext: bytes) -> bytes:
-    return varint.encode(len(ciphertext)) + ciphertext

@@ -37,6 +37,9 @@ class Limits:
     informational: int = 65_536
 
 
+DEFAULT_LIMITS = Limits()
+
+
 def check_request_line(method: bytes, scheme: bytes, authority: bytes, path: bytes) -> None:
     """Raises BhttpError (``control_data``) for parts that could not be pseudo-fields of an HTTP/2 request."""
     web = scheme.lower() in (b"http", b"https")
@@ -80,13 +83,21 @@ class FieldSection:
 
 def parse_known_section(section: bytes, limits: Limits, *, trailer: bool = False) -> Fields:
     """The lines of a section of declared length. Raises BhttpError."""
-    lines = FieldSection(limits, trailer=trailer)
-    at = 0
-    while at < len(section):
-        name, at = _string(section, at, lines)
-        value, at = _string(section, at, lines)
-        lines.add(name, value)
-    return lines.done()
+    if len(section) > limits.section:
+        raise BhttpError("too_large", "a field section is larger than the limit")
+    lines: list[tuple[bytes, bytes]] = []
+    pseudo = not trailer
+    at, end = 0, len(section)
+    while at < end:
+        if len(lines) >= limits.fields:
+            raise BhttpError("too_large", "a field section is larger than the limit")
+        start, stop = _bounds(section, at, end)
+        name = section[start:stop]
+        start, at = _bounds(section, stop, end)
+        line = _checked_line(name, section[start:at], pseudo=pseudo)
+        pseudo = pseudo and name[:1] == b":"
+        lines.append(line)
+    return tuple(lines)
 
 
 def encode_lines(fields: Iterable[tuple[bytes, bytes]], *, trailer: bool = False) -> bytes:
@@ -100,13 +111,17 @@ def encode_lines(fields: Iterable[tuple[bytes, bytes]], *, trailer: bool = False
     return bytes(out)
 
 
-def _string(section: bytes, at: int, lines: FieldSection) -> tuple[bytes, int]:
-    found = varint.decode(section, at)
-    if found is None or found[0] > len(section) - found[1]:
+def _bounds(section: bytes, at: int, end: int) -> tuple[int, int]:
+    """Where the string lies whose length stands at ``at``."""
+    if at < end and (length := section[at]) < 0x40:  # the usual length of a length
+        start = at + 1
+    elif (found := varint.decode(section, at)) is not None:
+        length, start = found
+    else:
         raise BhttpError("field", "a field line runs over the end of its section")
-    length, start = found
-    end = start + lines.claim(length)
-    return section[start:end], end
+    if length > end - start:
+        raise BhttpError("field", "a field line runs over the end of its section")
+    return start, start + length
 
 
 def _checked_line(name: bytes, value: bytes, *, pseudo: bool) -> tuple[bytes, bytes]:

@@ -10,36 +10,34 @@ import asyncio
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
-from typing import Any
 
+from .answer import Answer, Work, give_up
 from .asgi import (
     App,
     Receive,
     Scope,
     Send,
     Started,
-    disconnected,
-    header_values,
     refuse,
     respond,
     serve_lifespan,
-    stop,
 )
 from .bhttp import Request, decode_request
-from .chunked import MAX_REQUEST, REQUEST_MEDIA_TYPE, RESPONSE_MEDIA_TYPE, ChunkedGateway, ResponseSealer
+from .chunked import MAX_REQUEST, REQUEST_MEDIA_TYPE, ChunkedGateway
 from .errors import OhttpError, ReplayError, UnknownKey
-from .fields import Fields, Limits
+from .fields import Limits
 from .http_date import format_http_date, parse_http_date
 from .inner_app import InnerRun, failure_of, inner_scope
 from .keyconfig import KeyRing
-from .pacing import Answer
+from .pacing import PacedAnswer
 from .padding import CellProfile
 from .places import Places
 from .problems import ATTESTATION, DATE, OHTTP_KEY, REPLAYED, Problem
 from .replay import KEY_BYTES, ReplayWindow
+from .unpaced import UnpacedAnswer
 
 GATEWAY_PATH = "/ohttp"
 KEYS_PATH = "/.well-known/ohttp-gateway"
@@ -66,16 +64,9 @@ _BY_REPLAY_CODE = {"stale": _INNER_DATE, "replayed": _INNER_REPLAYED, "full": _I
 LIMITS = Limits(pieces=1024)
 """Of inner requests. Every piece costs time on the loop that paces everybody's cells."""
 
+_MEDIA_TYPE_BYTES = REQUEST_MEDIA_TYPE.encode()
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z_-]{16,64}")
 _DIGEST = re.compile(rb"sha-256=:([A-Za-z0-9+/]{43}=):")
-
-_ANSWER_HEADERS: Fields = (
-    (b"content-type", RESPONSE_MEDIA_TYPE.encode()),
-    (b"cache-control", b"no-store"),
-    (b"incremental", b"?1"),
-)
-
-Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 class ExchangeEnd(StrEnum):
@@ -176,54 +167,61 @@ class Gateway:
             await refuse(send, refusal)
             return ExchangeEnd.REFUSED
         session = ChunkedGateway(self._keyring(), max_request=self._max_request)
-        opened = await self._read(session, receive)
-        if opened is None:
+        refusal = _TIMEOUT
+        try:
+            async with asyncio.timeout(self._body_timeout) as limit:
+                opened = await self._read(session, receive, limit)
+                limit.reschedule(None)
+                refusal = opened if isinstance(opened, Problem) else None
+                if isinstance(opened, bytes):
+                    paced = self._profile.name == "constant"
+                    answer = (PacedAnswer if paced else UnpacedAnswer)(self._profile, self._stall)
+                    work = self._work(opened, session.enc, answer)
+                    del opened  # plaintext is held by nobody who does not need it
+                    if await answer.deliver(work, session.response(), receive, send, limit):
+                        return ExchangeEnd.ANSWERED
+        except TimeoutError:
+            pass  # the sender dawdled; or, where the request had come, its reader left or stalled
+        if refusal is None:
             return ExchangeEnd.ABANDONED
-        if isinstance(opened, Problem):
-            await refuse(send, opened)
-            return ExchangeEnd.REFUSED
-        answer = Answer(self._profile, self._stall)
-        work = self._work(opened, session.enc, answer)
-        del opened  # plaintext is held by nobody who does not need it
-        sealer = session.response()
-        await send({"type": "http.response.start", "status": 200, "headers": list(_ANSWER_HEADERS)})
-        return await _converse(answer, work, sealer, receive, send)
+        await refuse(send, refusal)
+        return ExchangeEnd.REFUSED
 
     def _refusal_by_headers(self, scope: Scope) -> Problem | None:
         if scope["method"] != "POST":
             return _METHOD
-        if header_values(scope, b"content-type") != [REQUEST_MEDIA_TYPE.encode()]:
-            return _MEDIA_TYPE
-        for declared in header_values(scope, b"content-length"):
-            if not declared.isdigit() or len(declared) > 18:
-                return _MALFORMED
-            if int(declared) > self._max_request:
-                return _TOO_LARGE
-        return None
+        kinds: list[bytes] = []
+        for name, value in scope["headers"]:
+            if name == b"content-type":
+                kinds.append(value)
+            elif name == b"content-length":
+                if not value.isdigit() or len(value) > 18:
+                    return _MALFORMED
+                if int(value) > self._max_request:
+                    return _TOO_LARGE
+        return None if kinds == [_MEDIA_TYPE_BYTES] else _MEDIA_TYPE
 
-    async def _read(self, session: ChunkedGateway, receive: Receive) -> bytes | Problem | None:
+    async def _read(
+        self, session: ChunkedGateway, receive: Receive, limit: asyncio.Timeout
+    ) -> bytes | Problem | None:
         """The plaintext once its final chunk has authenticated, a refusal, or None for a sender who left."""
         plain: list[bytes] = []
+        ticket = self._places.arrives(partial(give_up, limit))
         try:
-            async with asyncio.timeout(self._body_timeout) as limit:
-                ticket = self._places.arrives(partial(_expire, limit))
-                try:
-                    more = True
-                    while more:
-                        message = await receive()
-                        if message["type"] != "http.request":
-                            return None
-                        plain += session.receive(message.get("body", b""))
-                        more = message.get("more_body", False)
-                finally:
-                    self._places.arrived(ticket)
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":
+                    return None
+                plain += session.receive(message.get("body", b""))
+                more = message.get("more_body", False)
             plain.append(session.end())
-        except TimeoutError:
-            return _TIMEOUT
         except UnknownKey:
             return _UNKNOWN_KEY
         except OhttpError as error:
             return _TOO_LARGE if error.code == "message_too_large" else _MALFORMED
+        finally:
+            self._places.arrived(ticket)
         return b"".join(plain)
 
     def _work(self, plain: bytes, enc: bytes, answer: Answer) -> Work:
@@ -261,23 +259,3 @@ def _single(request: Request, name: bytes) -> bytes:
     """The value of a field that must stand there once; empty, which no check takes, where it does not."""
     values = [value for found, value in request.headers if found == name]
     return values[0] if len(values) == 1 else b""
-
-
-def _expire(limit: asyncio.Timeout) -> None:
-    if not limit.expired():
-        limit.reschedule(0.0)
-
-
-async def _converse(
-    answer: Answer, work: Work, sealer: ResponseSealer, receive: Receive, send: Send
-) -> ExchangeEnd:
-    """Send the answer while it is written, until its end or until the reader is gone."""
-    sender = asyncio.create_task(answer.send_all(sealer, send))
-    watcher = asyncio.create_task(disconnected(receive))
-    tasks = (sender, watcher, asyncio.create_task(work()))
-    try:
-        await asyncio.wait({sender, watcher}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await stop(tasks)
-    complete = sender.done() and not sender.cancelled() and sender.exception() is None and sender.result()
-    return ExchangeEnd.ANSWERED if complete else ExchangeEnd.ABANDONED

@@ -75,7 +75,7 @@ class RecipientContext(Context):
 
     __slots__ = ()
 
-    def open(self, ciphertext: bytes, aad: bytes = b"") -> bytes:
+    def open(self, ciphertext: bytes | bytearray, aad: bytes = b"") -> bytes:
         """The next plaintext. Raises HpkeError ``decrypt`` and stays at the same message."""
         return self._messages().open(ciphertext, aad)
 

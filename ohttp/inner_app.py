@@ -7,12 +7,12 @@ have added. Whatever it raises ends here, unlogged: an exception can hold a prom
 import asyncio
 from urllib.parse import unquote_to_bytes
 
+from .answer import Answer, CellClock
 from .asgi import App, Message, Scope
 from .bhttp import Request
 from .cells import Failure
 from .errors import BhttpError
 from .fields import Fields
-from .pacing import Answer, CellClock
 from .problems import Problem
 
 CELLS_EXTENSION = "cloister.cells"
@@ -93,10 +93,11 @@ class InnerRun:
             headers = tuple((bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ()))
             dropped = _OF_A_CONNECTION | {b"content-length"}
             stream.head(message["status"], tuple(header for header in headers if header[0] not in dropped))
-        elif kind == "http.response.body":
+            return  # it leaves with the beginning of the body
+        if kind == "http.response.body":
             stream.content(message.get("body", b""))
             if not message.get("more_body", False):
                 stream.end()
+            await self._answer.written()
         else:
             raise RuntimeError("the application sent what a gateway cannot pass on")
-        await self._answer.written()

@@ -11,10 +11,10 @@ MAX = (1 << 62) - 1
 
 def encode(value: int) -> bytes:
     """The shortest encoding of ``value``; raises VarintError outside 0 … 2**62 - 1."""
+    if 0x40 <= value < 0x4000:
+        return (0x4000 | value).to_bytes(2)
     if 0 <= value < 0x40:
         return value.to_bytes(1)
-    if 0 <= value < 0x4000:
-        return (0x4000 | value).to_bytes(2)
     if 0 <= value < 0x4000_0000:
         return (0x8000_0000 | value).to_bytes(4)
     if 0 <= value <= MAX:

@@ -41,6 +41,10 @@ EXCEPTIONS: dict[str, set[str]] = {
     "benchmarks/many_streams.py": {"ohttp"},
     # Measures the log and the client's check of it, below the client.
     "benchmarks/transparency.py": {"measurements"},
+    # Measure the library by itself, below the client.
+    "benchmarks/ohttp_peers.py": {"ohttp"},
+    "benchmarks/ohttp_gateway.py": {"ohttp"},
+    "benchmarks/ohttp_memory.py": {"ohttp"},
 }
 
 GROUND_FLOOR = ("attestation", "ohttp", "measurements")

@@ -229,5 +229,7 @@ def test_unpadded_failure() -> None:
     assert decoder.feed(fresh.take())[0] == Head(500, JSON)
     broken = UnpaddedStream()
     broken.head(200, JSON)
+    broken.content(b"{")
+    broken.take()
     broken.fail(FAILURE)
     assert broken.aborted, "a body with no place for errors must not look complete"

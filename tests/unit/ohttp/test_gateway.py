@@ -132,15 +132,91 @@ def test_buckets_leave_when_there_is_something_to_say_and_end_on_a_rung() -> Non
         assert [line for line in response.body.split(b"\n") if line.startswith(b"data")] == [
             word.strip() for word in words
         ]
-        assert len(reply.parts) in (20, 25)
-        assert len({len(part) for part in reply.parts[1:-1]}) == 1
+        nonce, sealed = 32, 2 + 512 + 16
+        assert len(reply.body) in (nonce + 20 * sealed - 1, nonce + 25 * sealed - 1)
+        assert {len(part) for part in reply.parts[1:-1]} == {sealed}
         assert reply.times[0] - started < 0.05 < reply.times[-1] - started
         response, reply = await Node(answering(200, JSON, b"x" * 9000), profile=BUCKET).ask(inner())
         assert response.body == b"x" * 9000
-        assert len(reply.parts) == 20
-        assert len({len(part) for part in reply.parts[1:-1]}) == 1
+        assert len(reply.body) == nonce + 20 * sealed - 1
 
     run(work())
+
+
+@pytest.mark.parametrize("profile", [BUCKET, OFF])
+def test_an_answer_known_whole_has_its_length_outside_and_leaves_in_one_write(profile: CellProfile) -> None:
+    async def work() -> None:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": list(JSON)})
+            await send({"type": "http.response.body", "body": b"{}"})
+
+        response, reply = await Node(app, profile=profile).ask(inner())
+        assert response.body == b"{}"
+        assert reply.header(b"content-length") == b"%d" % len(reply.body)
+        assert len(reply.parts) == 1
+
+    run(work())
+
+
+@pytest.mark.parametrize("profile", [BUCKET, OFF])
+def test_a_large_answer_leaves_in_portions(profile: CellProfile) -> None:
+    """A slow reader has the time for each of them, not for all together."""
+
+    async def work() -> None:
+        body = bytes(range(256)) * 8192
+        response, reply = await Node(answering(200, JSON, body), profile=profile).ask(inner())
+        assert response.body == body
+        assert max(map(len, reply.parts)) < 128 * 1024
+
+    run(work())
+
+
+@pytest.mark.parametrize("profile", [BUCKET, OFF])
+@pytest.mark.parametrize("how", [{"leave_after": 3}, {"stall_at": 3}])
+def test_a_reader_who_leaves_or_stalls_ends_an_application_that_goes_on(
+    how: dict[str, int], profile: CellProfile
+) -> None:
+    async def work() -> None:
+        seen: list[str] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": list(EVENTS)})
+            try:
+                while True:
+                    await send({"type": "http.response.body", "body": b"data: x\n\n", "more_body": True})
+                    await asyncio.sleep(0.001)
+            except asyncio.CancelledError:
+                seen.append("cancelled")
+                raise
+
+        node = Node(app, profile=profile, stall_s=0.05)
+        reply = await node.post(node.client().seal_request(sealed_form(inner())), **how)
+        assert seen == ["cancelled"]
+        assert not reply.complete
+        assert node.ends == [ExchangeEnd.ABANDONED]
+
+    run(work())
+
+
+@pytest.mark.parametrize("profile", [BUCKET, OFF])
+def test_a_transport_that_fails_ends_the_exchange_without_a_word(profile: CellProfile, caplog: Any) -> None:
+    async def work() -> None:
+        node = Node(answering(200, EVENTS, b"data: secret\n\n"), profile=profile)
+        body = [node.client().seal_request(sealed_form(inner(b"secret")))]
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": body.pop(), "more_body": False}
+
+        async def send(message: Any) -> None:
+            raise OSError("gone")
+
+        headers = [(b"content-type", REQUEST_MEDIA_TYPE.encode())]
+        await node.gateway({"type": "http", "method": "POST", "path": "/ohttp", "headers": headers}, receive, send)
+        assert node.ends == [ExchangeEnd.ABANDONED]
+
+    with caplog.at_level(logging.DEBUG):
+        run(work())
+    assert "secret" not in caplog.text
 
 
 def test_an_application_that_follows_the_clock_fills_cells_with_what_waits() -> None:
