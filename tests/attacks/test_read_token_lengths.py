@@ -53,7 +53,8 @@ def test_sizes_of_parts() -> None:
     short, long = observed(OFF, SHORT), observed(OFF, LONG)
     per_token = [len(token) - len(other) for token, other in zip(LONG, SHORT, strict=True)]
     seen = [there - here for there, here in zip(sizes(long)[1:-1], sizes(short)[1:-1], strict=True)]
-    # The first token leaves with the head, whose length is known. One byte more where the length prefix of a longer event takes two.
+    # The first token leaves with the head, whose length is known. One byte more where the length prefix of a
+    # longer event takes two.
     read = all(found - true in (0, 1) for found, true in zip(seen, per_token[1:], strict=True))
     assert read, "control: unpadded, every token's length can be read"
 

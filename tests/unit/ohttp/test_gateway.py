@@ -211,7 +211,9 @@ def test_a_transport_that_fails_ends_the_exchange_without_a_word(profile: CellPr
             raise OSError("gone")
 
         headers = [(b"content-type", REQUEST_MEDIA_TYPE.encode())]
-        await node.gateway({"type": "http", "method": "POST", "path": "/ohttp", "headers": headers}, receive, send)
+        await node.gateway(
+            {"type": "http", "method": "POST", "path": "/ohttp", "headers": headers}, receive, send
+        )
         assert node.ends == [ExchangeEnd.ABANDONED]
 
     with caplog.at_level(logging.DEBUG):
