@@ -1,8 +1,8 @@
-"""``cloister bench run | compare | model``, and the benches of components that other files bring."""
+"""``cloister bench run | compare | model | traffic``, and the benches of components that other files bring."""
 
 import typer
 
-from benchmarks import compare_command, model_command, run_command
+from benchmarks import compare_command, model_command, run_command, traffic_command
 
 
 def register(app: typer.Typer) -> None:
@@ -11,4 +11,5 @@ def register(app: typer.Typer) -> None:
     bench.command("run", help=run_command.HELP)(run_command.run)
     bench.command("compare", help=compare_command.HELP)(compare_command.compare)
     bench.command("model", help=model_command.HELP)(model_command.model)
+    bench.command("traffic", help=traffic_command.HELP)(traffic_command.traffic)
     app.add_typer(bench)

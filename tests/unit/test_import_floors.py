@@ -39,6 +39,9 @@ EXCEPTIONS: dict[str, set[str]] = {
     "benchmarks/blind_tokens.py": {"ohttp"},
     "benchmarks/canary_gateway.py": {"ohttp"},
     "benchmarks/many_streams.py": {"ohttp"},
+    # What an observer sees is framed by the node's own code and encrypted by its own gateway.
+    "benchmarks/recorded_traffic.py": {"enclave_runtime", "ohttp"},
+    "benchmarks/traffic_analysis.py": {"ohttp"},
     # Measures the log and the client's check of it, below the client.
     "benchmarks/transparency.py": {"measurements"},
     # Measure the library by itself, below the client.
