@@ -4,16 +4,16 @@ VENV ?= .venv
 STATE ?= .cloister
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all check machines clean
 
 demo: $(VENV)/.demo
 	$(BIN)/cloister demo --state $(STATE)
 
-test: $(VENV)/.dev check
+test: $(VENV)/.dev check machines
 	-$(BIN)/cloister demo --state $(STATE) --fetch-only
 	$(BIN)/python -m pytest
 
-test-all: $(VENV)/.dev check
+test-all: $(VENV)/.dev check machines
 	$(BIN)/cloister demo --state $(STATE) --fetch-only
 	$(BIN)/python -m pytest --exhaustive
 
@@ -21,6 +21,13 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy attestation ohttp measurements client_sdk enclave_runtime images benchmarks
+
+# What boots images in tests (QEMU, OVMF, a virtual TPM) and checks volumes; tests skip, saying so, where it is not.
+MACHINES := qemu-system-x86 ovmf swtpm swtpm-tools erofs-utils cryptsetup-bin
+machines:
+	-@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(MACHINES) >/dev/null 2>&1; then \
+		(apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+		$(MACHINES)) >/dev/null 2>&1 || echo "images are not booted in tests: apt-get could not install $(MACHINES)"; fi
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

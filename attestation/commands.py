@@ -16,6 +16,8 @@ from .errors import AttestationError, EvidenceMalformed
 from .evidence_kind import AZURE_SNP, AZURE_TDX, SEV_SNP, TDX, recognise
 from .nvidia.commands import HELP as FETCH_GPU
 from .nvidia.commands import fetch_gpu
+from .simulated.platform_command import HELP as PLATFORM
+from .simulated.platform_command import platform
 from .tpm.azure import parse_hcl_report
 from .tpm.evidence import AzureEvidence
 
@@ -30,6 +32,7 @@ def register(app: typer.Typer) -> None:
     group.command("fetch", help=_FETCH)(fetch)
     group.command("fetch-gpu", help=FETCH_GPU)(fetch_gpu)
     app.add_typer(group)
+    app.command("platform", help=PLATFORM)(platform)
 
 
 _FETCH = """Fetch the collateral of stored CPU evidence into a folder.

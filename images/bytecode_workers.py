@@ -11,14 +11,18 @@ from images import bytecode
 from images.errors import ImageError
 
 
-def compile_tree(tree: Path, paths: Sequence[str], python: str, processes: int = 2) -> Iterator[str]:
+def compile_tree(
+    tree: Path, paths: Sequence[str], python: Sequence[str], processes: int = 2
+) -> Iterator[str]:
     """Compile the modules at ``paths`` (relative to ``tree``) in place; yields each path when it is done.
+
+    ``python`` is the command that runs the interpreter, whose bytecode it becomes.
 
     The result depends neither on ``processes`` nor on the order. Raises :class:`ImageError` if a process
     dies.
     """
     shares = [share for index in range(processes) if (share := paths[index::processes])]
-    command = [python, "-I", "-S", "-B", str(Path(bytecode.__file__).resolve()), str(tree)]
+    command = [*python, "-I", "-S", "-B", str(Path(bytecode.__file__).resolve()), str(tree)]
     workers = [Popen(command, stdin=PIPE, stdout=PIPE) for _ in shares]
     done: SimpleQueue[str | None] = SimpleQueue()
     try:

@@ -1,21 +1,13 @@
-"""``cloister image build | verify | boot``."""
+"""``cloister image``: building, checking, auditing and booting images."""
 
-import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from images import manifest
+from images import manifest, vm_commands, vm_manifest
 from images.errors import ImageError, ImageMismatch, ManifestError
-
-OK, USAGE_OR_IO, NOT_AVAILABLE, REFUSED = range(4)
-
-_errors = Console(stderr=True, soft_wrap=True)
+from images.terminal import OK, REFUSED, USAGE_OR_IO, Bars, failed, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +15,7 @@ def register(app: typer.Typer) -> None:
     image = typer.Typer(name="image", help="Build, check and boot images.", no_args_is_help=True)
     image.command("build", help=_BUILD)(build)
     image.command("verify", help=_VERIFY)(verify)
-    image.command("boot", help="Boot a sealed virtual-machine image. Not available yet.")(boot)
+    vm_commands.register(image)
     app.add_typer(image)
 
 
@@ -31,34 +23,52 @@ _BUILD = """Build an image.
 
 The recipe `process` gives a folder from which the sealed node runs as an ordinary process: its own loader,
 interpreter, libraries and packages, with image.json naming every file's digest. With unchanged inputs the
-folder's image is kept. Exit status 0: built or kept. 1: an input is missing or changed. 2: unknown recipe.
+folder's image is kept.
+
+Other recipes (`cloister image lock --list`) give a virtual machine: kernel, initial RAM disk, root volume and model
+volume with their hash trees, from inputs that are locked by their SHA-256. It takes a model (--model) and the node's
+configuration (--config, what `cloister serve --show-command-line` prints).
+
+Exit status 0: built or kept. 1: an input is missing or changed. 2: it cannot be built here. 3: the census refuses it.
 """
 
-_VERIFY = """Rehash every file of an image against its image.json.
+_VERIFY = """Check an image against its image.json: every file is rehashed.
 
-Exit status 0: all as listed. 3: a file differs, is missing or was added; the first one is named. 1: no image.
+With --rebuild a virtual-machine image is built a second time, in another place, as another user, with another file
+mode mask, time zone, hash seed and order of inputs, and every artifact is compared.
+
+Exit status 0: all as listed. 3: something differs, is missing or was added; the first path is named. 1: no image.
 """
 
 
 def build(
-    recipe: Annotated[str, typer.Argument(help="What to build: process.")],
+    recipe: Annotated[str, typer.Argument(help="What to build: process, or a recipe of a virtual machine.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the image.")],
+    model: Annotated[Path | None, typer.Option(help="The model: a file or a folder.")] = None,
+    config: Annotated[Path | None, typer.Option(help="The file with the node's configuration.")] = None,
+    model_id: Annotated[
+        str, typer.Option(help="What the model volume is called, NAME@REVISION; default: from its file.")
+    ] = "",
+    cache: vm_commands.CacheOption = None,
+    mirror: vm_commands.MirrorOption = None,
+    inputs: vm_commands.InputsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> int:
     """See ``cloister image build --help``."""
     if recipe != "process":
-        return _not_available(f"the recipe {recipe!r}; there is: process")
+        sources = vm_commands.Sources(cache, mirror, inputs)
+        return vm_commands.build(recipe, out, model, config, model_id, sources, as_json)
     # Building needs what the extra `images` brings; verifying does not.
     from images import process_image
 
     try:
-        with _Bars() as report:
+        with Bars() as report:
             built = process_image.build(out, progress=report)
     except ImageError as error:
-        return _failed(error, USAGE_OR_IO)
+        return failed(error, USAGE_OR_IO)
     described = built.manifest
     if as_json:
-        _print_json(
+        print_json(
             {
                 "image": str(out),
                 "sha256": described.digest(),
@@ -76,13 +86,23 @@ def build(
 
 def verify(
     image_dir: Annotated[Path, typer.Argument(help="A folder that image build made.")],
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build it a second time and compare.")] = False,
+    model: Annotated[
+        Path | None, typer.Option(help="With --rebuild: the model, to build its volume again as well.")
+    ] = None,
+    cache: vm_commands.CacheOption = None,
+    mirror: vm_commands.MirrorOption = None,
+    inputs: vm_commands.InputsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> int:
     """See ``cloister image verify --help``."""
+    if vm_manifest.is_vm(image_dir):
+        sources = vm_commands.Sources(cache, mirror, inputs)
+        return vm_commands.verify(image_dir, rebuild, model, sources, as_json)
     try:
         total = manifest.read(image_dir).size
         done = 0
-        with _Bars() as report:
+        with Bars() as report:
 
             def count(size: int) -> None:
                 nonlocal done
@@ -92,58 +112,12 @@ def verify(
             described = manifest.verify(image_dir, count)
     except ImageMismatch as error:
         if as_json:
-            _print_json({"verdict": "refused", "code": error.code, "path": error.path})
-        return _failed(error, REFUSED)
+            print_json({"verdict": "refused", "code": error.code, "path": error.path})
+        return failed(error, REFUSED)
     except ManifestError as error:
-        return _failed(error, USAGE_OR_IO)
+        return failed(error, USAGE_OR_IO)
     if as_json:
-        _print_json({"verdict": "verified", "sha256": described.digest(), "files": len(described.files)})
+        print_json({"verdict": "verified", "sha256": described.digest(), "files": len(described.files)})
     else:
         print(f"verified {image_dir}: {len(described.files):,} files, image.json sha256 {described.digest()}")
     return OK
-
-
-def boot() -> int:
-    """See ``cloister image boot --help``."""
-    return _not_available("booting a virtual-machine image")
-
-
-class _Bars:
-    """A bar on standard error for each step, shown on a terminal only."""
-
-    def __enter__(self) -> Callable[[str, int, int], None]:
-        columns = (
-            TextColumn("{task.description:<9}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
-        self._bars = Progress(*columns, console=_errors, transient=True, disable=not _errors.is_terminal)
-        self._tasks: dict[str, TaskID] = {}
-        self._bars.start()
-        return self._report
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def _report(self, step: str, done: int, total: int) -> None:
-        if step not in self._tasks:
-            self._tasks[step] = self._bars.add_task(step, total=total)
-        self._bars.update(self._tasks[step], completed=done, total=total)
-
-
-def _failed(error: ImageError, status: int) -> int:
-    _errors.print(f"error {error}", style="red", markup=False, highlight=False)
-    if error.expected is not None or error.found is not None:
-        _errors.print(f"expected {error.expected}\nfound    {error.found}", markup=False, highlight=False)
-    return status
-
-
-def _not_available(what: str) -> int:
-    _errors.print(f"not available yet: {what}", markup=False, highlight=False)
-    return NOT_AVAILABLE
-
-
-def _print_json(document: object) -> None:
-    json.dump(document, sys.stdout, indent=2)
-    print()

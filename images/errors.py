@@ -39,3 +39,27 @@ class ClosureError(ImageError):
 
 class InterpreterError(ImageError):
     """This Python cannot be carried in an image."""
+
+
+class InputError(ImageError):
+    """An input of a virtual-machine image is malformed, or not the one that its lock names."""
+
+
+class InputUnavailable(ImageError):
+    """A locked input can no longer be had from where it was asked for."""
+
+
+class RecipeError(ImageError):
+    """A recipe or a lock file is malformed, or asks for what cannot be done."""
+
+
+class CensusError(ImageError):
+    """An image holds something that its recipe forbids, or lacks what it demands."""
+
+
+class VolumeError(ImageError):
+    """A file system or hash tree cannot be written as asked, or is not what it should be."""
+
+
+class MachineError(ImageError):
+    """A virtual machine could not be started, or did not come up."""

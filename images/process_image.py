@@ -90,7 +90,7 @@ def build(out: Path, contents: Contents | None = None, progress: Progress | None
     _write(tree / start_command.FILE, start_command.encode(interpreter.start_command(files, _START)))
     modules = [file.target for file in files if file.target.endswith(".py")]
     report("bytecode", 0, len(modules))
-    for done, _ in enumerate(compile_tree(tree, modules, str(interpreter.program())), 1):
+    for done, _ in enumerate(compile_tree(tree, modules, [str(interpreter.program())]), 1):
         report("bytecode", done, len(modules))
     described = _describe(tree, files, report)
     tree.rename(manifest.root(out))

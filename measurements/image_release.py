@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .errors import Code, ImageError
 from .process_image import hash_volume, predict_launch_digest, read_image, volume_digest
 from .publish import ReleaseDraft
 from .release import GPU
 from .statement import Subject
+from .vm_image import read_vm_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,22 @@ class MeasuredImage:
 
 
 def measure_image(image_dir: Path, *, model: Path | None = None, cmdline: bytes = b"") -> MeasuredImage:
-    """Predict the launch digest of ``IMAGE_DIR/image.json`` with a model volume. Raises ImageError."""
+    """Predict the launch digest of ``IMAGE_DIR/image.json`` with a model volume. Raises ImageError.
+
+    A virtual-machine image has its model and its node's command line inside: ``model`` and ``cmdline`` belong
+    to process images.
+    """
+    machine = read_vm_image(image_dir)
+    if machine is not None:
+        if model is not None or cmdline:
+            raise ImageError(
+                Code.IMAGE_MALFORMED,
+                "this image holds its model and its command line itself",
+                stage="measure",
+            )
+        return MeasuredImage(
+            machine.launch_digest(), machine.sha256, machine.inner_files, machine.volumes.get("model"), 1
+        )
     described = read_image(image_dir)
     files = None if model is None else hash_volume(model)
     return MeasuredImage(

@@ -2,9 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from vm_world import VmRun
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -46,3 +50,11 @@ def vectors() -> Path:
     if not folder.is_dir():
         pytest.skip("the conformance vectors are not on this machine (CLOISTER_VECTORS names their folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def vm_run(tmp_path_factory: pytest.TempPathFactory) -> "VmRun":
+    """A virtual machine that was built, booted and asked by the demo; skips where it cannot be."""
+    from vm_world import run_demo
+
+    return run_demo(tmp_path_factory.mktemp("vm"))

@@ -13,6 +13,9 @@ _HELP = """Run everything once, on this machine: build, publish, boot, verify, a
 A sealed node runs under a simulated platform; a relay and a client run in processes of their own. All state lies in
 one folder, so a second run is quick. The exit status is 0 only if the answer came from a verified node and both
 attacks were refused with the error they should meet.
+
+With --vm the node runs in a sealed virtual-machine image, built here and booted under QEMU (Debian package
+qemu-system-x86); without usable KVM it is emulated, which takes minutes.
 """
 
 
@@ -33,6 +36,9 @@ def demo(
     ] = None,
     question: Annotated[str, typer.Option(help="What to ask.")] = QUESTION,
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 96,
+    vm: Annotated[
+        bool, typer.Option("--vm", help="Boot the node in a virtual machine (QEMU) instead of a process.")
+    ] = False,
     fetch_only: Annotated[bool, typer.Option("--fetch-only", help="Fetch the demo model and stop.")] = False,
 ) -> int:
     """See ``cloister demo --help``."""
@@ -43,4 +49,8 @@ def demo(
     if fetch_only:
         console.print(f"model ready: {resolve_model(model, state / 'models').name}", highlight=False)
         return 0
+    if vm:
+        from .vm_story import VmStory
+
+        return VmStory(state, console).tell(model, question, max_tokens)
     return Story(state, console).tell(model, question, max_tokens)

@@ -18,10 +18,11 @@ from client_sdk.errors import ClientError
 from .attacks import hostile_relay, refusal, tamper
 from .model import resolve_model
 from .processes import Listening, cloister, listening, run
+from .telling import step
 
 # What the simulated GPU reports of itself; a real release lists what its operator has tested.
-_GPU_FACTS = ("--gpu-arch", "HOPPER", "--gpu-driver", "590.12", "--gpu-vbios", "96.00.A5.00.01")
-_POLICY_HEAD = """\
+GPU_FACTS = ("--gpu-arch", "HOPPER", "--gpu-driver", "590.12", "--gpu-vbios", "96.00.A5.00.01")
+POLICY_HEAD = """\
 # Written by `cloister demo`. It trusts the simulated platform below, so it is no policy for real use.
 version = 1
 name = "demo on the simulated platform"
@@ -56,10 +57,10 @@ class Story:
             self._console.print(Rule("the client, in a process of its own: verify, then ask", style="dim"))
             self._ask(f"{relay}/node", question, max_tokens)
             self._console.print(Rule("two attacks", style="dim"))
-            with self._step("a node with one bit of one runtime file changed") as done:
+            with step(self._console, "a node with one bit of one runtime file changed") as done:
                 met = refusal(f"{relay}/tampered", self._policy, "MEASUREMENT_MISMATCH")
                 done.append(f"refused: {met.code} at {met.stage}")
-            with self._step("a relay that swaps the key config for its own") as done:
+            with step(self._console, "a relay that swaps the key config for its own") as done:
                 swapper = running.enter_context(listening("the hostile relay", hostile_relay(self._node_url)))
                 met = refusal(f"http://127.0.0.1:{swapper.port}", self._policy, "ohttp_keys_mismatch")
                 done.append(f"refused: {met.code} at {met.stage}")
@@ -79,23 +80,25 @@ class Story:
         return 0
 
     def _prepare(self, model: str | None) -> Path:
-        with self._step("model") as done:
+        with step(self._console, "model") as done:
             weights = resolve_model(model, self._folder / "models")
             done.append(weights.name)
-        with self._step("process image: interpreter, libraries, runtime") as done:
+        with step(self._console, "process image: interpreter, libraries, runtime") as done:
             told = run("image build", cloister("image", "build", "process", "-o", str(self._image)))
             done.append(told.strip().splitlines()[-1] if told.strip() else "built")
-        with self._step("simulated platform, with AMD-format and NVIDIA-format roots of its own") as done:
+        with step(
+            self._console, "simulated platform, with AMD-format and NVIDIA-format roots of its own"
+        ) as done:
             platform = Platform.open(self._platform, lambda: datetime.now(UTC))
             done.append(f"AMD-format root {platform.roots['amd_root_sha256'][:16]}…")
-        with self._step("transparency log and witness; release and active status published") as done:
+        with step(self._console, "transparency log and witness; release and active status published") as done:
             if not self._log.is_dir():
                 run("log init", cloister("log", "init", str(self._log)))
             if not self._signer.exists():
                 run("release keygen", cloister("release", "keygen", str(self._signer)))
             done.append(self._publish(weights))
         tables = (platform.policy_table(), (self._folder / "transparency.toml").read_text())
-        self._policy.write_text("\n".join((_POLICY_HEAD, *tables)))
+        self._policy.write_text("\n".join((POLICY_HEAD, *tables)))
         return weights
 
     def _publish(self, weights: Path) -> str:
@@ -109,7 +112,7 @@ class Story:
             command_line,
             "--signer",
             str(self._signer),
-            *_GPU_FACTS,
+            *GPU_FACTS,
         ]
         publish += ["--staple", str(self._staple), "--policy", str(self._folder / "transparency.toml")]
         return run("release publish", publish).splitlines()[0]
@@ -117,7 +120,7 @@ class Story:
     def _start(self, running: ExitStack, weights: Path) -> str:
         """Start the node, the tampered node for later, and the relay; the relay's URL."""
         tampered = self._folder / "tampered"
-        with self._step("node: measured, booted, evidence made, sealed, listening") as done:
+        with step(self._console, "node: measured, booted, evidence made, sealed, listening") as done:
             tamper(self._image, tampered)
             # Both at once, since each takes seconds to load its model.
             with ThreadPoolExecutor(2) as pool:
@@ -129,7 +132,7 @@ class Story:
             rows = node.event.get("seal", [])
             held = sum(row.get("state") == "in force" for row in rows)
             done.append(f"port {node.port}, {held} of {len(rows)} pieces of the seal in force")
-        with self._step("relay") as done:
+        with step(self._console, "relay") as done:
             targets = [f"node={self._node_url}", f"tampered=http://127.0.0.1:{changed.port}"]
             options = [part for target in targets for part in ("--target", target)]
             relay = running.enter_context(
@@ -153,15 +156,3 @@ class Story:
         status = subprocess.run(command, check=False).returncode
         if status:
             raise ClientError("demo_step", f"the client ended with status {status}")
-
-    @contextmanager
-    def _step(self, what: str) -> Iterator[list[str]]:
-        """Show a step while it runs, then what came of it and how long it took."""
-        result: list[str] = []
-        before = time.monotonic()
-        with self._console.status(what):
-            yield result
-        took = time.monotonic() - before
-        self._console.print(f"[green]✓[/] {what} [dim]{took:.1f} s[/]", highlight=False)
-        for line in result:
-            self._console.print(f"  [dim]{line}[/]", highlight=False)

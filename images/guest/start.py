@@ -41,12 +41,13 @@ def enter() -> None:
         not str(getattr(module, "__file__", None) or root).startswith(root) for module in sys.modules.values()
     ):
         refuse("a module")
+    inside = os.path.join(os.path.realpath(root), "")  # one slash at the end, also where the root is "/"
     with open("/proc/self/maps", "rb") as maps:
         for line in maps:
             fields = line.rstrip(b"\n").split(None, 5)
             if len(fields) == 6 and b"x" in fields[1] and fields[5].startswith(b"/"):
                 path = os.fsdecode(fields[5])
-                if not os.path.realpath(path).startswith(os.path.realpath(root) + os.sep):
+                if not os.path.realpath(path).startswith(inside):
                     refuse(path)
     library = os.path.join(python, sys.platlibdir, f"python{sys.version_info.major}.{sys.version_info.minor}")
     sys.path[:] = [

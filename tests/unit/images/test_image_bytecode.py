@@ -62,7 +62,7 @@ def test_a_tree_is_compiled_the_same_by_any_number_of_processes(tmp_path: Path, 
     (tmp_path / "p").mkdir()
     for path in paths:
         (tmp_path / path).write_bytes(SOURCE + f"NAME = {path!r}".encode())
-    assert sorted(compile_tree(tmp_path, paths, sys.executable, processes)) == paths
+    assert sorted(compile_tree(tmp_path, paths, [sys.executable], processes)) == paths
     for path in paths:
         assert (tmp_path / cached_path(path)).read_bytes() == compile_source(
             (tmp_path / path).read_bytes(), path
@@ -71,5 +71,5 @@ def test_a_tree_is_compiled_the_same_by_any_number_of_processes(tmp_path: Path, 
 
 def test_a_process_that_dies_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
-        list(compile_tree(tmp_path, ["missing.py"], sys.executable))
+        list(compile_tree(tmp_path, ["missing.py"], [sys.executable]))
     assert caught.value.code == "compile_failed"

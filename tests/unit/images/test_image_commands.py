@@ -41,11 +41,26 @@ def test_no_image_is_an_error_of_use(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "manifest_missing" in capsys.readouterr().err
 
 
-def test_what_is_still_to_come_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("boot") == 2
-    assert run("build", "cpu-sealed", "-o", str(tmp_path / "x")) == 2
-    assert capsys.readouterr().err.count("not available yet") == 2
+def test_an_unknown_recipe_is_not_available_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("build", "no-such-recipe", "-o", str(tmp_path / "x")) == 2
+    assert "recipe_unknown" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_virtual_machine_takes_a_model_and_a_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("build", "cpu-dev", "-o", str(tmp_path / "x")) == 1
+    assert "--model and --config" in capsys.readouterr().err
+
+
+def test_a_folder_without_an_image_does_not_boot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    staple = tmp_path / "staple.json"
+    staple.write_text("{}")
+    assert run("boot", str(tmp_path), "--staple", str(staple), "--accelerator", "tcg") == 1
+    assert "manifest_missing" in capsys.readouterr().err
 
 
 def test_a_failed_build_names_its_reason(

@@ -1,0 +1,173 @@
+"""PID 1 of a virtual machine: bring up the network, start the node as nobody in particular, wait, power off.
+
+It runs from the verified root volume and reads the policy that was measured with the initial RAM disk. It is the
+only program besides the node. It carries bytes between the node's socket and the machine's device for evidence, so
+that the node itself needs no right to any device.
+"""
+
+import base64
+import ctypes
+import fcntl
+import json
+import os
+import socket
+import struct
+import sys
+import threading
+from typing import Any
+
+POLICY = "/run/policy.json"
+STAPLE = "/run/staple.json"
+HOST_PORT = "org.cloister.host"
+PLATFORM_PORT = "org.cloister.platform"
+MAX_HOST_INPUTS = 4 << 20
+
+_SIOCADDRT, _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x890B, 0x8914, 0x8916, 0x891C
+_UP_RUNNING = 0x41
+_ROUTE = struct.Struct("=8x16s16s16sHh4xQQh6xQQQH6x")
+_UP_GATEWAY = 0x3
+_POWER_OFF = 0x4321FEDC
+_SYSCTLS = {
+    "kernel/kexec_load_disabled": "1",
+    "kernel/sysrq": "0",
+    "kernel/dmesg_restrict": "1",
+    "kernel/kptr_restrict": "2",
+    "kernel/unprivileged_bpf_disabled": "1",
+    "kernel/yama/ptrace_scope": "3",
+    "kernel/io_uring_disabled": "2",
+    "vm/memfd_noexec": "2",
+    "user/max_user_namespaces": "0",
+}
+
+
+def main() -> int:
+    """Everything in order; the node's exit status."""
+    with open(POLICY, "rb") as file:
+        policy = json.load(file)
+    if not policy["console"]:
+        null = os.open("/dev/null", os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(null, stream)
+    for name, value in _SYSCTLS.items():
+        with open(f"/proc/sys/{name}", "w", encoding="ascii") as file:
+            file.write(value)
+    network(policy["network"])
+    inputs = host_inputs()
+    with open(STAPLE, "wb") as file:
+        file.write(base64.b64decode(inputs["staple"], validate=True))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    node = os.fork()
+    if node == 0:
+        ours.close()
+        become_node(policy, theirs)
+    theirs.close()
+    carry(ours, open_port(PLATFORM_PORT))
+    while True:
+        process, status = os.wait()
+        if process == node:
+            return os.waitstatus_to_exitcode(status)
+
+
+def network(settings: dict[str, Any]) -> None:
+    """A fixed address, as the policy says: no DHCP and no names."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+        mask = (0xFFFFFFFF << (32 - settings["prefix"])) & 0xFFFFFFFF
+        for name, address, bits in (("lo", "127.0.0.1", 0xFF000000), ("eth0", settings["address"], mask)):
+            for request, value in (
+                (_SIOCSIFADDR, internet(address)),
+                (_SIOCSIFNETMASK, internet(socket.inet_ntoa(bits.to_bytes(4, "big")))),
+                (_SIOCSIFFLAGS, struct.pack("=H14x", _UP_RUNNING)),
+            ):
+                fcntl.ioctl(handle, request, struct.pack("=16s16s8x", name.encode(), value))
+        if settings["gateway"]:
+            anywhere = internet("0.0.0.0")
+            words = (anywhere, internet(settings["gateway"]), anywhere, _UP_GATEWAY, 0, 0, 0, 0, 0, 0, 0, 0)
+            fcntl.ioctl(handle, _SIOCADDRT, _ROUTE.pack(*words))
+
+
+def internet(address: str) -> bytes:
+    """struct sockaddr_in of an address."""
+    return struct.pack("=HH4s8x", socket.AF_INET, 0, socket.inet_aton(address))
+
+
+def open_port(name: str) -> int:
+    """The virtio port that the host calls ``name``."""
+    folder = "/sys/class/virtio-ports"
+    for port in sorted(os.listdir(folder)):
+        with open(f"{folder}/{port}/name", encoding="ascii") as file:
+            if file.read().strip() == name:
+                return os.open(f"/dev/{port}", os.O_RDWR | os.O_CLOEXEC)
+    raise OSError(f"no port called {name}")
+
+
+def host_inputs() -> dict[str, Any]:
+    """What the host hands over: a length and one JSON object. It is public, and whoever uses the node checks it."""
+    port = open_port(HOST_PORT)
+    size = int.from_bytes(read_exactly(port, 4), "big")
+    if size > MAX_HOST_INPUTS:
+        raise ValueError("the host's inputs are too large")
+    inputs: dict[str, Any] = json.loads(read_exactly(port, size))
+    os.close(port)
+    return inputs
+
+
+def read_exactly(port: int, size: int) -> bytes:
+    """So many bytes of a port."""
+    data = b""
+    while len(data) < size:
+        piece = os.read(port, size - len(data))
+        if not piece:
+            raise OSError("the host's inputs are cut off")
+        data += piece
+    return data
+
+
+def become_node(policy: dict[str, Any], platform: socket.socket) -> None:
+    """In the child: give up being root, and become the node."""
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.setsid()
+    os.setgroups([])
+    os.setresgid(policy["user"], policy["user"], policy["user"])
+    os.setresuid(policy["user"], policy["user"], policy["user"])
+    given = {
+        "model": policy["model"],
+        "staple": STAPLE,
+        "address": "0.0.0.0",
+        "port": policy["network"]["port"],
+    }
+    os.set_inheritable(platform.fileno(), True)
+    environment = {
+        "LC_ALL": "C",
+        "CLOISTER_HOST_INPUTS": json.dumps(given),
+        "CLOISTER_PLATFORM_FD": str(platform.fileno()),
+    }
+    with open("/start.json", "rb") as file:
+        command = [word.replace("{root}", "") for word in json.load(file)]
+    os.execve(command[0], [*command, policy["node"]], environment)
+
+
+def carry(node: socket.socket, port: int) -> None:
+    """Bytes between the node's socket and a port, both ways, each in a thread of its own."""
+
+    def out() -> None:
+        while data := node.recv(65536):
+            while data:
+                data = data[os.write(port, data) :]
+
+    def back() -> None:
+        while data := os.read(port, 65536):
+            node.sendall(data)
+
+    for way in (out, back):
+        threading.Thread(target=way, daemon=True).start()
+
+
+if __name__ == "__main__":
+    try:
+        sys.stderr.write(f"init: the node ended with status {main()}\n")
+    except BaseException as error:
+        sys.stderr.write(f"init: {type(error).__name__}: {error}\n")
+    sys.stderr.flush()
+    os.sync()
+    ctypes.CDLL(None).reboot(_POWER_OFF)

@@ -1,0 +1,174 @@
+"""The inputs of images by content: fetched once, hashed always, kept under their SHA-256.
+
+A fetched file counts only after it has the size and the digest that its lock says. All that a recipe needs can be
+packed into one tar archive and unpacked from it, so that an image can be built again when nobody serves its inputs
+any more.
+"""
+
+import http.client
+import os
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import quote
+
+from images import wheels
+from images.errors import InputError, InputUnavailable
+from images.lock import Lock, LockedDeb, LockedWheel
+from images.manifest import hash_file
+
+TIMEOUT_S = 60.0
+_CHUNK = 1 << 20
+
+Progress = Callable[[str, int, int], None]
+Locked = LockedDeb | LockedWheel
+
+
+@dataclass(frozen=True, slots=True)
+class InputStore:
+    """A folder of files named by their SHA-256. ``mirrors`` maps archive names to addresses, for packages."""
+
+    folder: Path
+    mirrors: Mapping[str, str]
+
+    def path(self, entry: Locked) -> Path:
+        """Where the input lies, whether it does or not."""
+        return self.folder / entry.sha256
+
+    def fetch(self, lock: Lock, progress: Progress) -> None:
+        """Make sure of every input. Raises InputUnavailable naming the first that cannot be had, InputError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        entries: list[Locked] = [*lock.debs, *lock.wheels]
+        total, done = sum(entry.size for entry in entries), 0
+        missing: list[Locked] = []
+        for entry in entries:
+            if self._holds(entry):
+                done += entry.size
+                progress("inputs", done, total)
+            else:
+                missing.append(entry)
+        debs = [entry for entry in missing if isinstance(entry, LockedDeb)]
+        with ThreadPoolExecutor(4) as pool:
+            for entry in pool.map(self._fetch_deb, debs):
+                done += entry.size
+                progress("inputs", done, total)
+        if absent := [entry for entry in missing if isinstance(entry, LockedWheel)]:
+            self._fetch_wheels(absent)
+            progress("inputs", total, total)
+
+    def fetch_one(self, deb: LockedDeb) -> None:
+        """Make sure of one package. Raises InputUnavailable, InputError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._holds(deb):
+            self._fetch_deb(deb)
+
+    def pack(self, lock: Lock, archive: Path) -> None:
+        """Write every input of ``lock`` into one tar, the same bytes for the same lock."""
+        with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+            self._pack_member(tar, "lock.json", lock.encode())
+            entries: list[Locked] = [*lock.debs, *lock.wheels]
+            for entry in sorted(entries, key=lambda entry: entry.sha256):
+                self._pack_member(tar, f"sha256/{entry.sha256}", self.path(entry))
+
+    def unpack(self, lock: Lock, archive: Path) -> None:
+        """Take from a tar of :meth:`pack` what ``lock`` names and is missing. Raises InputError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        entries: list[Locked] = [*lock.debs, *lock.wheels]
+        wanted = {f"sha256/{entry.sha256}": entry for entry in entries}
+        try:
+            with tarfile.open(archive, "r:") as tar:
+                for info in tar:
+                    entry = wanted.get(info.name)
+                    if entry is None or not info.isfile() or info.size != entry.size or self._holds(entry):
+                        continue
+                    source = tar.extractfile(info)
+                    assert source is not None
+                    with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as target:
+                        while chunk := source.read(_CHUNK):
+                            target.write(chunk)
+                    self._admit(entry, Path(target.name))
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise InputError("archive_unreadable", "not an archive of inputs", path=archive.name) from error
+
+    def _holds(self, entry: Locked) -> bool:
+        path = self.path(entry)
+        # Files here were admitted by their digest; the size tells one that a full disk cut off.
+        return path.is_file() and path.stat().st_size == entry.size and hash_file(path)[0] == entry.sha256
+
+    def _fetch_deb(self, deb: LockedDeb) -> LockedDeb:
+        mirror = self.mirrors.get(deb.archive)
+        if mirror is None:
+            raise InputUnavailable(
+                "mirror_unknown", f"no mirror of the archive {deb.archive!r} is known: give one with --mirror"
+            )
+        address = f"{mirror.rstrip('/')}/{quote(deb.path)}"
+        if not address.startswith(("http://", "https://", "file://")):
+            raise InputUnavailable(
+                "mirror_unknown", "a mirror is an http, https or file address", found=mirror
+            )
+        try:
+            with (
+                urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer,  # noqa: S310
+                tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as target,
+            ):
+                left = deb.size + 1
+                while left and (chunk := answer.read(min(_CHUNK, left))):
+                    target.write(chunk)
+                    left -= len(chunk)
+        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise InputUnavailable(
+                "input_unavailable",
+                f"{deb.name} {deb.version} is not served any more ({reason}): use a mirror that keeps it"
+                " (--mirror), an archive of inputs (--inputs), or refresh the lock",
+                path=deb.path,
+            ) from error
+        self._admit(deb, Path(target.name))
+        return deb
+
+    def _fetch_wheels(self, absent: Sequence[LockedWheel]) -> None:
+        with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+            try:
+                wheels.download(map(wheels.requirement, absent), Path(scratch), hashes=True)
+            except InputUnavailable as error:
+                detail = f"{error.detail}: use pip's settings to name an index that has it, or --inputs"
+                raise InputUnavailable("input_unavailable", detail) from error
+            for wheel in absent:
+                path = Path(scratch, wheel.file)
+                if not path.is_file():
+                    raise InputUnavailable(
+                        "input_unavailable", "the index serves another file", path=wheel.file
+                    )
+                self._admit(wheel, path)
+
+    def _admit(self, entry: Locked, path: Path) -> None:
+        digest, size = hash_file(path)
+        if (digest, size) != (entry.sha256, entry.size):
+            path.unlink()
+            raise InputError(
+                "input_changed", f"{entry.name} is not the locked file", expected=entry.sha256, found=digest
+            )
+        path.chmod(0o644)
+        os.replace(path, self.path(entry))
+
+    @staticmethod
+    def _pack_member(tar: tarfile.TarFile, name: str, content: bytes | Path) -> None:
+        info = tarfile.TarInfo(name)
+        if isinstance(content, bytes):
+            info.size = len(content)
+            tar.addfile(info, BytesIO(content))
+            return
+        info.size = content.stat().st_size
+        with content.open("rb") as source:
+            tar.addfile(info, source)
+
+
+def mirrors_from(base: str | None, found: Mapping[str, str], archives: Sequence[str]) -> dict[str, str]:
+    """The address of each archive: below ``base`` where one is given, else as the machine's apt has it."""
+    return {name: f"{base.rstrip('/')}/{name}" for name in archives} if base else dict(found)

@@ -1,0 +1,262 @@
+"""The image commands for virtual machines: ``build``, ``verify``, ``audit``, ``lock``, ``inputs``."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from images import boot_command, recipe, vm_manifest
+from images.errors import CensusError, ImageError, ImageMismatch, InputUnavailable, ManifestError, RecipeError
+from images.lock import Lock
+from images.terminal import NOT_AVAILABLE, OK, REFUSED, USAGE_OR_IO, Bars, failed, not_available, print_json
+
+if TYPE_CHECKING:
+    from images.input_store import InputStore
+
+CacheOption = Annotated[
+    Path | None, typer.Option("--cache", help="The folder for inputs; default: in the user's cache folder.")
+]
+MirrorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mirror",
+        help="Address below which the archives debian and debian-security lie; default: apt's own.",
+    ),
+]
+InputsOption = Annotated[
+    Path | None, typer.Option("--inputs", help="An archive that image inputs wrote, to take inputs from.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where inputs come from: cache folder, mirror, archive; None for what is usual."""
+
+    cache: Path | None
+    mirror: str | None
+    archive: Path | None
+
+    def store(self, locked: Lock) -> "InputStore":
+        """The store of inputs, filled from the archive where one is given. Raises ImageError."""
+        # Building and auditing need what the extra `images` brings; booting and rehashing do not.
+        from images import apt
+        from images.input_store import InputStore, mirrors_from
+
+        archives = sorted({deb.archive for deb in locked.debs})
+        found = {} if self.mirror else apt.mirrors()
+        store = InputStore(self.folder, mirrors_from(self.mirror, found, archives))
+        if self.archive is not None:
+            store.unpack(locked, self.archive)
+        return store
+
+    @property
+    def folder(self) -> Path:
+        """The cache folder."""
+        usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return self.cache or usual / "cloister" / "inputs"
+
+
+def register(image: typer.Typer) -> None:
+    """Add the commands that only virtual machines have."""
+    image.command("audit", help=_AUDIT)(audit)
+    image.command("boot", help=boot_command.HELP)(boot_command.boot)
+    image.command("lock", help=_LOCK)(lock)
+    image.command("inputs", help=_INPUTS)(inputs)
+
+
+_AUDIT = """Take a census of an image: programs, modes, device nodes, kernel options, what listens.
+
+The same lists of what is allowed and denied end a build (recipe, table `census`). Exit status 3: something that is
+there is not allowed, or something that must be there is not.
+"""
+
+_LOCK = """Refresh a recipe's lock from this machine's apt and pip, and show what changes.
+
+With --list, only name the recipes. With --check, write nothing; exit status 3 where something would change.
+"""
+
+_INPUTS = """Pack every input of a recipe into one archive, for building the image again in years.
+
+The archive is the same bytes for the same lock; `image build --inputs ARCHIVE` takes inputs from it.
+"""
+
+
+def build(
+    name: str,
+    out: Path,
+    model: Path | None,
+    config: Path | None,
+    model_id: str,
+    sources: Sources,
+    as_json: bool,
+) -> int:
+    """``cloister image build RECIPE`` for a virtual machine."""
+    from images import predictions, vm_image
+
+    try:
+        chosen = recipe.load(name)
+        if chosen.needs:
+            return not_available(f"the recipe {chosen.name}: {chosen.needs}")
+        if model is None or config is None:
+            raise RecipeError("inputs_missing", "a virtual machine takes --model and --config")
+        locked = vm_image.load(name)[1]
+        identity = model_id or f"{model.stem if model.is_file() else model.name}@local"
+        with Bars() as report:
+            given = vm_image.VmInputs(model, identity, config.read_bytes())
+            built = vm_image.build(chosen, locked, sources.store(locked), given, out, report)
+            predictions.write(out, chosen)
+    except CensusError as error:
+        return failed(error, REFUSED)
+    except InputUnavailable as error:
+        return failed(error, NOT_AVAILABLE)
+    except ImageError as error:
+        return failed(error, NOT_AVAILABLE if error.code == "recipe_unknown" else USAGE_OR_IO)
+    size = sum(artifact.size for artifact in built.artifacts.values())
+    if as_json:
+        print_json({"image": str(out), "sha256": built.digest(), "files": len(built.files), "bytes": size})
+    else:
+        print(f"built {out}: {len(built.files):,} files inside, {size / 1e6:,.0f} MB")
+        for part in ("vmlinuz", "initrd", "root.img", "model.img", "image.efi"):
+            print(
+                f"  {part:<10} {built.artifacts[part].size / 1e6:>10,.1f} MB  {built.artifacts[part].sha256}"
+            )
+        print(f"image.json sha256 {built.digest()}")
+    return OK
+
+
+def verify(image_dir: Path, again: bool, model: Path | None, sources: Sources, as_json: bool) -> int:
+    """``cloister image verify`` for a virtual machine."""
+    from images import rebuild, vm_image
+
+    try:
+        with Bars() as report:
+            total = sum(artifact.size for artifact in vm_manifest.read(image_dir).artifacts.values())
+            done = 0
+
+            def count(size: int) -> None:
+                nonlocal done
+                done += size
+                report("digests", done, max(total, done))
+
+            described = vm_image.verify_files(image_dir, count)
+            compared: tuple[str, ...] = ()
+            if again:
+                locked = vm_image.load(described.recipe)[1]
+                compared = rebuild.compare(image_dir, described, sources.store(locked), model, report)
+    except ImageMismatch as error:
+        if as_json:
+            print_json({"verdict": "refused", "code": error.code, "path": error.path, "detail": error.detail})
+        return failed(error, REFUSED)
+    except InputUnavailable as error:
+        return failed(error, NOT_AVAILABLE)
+    except ImageError as error:
+        return failed(error, USAGE_OR_IO)
+    if as_json:
+        print_json({"verdict": "verified", "sha256": described.digest(), "rebuilt": list(compared)})
+    else:
+        print(
+            f"verified {image_dir}: {len(described.artifacts)} artifacts, image.json sha256 {described.digest()}"
+        )
+        if compared:
+            print(f"rebuilt elsewhere, equal: {', '.join(compared)}")
+    return OK
+
+
+def audit(
+    image_dir: Annotated[Path, typer.Argument(help="A folder that image build made.")],
+    cache: CacheOption = None,
+    mirror: MirrorOption = None,
+    archive: InputsOption = None,
+    as_json: _Json = False,
+) -> int:
+    """See ``cloister image audit --help``."""
+    from images import census, vm_image
+    from images.kernel import Kernel
+
+    try:
+        described = vm_manifest.read(image_dir)
+        chosen, locked = vm_image.load(described.recipe)
+        store = Sources(cache, mirror, archive).store(locked)
+        package = next(deb for deb in locked.debs if deb.name.startswith("linux-image-"))
+        store.fetch_one(package)
+        kernel = Kernel.of_package(store.path(package))
+        taken = census.rows(chosen, kernel, described.files)
+    except InputUnavailable as error:
+        return failed(error, NOT_AVAILABLE)
+    except (ManifestError, ImageError) as error:
+        return failed(error, USAGE_OR_IO)
+    refused = any(row.failed for row in taken)
+    if as_json:
+        rows = [{"check": row.check, "found": row.found, "failed": row.failed} for row in taken]
+        print_json({"verdict": "refused" if refused else "as the recipe allows", "rows": rows})
+    else:
+        table = Table("check", "", "found", box=None, pad_edge=False)
+        for row in taken:
+            table.add_row(row.check, "✗" if row.failed else "✓", row.found)
+        Console(width=None).print(table, markup=False)
+    return REFUSED if refused else OK
+
+
+def lock(
+    name: Annotated[str, typer.Argument(help="The recipe.")] = "",
+    show: Annotated[bool, typer.Option("--list", help="Name the recipes and end.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing.")] = False,
+    as_json: _Json = False,
+) -> int:
+    """See ``cloister image lock --help``."""
+    from images import apt, wheels
+    from images import lock as locks
+
+    if show or not name:
+        for known in recipe.names():
+            print(f"{known:<12} {recipe.load(known).description}")
+        return OK
+    try:
+        chosen = recipe.load(name)
+        path = recipe.lock_path(chosen)
+        before = locks.read(path) if path.exists() else None
+        after = Lock(
+            chosen.name,
+            apt.resolve(chosen.debian["closure"], chosen.debian["exact"]),
+            wheels.resolve(chosen.python["project"], chosen.python["extra"]),
+        )
+        changed = locks.changes(before, after)
+        if not check:
+            path.write_bytes(after.encode())
+    except InputUnavailable as error:
+        return failed(error, NOT_AVAILABLE)
+    except ImageError as error:
+        return failed(error, USAGE_OR_IO)
+    if as_json:
+        print_json({"lock": str(path), "changes": changed})
+    else:
+        print("\n".join(changed) or "nothing changes")
+    return REFUSED if check and changed else OK
+
+
+def inputs(
+    name: Annotated[str, typer.Argument(help="The recipe.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The archive to write.")],
+    cache: CacheOption = None,
+    mirror: MirrorOption = None,
+) -> int:
+    """See ``cloister image inputs --help``."""
+    from images import vm_image
+
+    try:
+        _, locked = vm_image.load(name)
+        store = Sources(cache, mirror, None).store(locked)
+        with Bars() as report:
+            store.fetch(locked, report)
+        store.pack(locked, out)
+    except InputUnavailable as error:
+        return failed(error, NOT_AVAILABLE)
+    except ImageError as error:
+        return failed(error, USAGE_OR_IO)
+    print(f"packed {len(locked.debs)} packages and {len(locked.wheels)} wheels into {out}")
+    return OK

@@ -1,0 +1,248 @@
+"""Building a virtual-machine image from a recipe, a lock, a model and a node's configuration.
+
+::
+
+    IMAGE_DIR/image.json     the manifest (images.vm_manifest)
+    IMAGE_DIR/vmlinuz, initrd, cmdline        what a hypervisor loads by itself
+    IMAGE_DIR/image.efi      the same three as a unified kernel image
+    IMAGE_DIR/root.img       the root volume: file system, then hash tree
+    IMAGE_DIR/model.img      the model volume
+    IMAGE_DIR/policy.json    the measured policy, a copy of the one in the initial RAM disk
+    IMAGE_DIR/sbom.cdx.json  what it is made of (CycloneDX)
+    IMAGE_DIR/firmware/      firmware to launch it with; not part of the machine's volumes
+
+Everything is made in ``IMAGE_DIR/building`` and moved into place at the end, the manifest last.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rfc8785
+
+from images import census, deb, lock, node_tree, ram_disk, recipe, sbom, uki, vm_manifest, volume
+from images.errors import ImageError, RecipeError
+from images.input_store import InputStore
+from images.kernel import Kernel
+from images.lock import Lock
+from images.manifest import hash_file
+from images.recipe import Recipe
+from images.vm_manifest import ARTIFACTS, Artifact, VmManifest
+
+STUB = "usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+FIRMWARE = {
+    "usr/share/ovmf/OVMF.fd": "OVMF.fd",
+    "usr/share/OVMF/OVMF_CODE_4M.fd": "OVMF_CODE_4M.fd",
+    "usr/share/OVMF/OVMF_VARS_4M.fd": "OVMF_VARS_4M.fd",
+}
+MAX_CONFIG = 32 * 1024
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class VmInputs:
+    """What a recipe does not say: the model, its identity (NAME@REVISION), and the node's configuration.
+
+    ``config`` is the node's measured command line, as ``cloister serve --show-command-line`` prints it.
+    """
+
+    model: Path
+    identity: str
+    config: bytes
+
+
+def build(
+    chosen: Recipe, locked: Lock, store: InputStore, given: VmInputs, out: Path, progress: Progress
+) -> VmManifest:
+    """Build the image in ``out``, replacing one that is there. Raises ImageError.
+
+    The same recipe, lock, model and configuration give the same bytes, wherever, whenever and by whom.
+    """
+    if chosen.needs:
+        raise RecipeError(
+            "recipe_needs", f"{chosen.name} cannot be built from registries alone: {chosen.needs}"
+        )
+    config = _config(given.config)
+    work = _prepare(out)
+    stage = work / "stage"
+    store.fetch(locked, progress)
+    kernel_package = next(d for d in locked.debs if d.name.startswith("linux-image-"))
+    kernel = Kernel.of_package(store.path(kernel_package))
+    modules = kernel.load_order(chosen.kernel["modules"])
+    root = node_tree.build(chosen, locked, store, stage, progress)
+    disk = ram_disk.program(root, stage, modules)
+    model = volume.model_tree(given.model)
+    volumes = [
+        volume.write(
+            root, work / "root.img", name="root", mount="/", identity=f"{chosen.name}@root", progress=progress
+        ),
+        volume.write(
+            model,
+            work / "model.img",
+            name="model",
+            mount="/models/0",
+            identity=given.identity,
+            progress=progress,
+        ),
+    ]
+    policy = _policy(chosen, volumes, [name for name, _ in modules], given.model, config)
+    measured_policy = rfc8785.dumps(policy)
+    cmdline = chosen.kernel["cmdline"].encode()
+    initrd = ram_disk.archive(disk, measured_policy)
+    files = [
+        *vm_manifest.inner_files("initrd", disk),
+        *vm_manifest.inner_files("model", model),
+        *vm_manifest.inner_files("root", root),
+    ]
+    census.require(chosen, kernel, files)
+    _write_all(
+        work,
+        {
+            "vmlinuz": kernel.image,
+            "initrd": initrd,
+            "cmdline": cmdline,
+            "policy.json": measured_policy,
+            "image.efi": _unified(locked, store, chosen, kernel, initrd, cmdline),
+            "sbom.cdx.json": sbom.encode(chosen, locked, files),
+            **_firmware(locked, store),
+        },
+    )
+    shutil.rmtree(stage)
+    manifest = VmManifest(
+        chosen.name,
+        hashlib.sha256(locked.encode()).hexdigest(),
+        {
+            "package": f"{kernel_package.name} {kernel_package.version}",
+            "release": kernel.release,
+            "options_sha256": hashlib.sha256(rfc8785.dumps(dict(kernel.options))).hexdigest(),
+        },
+        cmdline.decode(),
+        _artifacts(work, progress),
+        policy,
+        tuple(sorted(files, key=lambda file: file.path.encode())),
+    )
+    (work / "image.json").write_bytes(manifest.encode())
+    _move_in(work, out)
+    return manifest
+
+
+def verify_files(image_dir: Path, progress: Callable[[int], None] | None = None) -> VmManifest:
+    """Rehash every artifact of an image against its manifest. Raises ManifestError, ImageMismatch."""
+    manifest = vm_manifest.read(image_dir)
+    for name in sorted(manifest.artifacts):
+        expected = manifest.artifacts[name]
+        try:
+            digest, size = hash_file(image_dir / name)
+        except OSError as error:
+            raise census.mismatch("file_missing", "a listed file is missing", name) from error
+        if (size, digest) != (expected.size, expected.sha256):
+            raise census.mismatch("file_changed", "content differs", name, expected.sha256, digest)
+        if progress is not None:
+            progress(size)
+    return manifest
+
+
+def load(name: str) -> tuple[Recipe, Lock]:
+    """A recipe with its lock. Raises RecipeError."""
+    chosen = recipe.load(name)
+    return chosen, lock.read(recipe.lock_path(chosen))
+
+
+def _config(data: bytes) -> str:
+    try:
+        text = data.decode().strip()
+    except UnicodeDecodeError as error:
+        raise RecipeError("config_malformed", "the node's configuration is not UTF-8") from error
+    if not text.startswith("{") or len(data) > MAX_CONFIG:
+        raise RecipeError("config_malformed", "not what cloister serve --show-command-line prints")
+    return text
+
+
+def _policy(
+    chosen: Recipe, volumes: list[volume.Volume], modules: list[str], model: Path, config: str
+) -> dict[str, Any]:
+    guest = chosen.guest
+    return {
+        "v": 1,
+        "recipe": chosen.name,
+        "volumes": [entry.policy() for entry in volumes],
+        "modules": modules,
+        "tolerated_modules": sorted(set(chosen.kernel["tolerated"]) & set(modules)),
+        "network": {name: guest[name] for name in ("address", "prefix", "gateway", "port")},
+        "console": guest["console"],
+        "user": guest["user"],
+        "model": f"/models/0/{model.name}" if model.is_file() else "/models/0",
+        "node": config,
+    }
+
+
+def _unified(
+    locked: Lock, store: InputStore, chosen: Recipe, kernel: Kernel, initrd: bytes, cmdline: bytes
+) -> bytes:
+    stub = _members(locked, store, "systemd-boot-efi", {STUB: "stub"})["stub"]
+    release = f'ID=cloister\nNAME="Cloister"\nIMAGE_ID={chosen.name}\n'.encode()
+    sections = {
+        "osrel": release,
+        "cmdline": cmdline,
+        "uname": kernel.release.encode(),
+        "initrd": initrd,
+        "linux": kernel.image,
+    }
+    return uki.assemble(stub, sections)
+
+
+def _firmware(locked: Lock, store: InputStore) -> dict[str, bytes]:
+    found = _members(locked, store, "ovmf", FIRMWARE)
+    return {f"firmware/{name}": data for name, data in found.items()}
+
+
+def _members(locked: Lock, store: InputStore, package: str, wanted: Mapping[str, str]) -> dict[str, bytes]:
+    found = {
+        wanted[member.path]: member.data
+        for member in deb.read_package(store.path(locked.deb(package)))
+        if member.path in wanted
+    }
+    if missing := sorted(set(wanted.values()) - set(found)):
+        raise RecipeError("package_lacks", f"{package} has no {missing[0]}")
+    return found
+
+
+def _prepare(out: Path) -> Path:
+    out.mkdir(parents=True, exist_ok=True)
+    ours = {"image.json", "building", "firmware", "predictions.json", *ARTIFACTS}
+    if foreign := sorted(entry.name for entry in out.iterdir() if entry.name not in ours):
+        raise ImageError("folder_in_use", f"{out} holds other things: {', '.join(foreign[:3])}")
+    work = out / "building"
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "stage").mkdir(parents=True)
+    return work
+
+
+def _write_all(work: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        path = work / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+
+
+def _artifacts(work: Path, progress: Progress) -> dict[str, Artifact]:
+    names = sorted(p.relative_to(work).as_posix() for p in work.rglob("*") if p.is_file())
+    found = {}
+    for done, name in enumerate(names, 1):
+        digest, size = hash_file(work / name)
+        found[name] = Artifact(size, digest)
+        progress("digests", done, len(names))
+    return found
+
+
+def _move_in(work: Path, out: Path) -> None:
+    (out / "image.json").unlink(missing_ok=True)  # Without it the rest is no image.
+    shutil.rmtree(out / "firmware", ignore_errors=True)
+    for path in sorted(work.iterdir(), key=lambda path: path.name == "image.json"):
+        os.replace(path, out / path.name)
+    work.rmdir()

@@ -1,0 +1,103 @@
+"""Wheels: which a node takes, from the distributions that are installed and tested here, and how pip fetches them."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from zipfile import BadZipFile, ZipFile, ZipInfo
+
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+from images import closure
+from images.errors import InputError, InputUnavailable
+from images.lock import LockedWheel
+from images.manifest import hash_file
+
+MAX_UNPACKED = 8 << 30
+
+# What Debian's interpreter and C library can load, the newest first.
+_TARGET = (
+    *("--python-version", "3.11", "--implementation", "cp"),
+    *("--platform", "manylinux_2_36_x86_64", "--platform", "manylinux_2_35_x86_64"),
+    *("--platform", "manylinux_2_34_x86_64", "--platform", "manylinux_2_31_x86_64"),
+    *("--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_27_x86_64"),
+    *("--platform", "manylinux_2_17_x86_64", "--platform", "manylinux2014_x86_64"),
+    *("--platform", "manylinux_2_12_x86_64", "--platform", "manylinux2010_x86_64"),
+    *("--platform", "manylinux_2_5_x86_64", "--platform", "manylinux1_x86_64"),
+)
+
+
+def resolve(project: str, extra: str) -> tuple[LockedWheel, ...]:
+    """The wheels of what ``project`` requires with ``extra``, each in the version installed here.
+
+    Raises ClosureError, InputUnavailable.
+    """
+    installed = closure.resolve(closure.requirements_of(project, extra))
+    wanted = [f"{dist.metadata['Name']}=={dist.version}" for dist in installed]
+    with tempfile.TemporaryDirectory() as scratch:
+        download(wanted, Path(scratch))
+        found = []
+        for path in Path(scratch).glob("*.whl"):
+            name, version = parse_wheel_filename(path.name)[:2]
+            digest, size = hash_file(path)
+            found.append(LockedWheel(str(name), str(version), path.name, size, digest))
+    missing = {str(canonicalize_name(dist.metadata["Name"])) for dist in installed} - {w.name for w in found}
+    if missing:
+        raise InputUnavailable("wheel_missing", f"no wheel was found for {', '.join(sorted(missing))}")
+    return tuple(sorted(found, key=lambda wheel: wheel.name))
+
+
+def download(requirements: Iterable[str], folder: Path, *, hashes: bool = False) -> None:
+    """Fetch the wheels of exact requirements with pip, from the indexes it is configured for.
+
+    With ``hashes`` each requirement has to carry one. Raises InputUnavailable with pip's own reason.
+    """
+    listed = folder / "requirements.txt"
+    listed.write_text("".join(f"{line}\n" for line in requirements))
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary=:all:", *_TARGET, *(["--require-hashes"] if hashes else [])]
+    done = subprocess.run(
+        [*command, "--dest", str(folder), "--requirement", str(listed)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise InputUnavailable(
+            "wheel_unavailable", errors[-1] if errors else "pip could not fetch the wheels"
+        )
+
+
+def requirement(wheel: LockedWheel) -> str:
+    """The requirement that only this very wheel meets."""
+    return f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}"
+
+
+def unpack(
+    path: Path, name: str, wanted: "Sequence[str] | None" = None
+) -> Iterator[tuple[str, ZipInfo, ZipFile]]:
+    """The files of a wheel: the path below the site folder, and how to read each. Raises InputError."""
+    try:
+        parse_wheel_filename(name)
+        with ZipFile(path) as archive:
+            infos = [info for info in archive.infolist() if not info.is_dir()]
+            if sum(info.file_size for info in infos) > MAX_UNPACKED:
+                raise InputError("wheel_too_large", f"more than {MAX_UNPACKED} bytes unpacked", path=name)
+            for info in infos:
+                place = _place(info.filename)
+                if place is not None and (wanted is None or place in wanted):
+                    yield place, info, archive
+    except (BadZipFile, InvalidWheelFilename, NotImplementedError, ValueError) as error:
+        raise InputError("wheel_malformed", "not a wheel that can be read", path=name) from error
+
+
+def _place(name: str) -> str | None:
+    """Where a wheel's file lies below the site folder; None for scripts and headers (PEP 427)."""
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\\" in name or "\0" in name:
+        raise InputError("wheel_malformed", "a path is not a plain relative path", path=name)
+    if len(parts) > 2 and parts[0].endswith(".data"):
+        return "/".join(parts[2:]) if parts[1] in ("purelib", "platlib") else None
+    return name
