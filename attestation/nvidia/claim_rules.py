@@ -69,6 +69,17 @@ class ClaimRules:
             raise _invalid("detached-claims asks nothing of a device")
         return cls(overall=rules["overall-claims"], device=rules["detached-claims"])
 
+    def about(self, kind: str) -> str | None:
+        """A rule about a claim that devices of this ``kind`` alone make; None where there is none."""
+        return next((name for name in self.device if name.startswith(f"x-nvidia-{kind}-")), None)
+
+    def for_kind(self, kind: str) -> "ClaimRules":
+        """The rules for devices of this ``kind``: all but those about claims that the other kind alone makes."""
+        other = f"x-nvidia-{SWITCH if kind == GPU else GPU}-"
+        device = {name: rule for name, rule in self.device.items() if not name.startswith(other)}
+        if_stated = {name: rule for name, rule in self.if_stated.items() if not name.startswith(other)}
+        return ClaimRules(self.overall, device, if_stated)
+
     def check_overall(self, claims: Mapping[str, Any]) -> None:
         """The claims of a whole answer follow the rules. Raises `ClaimError`."""
         _check(self.overall, claims, "", None)

@@ -117,8 +117,7 @@ def check_fwid(report: Report, chain: VerifiedChain, policy: GpuPolicy) -> bytes
 
     Returns the certificate's firmware id. Raises `FirmwareError`, `FieldError` or `GpuRefused`.
     """
-    reported = read_fwid(report.opaque)
-    if policy.require_fwid and reported is None:
+    if policy.require_fwid and read_fwid(report.opaque) is None:
         raise FieldError(
             code="field_missing", stage="gpu.fwid", expected="FWID", detail="the report names no firmware id"
         )
@@ -126,13 +125,7 @@ def check_fwid(report: Report, chain: VerifiedChain, policy: GpuPolicy) -> bytes
         raise FirmwareError(
             code="fwid_missing", stage="gpu.fwid", detail="the attestation certificate names no firmware id"
         )
-    if reported is not None and reported != chain.fwid:
-        raise FirmwareError(
-            code="fwid_mismatch",
-            stage="gpu.fwid",
-            expected=None if chain.fwid is None else chain.fwid.hex(),
-            found=reported.hex(),
-        )
+    check_reported_fwid(report, chain)
     if policy.fwids and chain.fwid not in policy.fwids:
         raise GpuRefused(
             code="policy_fwid",
@@ -141,6 +134,22 @@ def check_fwid(report: Report, chain: VerifiedChain, policy: GpuPolicy) -> bytes
             found=None if chain.fwid is None else chain.fwid.hex(),
         )
     return chain.fwid
+
+
+def check_reported_fwid(report: Report, chain: VerifiedChain) -> bytes | None:
+    """A firmware id in the report is the certificate's; the report's, if it names one.
+
+    Raises `FirmwareError`, `FieldError`.
+    """
+    reported = read_fwid(report.opaque)
+    if reported is not None and reported != chain.fwid:
+        raise FirmwareError(
+            code="fwid_mismatch",
+            stage="gpu.fwid",
+            expected=None if chain.fwid is None else chain.fwid.hex(),
+            found=reported.hex(),
+        )
+    return reported
 
 
 def check_configuration(

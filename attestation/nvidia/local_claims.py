@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from attestation.nvidia.claim_rules import ClaimRules
-from attestation.nvidia.errors import GpuRefused
+from attestation.nvidia.claim_rules import GPU, SWITCH, ClaimRules
+from attestation.nvidia.errors import ClaimError, GpuRefused
 from attestation.nvidia.verified import CLAIMS_VERSION, VerifiedGpu, VerifiedSwitch, gpu_claims, switch_claims
 
 ISSUER: Final = "LOCAL_GPU_VERIFIER"
 """What NVIDIA's local verifier names as issuer, which its policy files for local results ask for."""
+
+_GPU_NAME: Final = "GPU-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +26,22 @@ class LocalClaims:
     devices: Mapping[str, Mapping[str, Any]]
 
     def follow(self, rules: ClaimRules) -> None:
-        """The claims follow ``rules``. Raises `ClaimError`, or `GpuRefused` where there is no device."""
+        """The claims follow ``rules``; what they say of GPUs is asked of GPUs, of switches of switches.
+
+        Raises `ClaimError`, or `GpuRefused` where there is no device at all.
+        """
         if not self.devices:
             raise GpuRefused(code="policy_gpu_count", stage="gpu.claims", expected="at least 1", found=0)
         rules.check_overall(self.overall)
-        for place, claims in enumerate(self.devices.values()):
-            rules.check_device(claims, place)
+        kinds = {name: GPU if name.startswith(_GPU_NAME) else SWITCH for name in self.devices}
+        for kind in (GPU, SWITCH):
+            rule = rules.about(kind)
+            if rule is not None and kind not in kinds.values():
+                raise ClaimError(
+                    code="claim_missing", stage="gpu.claims", detail=rule, expected=rules.device[rule]
+                )
+        for place, (name, claims) in enumerate(self.devices.items()):
+            rules.for_kind(kinds[name]).check_device(claims, place)
 
     def to_json(self) -> dict[str, Any]:
         """The claims as JSON can hold them."""
@@ -47,7 +59,7 @@ def local_claims(
     The overall result is true only where every device was compared with its reference measurements: NVIDIA's
     tools know no success without.
     """
-    devices = {f"GPU-{place}": gpu_claims(gpu) for place, gpu in enumerate(gpus)}
+    devices = {f"{_GPU_NAME}{place}": gpu_claims(gpu) for place, gpu in enumerate(gpus)}
     devices |= {f"SWITCH-{place}": switch_claims(switch) for place, switch in enumerate(switches)}
     overall = {
         "iss": ISSUER,

@@ -13,6 +13,7 @@ from attestation.nvidia.device import (
     check_fwid,
     check_nonce,
     check_not_blocked,
+    check_reported_fwid,
     check_signature,
 )
 from attestation.nvidia.errors import GpuAttestationError
@@ -155,7 +156,9 @@ def _fwid(
 ) -> str | None:
     report, chain = device.signed_report("gpu.fwid"), device.trusted_chain("gpu.fwid")
     if device.is_switch:
-        return None  # switches do not report one
+        # Real switches report none; the policy's list is of GPUs' firmware.
+        reported = check_reported_fwid(report, chain)
+        return None if reported is None else f"switch firmware {reported.hex()[:16]}…"
     device.fwid = check_fwid(report, chain, policy)
     if device.fwid is None:
         device.warnings.append("the device names no firmware id")

@@ -111,6 +111,9 @@ def switch_claims(switch: VerifiedSwitch) -> dict[str, object]:
     claims = _device_claims(switch, "x-nvidia-switch")
     claims["x-nvidia-device-type"] = "nvswitch"
     claims["x-nvidia-switch-bios-version"] = switch.bios_version
+    # NVIDIA's claim is true where a report names no firmware id, as those of switches do not; one that names
+    # another than its certificate never comes here.
+    claims["x-nvidia-switch-attestation-report-cert-chain-fwid-match"] = True
     references = switch.findings.references
     claims.update(_rim_claims(references, RimKind.SWITCH_BIOS, "x-nvidia-switch-bios-rim"))
     return claims

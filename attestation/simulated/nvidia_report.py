@@ -61,12 +61,16 @@ class GpuSettings:
 
 @dataclass(frozen=True, slots=True)
 class SwitchSettings:
-    """What a simulated NVSwitch reports about itself; ``pdi`` and ``gpu_pdis`` are ids of 8 bytes."""
+    """What a simulated NVSwitch reports about itself; ``pdi`` and ``gpu_pdis`` are ids of 8 bytes.
+
+    ``reported_fwid``: a firmware id in the report, where real switches have none.
+    """
 
     pdi: bytes
     gpu_pdis: tuple[bytes, ...]
     bios_version: str = "96.10.73.00.01"
     fwid: bytes = FWID
+    reported_fwid: bytes | None = None
 
 
 def board_settings() -> tuple[GpuSettings, tuple[SwitchSettings, ...]]:
@@ -116,7 +120,7 @@ def sign_switch_report(
 ) -> bytes:
     """Answer ``nonce`` (32 bytes) as an NVSwitch does."""
     digests = [switch_measurement(index, settings) for index in range(SWITCH_MEASUREMENTS)]
-    fields = (
+    fields: tuple[tuple[OpaqueType, bytes], ...] = (
         (OpaqueType.VBIOS_VERSION, settings.bios_version.encode("ascii")),
         (OpaqueType.SWITCH_PDI, settings.pdi),
         (OpaqueType.SWITCH_GPU_PDIS, b"".join(settings.gpu_pdis).ljust(128, b"\xff")),
@@ -124,6 +128,8 @@ def sign_switch_report(
         (OpaqueType.SWITCH_POSITION_ID, bytes(2)),
         (OpaqueType.SWITCH_LOCK_STATUS, (1).to_bytes(2, "little")),
     )
+    if settings.reported_fwid is not None:
+        fields = (*fields, (OpaqueType.FWID, settings.reported_fwid))
     return _sign(key, nonce, digests, _encoded(fields), entropy)
 
 

@@ -10,11 +10,12 @@ from attestation.errors import AttestationError
 from attestation.nvidia.claim_rules import ClaimRules
 from attestation.nvidia.evidence import encode_evidence_list
 from attestation.nvidia.local_claims import LocalClaims, local_claims
+from attestation.nvidia.opaque import Mode
 from attestation.nvidia.policy import GpuPolicy
 from attestation.nvidia.verify import appraise_gpu_section, verify_gpus
 from attestation.results import Outcome
 from attestation.simulated.nvidia import SimulatedDevicePki
-from attestation.simulated.nvidia_report import GpuSettings
+from attestation.simulated.nvidia_report import GpuSettings, board_settings
 from attestation.simulated.nvidia_rim import SimulatedRimPki
 
 AT = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -72,3 +73,42 @@ def test_claims_name_every_device() -> None:
     assert len({one["ueid"] for one in claims.devices.values()}) == 2
     assert claims.overall["x-nvidia-overall-att-result"] is True
     assert claims.to_json()["overall"]["iat"] == int(AT.timestamp())
+
+
+PROTECTED, WIRINGS = board_settings()
+BOARD_GPUS = [PKI.make_gpu() for _ in range(8)]
+SWITCHES = [PKI.make_switch(wiring) for wiring in WIRINGS]
+BOARD_PIECES = {**PIECES, **RIMS.gpu_rims(PROTECTED), **RIMS.switch_rims(WIRINGS[0])}
+for device in (*BOARD_GPUS, *SWITCHES):
+    BOARD_PIECES.update(PKI.ocsp(device.certificate, AT))
+BOARD = replace(POLICY, count=8, modes=frozenset({Mode.PPCIE}))
+
+
+def board_codes(policy: GpuPolicy, reported_fwid: bytes | None = None) -> dict[str, str | None]:
+    entries = [gpu.evidence(NONCE, PROTECTED) for gpu in BOARD_GPUS]
+    for switch, wiring in zip(SWITCHES, WIRINGS, strict=True):
+        entries.append(switch.evidence(NONCE, replace(wiring, reported_fwid=reported_fwid)))
+    appraisal = appraise_gpu_section(encode_evidence_list(entries), NONCE, policy, AT, BOARD_PIECES)
+    return {row.id: row.code for row in appraisal.rows if row.outcome is Outcome.FAIL}
+
+
+GPU_FILE, SWITCH_FILE = "local_NVGPULocalv4PolicyExample.json", "remote_v4_NVSwitchRemotePolicyExample.json"
+
+
+@pytest.mark.parametrize("name", [GPU_FILE, SWITCH_FILE])
+def test_nvidias_policies_accept_a_board_of_gpus_and_switches(vectors: Path, name: str) -> None:
+    rules = policy_file(vectors, name)
+    assert board_codes(replace(BOARD, claim_rules=rules)) == {}
+    left_out = replace(BOARD, claim_rules=rules, revocation="off")
+    assert board_codes(left_out) == {"gpu.claims": "claim_mismatch"}
+
+
+def test_rules_about_switches_are_not_met_by_gpus_alone(vectors: Path) -> None:
+    rules = policy_file(vectors, SWITCH_FILE)
+    assert codes(replace(POLICY, claim_rules=rules)) == {"gpu.claims": "claim_missing"}
+
+
+def test_a_switch_that_names_a_firmware_must_name_its_certificates() -> None:
+    assert board_codes(BOARD) == {}
+    assert board_codes(BOARD, reported_fwid=WIRINGS[0].fwid) == {}
+    assert board_codes(BOARD, reported_fwid=bytes(48)) == {"gpu.fwid": "fwid_mismatch"}
