@@ -85,11 +85,13 @@ def _judge_snp(cpu: CpuSection, policy: AttestationPolicy, nonce: bytes, at: dat
 
 def _judge_tdx(cpu: CpuSection, policy: AttestationPolicy, nonce: bytes, at: datetime) -> Judged:
     pieces = _tdx_pieces(cpu.collateral)
-    found = tdx.appraise(cpu.evidence, TdxCollateral.from_members(pieces) if pieces else None, policy.tdx, at)
+    collateral = TdxCollateral.from_members(pieces) if pieces else None
+    found = tdx.appraise(cpu.evidence, collateral, policy.tdx, at)
+    expires = _expiry_of(collateral)
     joined = _with_report_data(found, nonce, lambda: parse_quote(cpu.evidence).body.report_data)
     if found.value is None:
-        return Judged(joined, Facts(state=_state_of(found.error)))
-    return Judged(joined, _tdx_facts(found.value, policy))
+        return Judged(joined, Facts(state=_state_of(found.error)), expires)
+    return Judged(joined, _tdx_facts(found.value, policy), expires)
 
 
 def _tdx_facts(verified: tdx.VerifiedTdx, policy: AttestationPolicy) -> Facts:
@@ -131,13 +133,15 @@ def _judge_azure_snp(cpu: CpuSection, policy: AttestationPolicy, nonce: bytes, a
 
 def _judge_azure_tdx(cpu: CpuSection, policy: AttestationPolicy, nonce: bytes, at: datetime) -> Judged:
     others, rest = _split_log(cpu.collateral)
-    section = CpuSection(cpu.tee, cpu.evidence, {**_tdx_pieces(rest), **others})
+    pieces = _tdx_pieces(rest)
+    section = CpuSection(cpu.tee, cpu.evidence, {**pieces, **others})
     found = appraise_azure_tdx_section(section, policy.tdx, policy.tpm, policy.azure, nonce, at)
+    expires = _expiry_of(TdxCollateral.from_members(pieces))
     if found.value is None:
-        return Judged(found, Facts(state=_state_of(found.error)))
+        return Judged(found, Facts(state=_state_of(found.error)), expires)
     hardware = _tdx_facts(found.value.hardware, policy)
     facts = replace(hardware, registers=found.value.registers, secure_boot=found.value.quote.secure_boot)
-    return Judged(found, facts)
+    return Judged(found, facts, expires)
 
 
 _JUDGES: Final[Mapping[str, Callable[[CpuSection, AttestationPolicy, bytes, datetime], Judged]]] = {
@@ -218,6 +222,13 @@ def _earliest_expiry(pieces: Mapping[str, bytes | None]) -> datetime | None:
     except AttestationError:
         return None  # a row says so
     return min(dates, default=None)
+
+
+def _expiry_of(collateral: TdxCollateral | None) -> datetime | None:
+    try:
+        return None if collateral is None else collateral.earliest_expiry()
+    except AttestationError:
+        return None  # a row says so
 
 
 def _state_of(error: AttestationError | None) -> str:

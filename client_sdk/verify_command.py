@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from attestation.bundle import MAX_BUNDLE
+from attestation.ear_draft import as_ietf_draft
 from measurements.rollback import FileMemory, VolatileMemory
 
 from .client import PrivateClient
@@ -113,6 +114,9 @@ def verify(
     ear: Annotated[
         bool, typer.Option("--ear", help="Print the result of --cpu-evidence as an EAT attestation result.")
     ] = False,
+    ear_draft: Annotated[
+        bool, typer.Option("--ear-draft", help="The same, in the names of the IETF's draft of 2026.")
+    ] = False,
 ) -> int:
     """See ``cloister verify --help``."""
     if cpu_evidence is not None:
@@ -129,9 +133,9 @@ def verify(
             tee=tee,
             nonce=parse_cpu_nonce(nonce),
         )
-        return _show_cpu(cpu, as_json=as_json, ear=ear)
-    if collateral is not None or tee is not None or ear:
-        raise ClientError("usage", "--collateral, --tee and --ear belong to --cpu-evidence")
+        return _show_cpu(cpu, as_json=as_json, ear=ear or ear_draft, draft=ear_draft)
+    if collateral is not None or tee is not None or ear or ear_draft:
+        raise ClientError("usage", "--collateral, --tee, --ear and --ear-draft belong to --cpu-evidence")
     if gpu_evidence or local_gpu:
         if bundle is not None or relay is not None or (gpu_evidence and local_gpu):
             raise ClientError("usage", "give one of a bundle file, --relay, --gpu-evidence and --local-gpu")
@@ -171,10 +175,11 @@ def verify(
     return 0 if result.error is None else 3
 
 
-def _show_cpu(result: CpuVerification, *, as_json: bool, ear: bool) -> int:
+def _show_cpu(result: CpuVerification, *, as_json: bool, ear: bool, draft: bool) -> int:
     if ear or as_json:
         build = f"cloister {distribution_version('cloister')}"
-        json.dump(result.to_ear(build) if ear else result.to_json(), sys.stdout, indent=2)
+        told = result.to_ear(build) if ear else result.to_json()
+        json.dump(as_ietf_draft(told) if draft else told, sys.stdout, indent=2)
         print()
     else:
         show_cpu_verification(Console(), result)

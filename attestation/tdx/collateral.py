@@ -8,13 +8,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from ..certificate import Certificate
+from ..certificate import Certificate, RevocationList
 from ..errors import ChainUntrusted, CollateralInvalid, EvidenceMalformed
 from ..strict_json import load_object
-from .chain import PckChain, Revocations, Signer, Trust, read_revocations
+from .chain import PckChain, Revocations, Signer, Trust, read_pem, read_revocations
 from .qe_identity import QeIdentity, read_qe_identity
+from .signed_document import MAX_DOCUMENT, Document
 from .tcb_info import TcbInfo, read_tcb_info
 
 MAX_COLLATERAL: Final = 2 * 1024 * 1024
@@ -71,6 +73,16 @@ class TdxCollateral:
                     code=code, stage="collateral", detail=f"{name} cannot be decoded"
                 ) from None
         return cls.from_members(members)
+
+    def earliest_expiry(self) -> datetime:
+        """When the first of these pieces runs out, whoever signed them. Raises AttestationError."""
+        chains = (self.pck_crl_issuer_chain, self.tcb_info_issuer_chain, self.qe_identity_issuer_chain)
+        times = [Certificate.parse(data).not_after for chain in chains for data in read_pem(chain)]
+        times += [RevocationList.parse(data).next_update for data in (self.root_ca_crl, self.pck_crl)]
+        for name, data in (("tcb_info", self.tcb_info), ("qe_identity", self.qe_identity)):
+            document = load_object(data, limit=MAX_DOCUMENT, code=f"{name}_malformed")
+            times.append(Document(document, name).time("nextUpdate"))
+        return min(times)
 
     @property
     def digest(self) -> bytes:

@@ -96,6 +96,8 @@ def test_tdx_quotes_as_stored(vectors: Path, kind: str) -> None:
         if not accepted and result.error is not None:
             assert result.error.code in case.expect["code"].split("|"), case.id
         submodule = result.to_ear("test")["submods"]["cpu"]
+        if accepted:
+            assert submodule["cloister.collateral"]["earliest-expiry"] >= case.at.timestamp(), case.id
         if not accepted:
             assert submodule["ear.status"] in ("warning", "contraindicated", "none"), case.id
             assert "ueid" not in submodule

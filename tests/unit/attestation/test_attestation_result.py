@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attestation.ear import Facts, SigningKey, Submodule, attestation_result, sign
+from attestation.ear_draft import as_ietf_draft
 from attestation.errors import AttestationError, NotAvailable
 from attestation.results import NOT_EVALUATED, Appraisal, Outcome, Row
 from attestation.sev_snp import SnpCollateral, appraise
@@ -200,3 +201,33 @@ def test_a_signed_result_is_a_jwt_that_its_key_verifies() -> None:
                 jwt.decode(sign(result, key), other.public_key(), algorithms=[algorithm])
     with pytest.raises(NotAvailable):
         sign(result, ec.generate_private_key(ec.SECP521R1()))
+
+
+def test_the_same_in_the_names_of_the_ietfs_draft() -> None:
+    submodule = Submodule(
+        "sev-snp", tuple(passed(*SNP)), True, True, b"evidence", facts=Facts(chip=b"c", debug=False)
+    )
+    result = attestation_result({"cpu": submodule}, at=AT, build="b", policy_digest=POLICY, nonce=b"n" * 32)
+    draft = as_ietf_draft(result)
+    assert draft["eat_profile"] == "tag:ietf.org,2026:rats/ear#04"
+    assert draft["ear_verifier_id"] == result["ear.verifier-id"]
+    assert (draft["iat"], draft["eat_nonce"]) == (result["iat"], result["eat_nonce"])
+    old, new = result["submods"]["cpu"], draft["submods"]["cpu"]
+    assert set(new) == {
+        "ear_status",
+        "ear_trustworthiness_vector",
+        "ear_appraisal_policy_ids",
+        "ear_attester_claims",
+        "ear_verifier_claims",
+    }
+    assert (new["ear_status"], new["ear_trustworthiness_vector"]) == (
+        old["ear.status"],
+        old["ear.trustworthiness-vector"],
+    )
+    assert new["ear_appraisal_policy_ids"] == [old["ear.appraisal-policy-id"]]
+    assert new["ear_attester_claims"]["dbgstat"] == "disabled-since-boot"
+    assert new["ear_verifier_claims"]["cloister.simulated"] is True
+    # Nothing is lost and nothing is said twice.
+    told = {**new["ear_attester_claims"], **new["ear_verifier_claims"]}
+    assert told == {name: value for name, value in old.items() if not name.startswith("ear.")}
+    assert len(told) == len(new["ear_attester_claims"]) + len(new["ear_verifier_claims"])
