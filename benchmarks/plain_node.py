@@ -17,11 +17,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from enclave_runtime import seal
+from enclave_runtime import seal, wiped_memory
 from enclave_runtime.boot import DEVICES_AND_FACTS, code_paths
 
 if TYPE_CHECKING:
     import uvicorn
+
+
+#: A simulated machine may lack the right to lock its memory, and its nodes tolerate that.
+_TOLERATED = (seal.Piece.MEMORY_LOCKED,)
 
 
 class NoEvidence:
@@ -45,15 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--seal", action="store_true", help="put the node's seal in force before listening")
     options = parser.parse_args(arguments)
-    # Confined before torch is there: its threads must be born confined, as a node's are.
-    confined = (
-        seal.confine(
-            read=(*code_paths(), options.model.resolve(), *map(Path, DEVICES_AND_FACTS)),
-            bind_port=options.port,
-        )
-        if options.seal
-        else None
-    )
+    confined = _confined(options) if options.seal else None
     from enclave_runtime.engine.engine import Engine, EngineConfig
     from enclave_runtime.engine.errors import EngineError
     from enclave_runtime.engine.model import load_model
@@ -74,6 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         engine.stop()
     return 0
+
+
+def _confined(options: argparse.Namespace) -> seal.SealReport:
+    """The seal's first step, before torch is there: its threads must be born confined, as a node's are."""
+    wiped_memory.start_again(os.environ)
+    read = (*code_paths(), options.model.resolve(), *map(Path, DEVICES_AND_FACTS))
+    return seal.confine(read=read, bind_port=options.port, tolerate=_TOLERATED)
 
 
 async def _serve(engine: Any, name: str, listener: socket.socket, confined: seal.SealReport | None) -> None:
@@ -101,7 +104,9 @@ async def _serve(engine: Any, name: str, listener: socket.socket, confined: seal
         announcement = os.dup(sys.stdout.fileno())
         if confined is not None:
             await _rehearse(server.config, name)
-            said["seal"] = seal.seal(confined, keep_streams={announcement}).as_json()
+            said["seal"] = seal.seal(
+                confined, keep_streams={announcement, listener.fileno()}, tolerate=_TOLERATED
+            ).as_json()
         os.write(announcement, json.dumps(said).encode() + b"\n")
         os.close(announcement)
         await serving

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from benchmarks import metrics
 from benchmarks.comparison import Comparison, Row
 from benchmarks.provenance import Provenance
+from benchmarks.report import label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +61,8 @@ def _ratios(comparison: Comparison) -> "Figure":
         axes.plot(row.effect.ratio, place, "o" if shown else "x", color=_SECOND, markersize=5)
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_xscale("log")
-    axes.set_yticks(range(len(rows)), [f"{row.load} {row.metric.name}" for row in reversed(rows)], fontsize=8)
+    _plain_numbers(axes)
+    axes.set_yticks(range(len(rows)), [label(row) for row in reversed(rows)], fontsize=8)
     axes.set_xlabel(
         f"{comparison.second.arm} / {comparison.first.arm}, 95 % interval (grey: noise floor, A/A)"
     )
@@ -84,6 +86,7 @@ def _latency(comparison: Comparison) -> "Figure":
             shares = [(index + 1) / len(values) for index in range(len(values))]
             axes.step(values, shares, where="post", color=colour, label=recording.arm)
         axes.set_xscale("log")
+        _plain_numbers(axes)
         axes.set_xlabel(f"{metric.name} [{metric.unit}]")
         axes.set_ylim(0, 1)
         axes.grid(alpha=0.25)
@@ -117,6 +120,19 @@ def _points(axes: "Axes", rows: Sequence[Row]) -> None:
     axes.set_xticks(range(len(rows)), [row.load for row in rows], fontsize=8)
     axes.set_xlim(-0.6, max(len(rows), 1) - 0.4)
     axes.grid(axis="y", alpha=0.25)
+
+
+def _plain_numbers(axes: "Axes") -> None:
+    """0.5, 1, 2 instead of powers of ten along a logarithmic axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.get_xlim()
+    subs: tuple[float, ...] = (1.0, 2.0, 5.0) if high / low > 4 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+    if high / low < 1.5:
+        subs = tuple(1.0 + 0.05 * step for step in range(180))
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _title(comparison: Comparison, what: str) -> str:

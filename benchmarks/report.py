@@ -32,7 +32,7 @@ def show(console: Console, comparison: Comparison) -> None:
     table = Table("load", "metric", "first", "second", "ratio", "noise floor", "verdict", box=None)
     for row in comparison.rows:
         table.add_row(
-            row.load,
+            "–" if row.metric in metrics.PER_BOOT else row.load,
             f"{row.metric.name} \\[{row.metric.unit}]",
             f"{row.first:.3g}",
             f"{row.second:.3g}",
@@ -80,6 +80,11 @@ def formulas(comparison: Comparison) -> tuple[str, ...]:
     return tuple(
         f"{each.name} = {each.formula}" for each in dict.fromkeys(row.metric for row in comparison.rows)
     )
+
+
+def label(row: Row) -> str:
+    """A row's load and metric, or the metric alone where it belongs to the boot."""
+    return row.metric.name if row.metric in metrics.PER_BOOT else f"{row.load} {row.metric.name}"
 
 
 def interval(ratio: Ratio) -> str:
@@ -185,7 +190,7 @@ def _table(comparison: Comparison, rows: Sequence[Row]) -> str:
         _measured("verdict", [row.verdict for row in rows]),
     ]
     shown = [column for column in columns if any(column.cells)]
-    return markdown([f"{row.load} {row.metric.name} ({row.metric.unit})" for row in rows], shown)
+    return markdown([f"{label(row)} ({row.metric.unit})" for row in rows], shown)
 
 
 def _quantile(row: Row, share: float) -> str | None:
@@ -210,7 +215,10 @@ def _where(comparison: Comparison) -> str:
     where = comparison.first.environment
     boots = min(len(comparison.first.boots), len(comparison.second.boots))
     gpus = ", ".join(str(gpu.get("name")) for gpu in where.get("gpus", [])) or "no GPU"
-    return f"{where.get('model')} on {where.get('cores')} cores of {where.get('cpu')}, {gpus}, {boots} boots of each"
+    times = "1 boot" if boots == 1 else f"{boots} boots"
+    return (
+        f"{where.get('model')} on {where.get('cores')} cores of {where.get('cpu')}, {gpus}, {times} of each"
+    )
 
 
 def _simulated(comparison: Comparison) -> bool:
