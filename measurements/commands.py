@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import log_commands, measure_command
+from . import log_commands, measure_command, statement_commands
 from .command_line import (
     OK,
     USAGE_OR_IO,
@@ -28,6 +28,7 @@ from .note import VerifierKey
 from .policy import policy_table
 from .publish import ReleaseLog
 from .signing_key import SigningKey
+from .sigstore import commands as sigstore_commands
 from .statement import instant_text
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -51,6 +52,8 @@ def register(app: typer.Typer) -> None:
     release.command("list", help="List what a log holds, the whole log audited on the way.")(list_releases)
     release.command("revoke", help=_REVOKE)(revoke)
     release.command("keygen", help="Make a key for signing releases; its public half is printed.")(keygen)
+    statement_commands.register(release)
+    sigstore_commands.register(release)
     app.add_typer(release)
     log_commands.register(app)
     measure_command.register(app)
@@ -206,11 +209,12 @@ def list_releases(
         keys = [VerifierKey.parse(vkey) for vkey in signer] or None
         opened = ReleaseLog.open(log, utc_now)
         listing = opened.listing(channel, keys)
-        last = listing.statuses[-1].status if listing.statuses else None
+        last = listing.newest_status
         now = utc_now()
         current = last is not None and last.issued_at <= now < last.expires_at
         active = last.active if last and current else ()
-        revoked = [entry.release for entry in last.revoked] if last else []
+        revoked = {notice.release for notice in listing.revocations}
+        revoked.update(entry.release for entry in (last.revoked if last else ()))
 
         def state(entry: ListedRelease) -> str:
             identity = entry.leaf_hash.hex()
@@ -232,6 +236,22 @@ def list_releases(
                         "current": current,
                     },
                     "releases": [{**_described(entry), "state": state(entry)} for entry in listing.releases],
+                    "revocations": [
+                        {
+                            "release": notice.release,
+                            "reason": notice.reason,
+                            "revoked_at": instant_text(notice.revoked_at),
+                        }
+                        for notice in listing.revocations
+                    ],
+                    "signer_set": None
+                    if listing.newest_set is None
+                    else {
+                        "sequence": listing.newest_set.signer_set.sequence,
+                        "threshold": listing.newest_set.signer_set.threshold,
+                        "signers": [str(key) for key in listing.newest_set.signer_set.signers],
+                        "not_after": instant_text(listing.newest_set.signer_set.not_after),
+                    },
                     "ignored": listing.ignored,
                 }
             )
@@ -239,6 +259,14 @@ def list_releases(
         for entry in listing.releases:
             release = entry.release
             print(f"{state(entry):<9} {release.name} {release.version:<12} {entry.leaf_hash.hex()}")
+        for notice in listing.revocations:
+            print(f"revoked   {notice.release} at {instant_text(notice.revoked_at)}: {notice.reason!a}")
+        if listing.newest_set is not None:
+            chosen = listing.newest_set.signer_set
+            print(
+                f"signers   set {chosen.sequence}, {chosen.threshold} of {len(chosen.signers)}, "
+                f"until {instant_text(chosen.not_after)}"
+            )
         if last is None:
             print(f"no status in channel {channel}")
         else:

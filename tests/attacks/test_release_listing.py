@@ -15,10 +15,13 @@ from measurements.errors import Code, TransparencyError
 from measurements.log import TileLog
 from measurements.merkle import leaf_hash
 from measurements.note import COSIGNATURE_ED25519, ED25519, Note, NoteSignature
+from measurements.policy import TransparencyPolicy
+from measurements.publish import ReleaseDraft, create_log
 from measurements.release import CPU_REGISTERS, _measurement
 from measurements.results import Appraisal
 from measurements.rollback import VolatileMemory
 from measurements.signing_key import SigningKey
+from measurements.statement import Subject
 from measurements.tlog_policy import TlogPolicy
 from measurements.tlog_proof import TlogProof
 from measurements.verified_release import VerifiedRelease
@@ -87,6 +90,43 @@ def test_an_old_status_after_the_image_was_yanked(world: World, monkeypatch: pyt
     refused(world.check(old, at=later), Code.STATUS_STALE, "log.status")
     monkeypatch.setattr(decision, "_inside", lambda *_: None)
     world.check(old, at=later).require()
+
+
+def test_going_on_with_a_revoked_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node keeps the staple from before the revocation, and time goes by: how long does which client believe it?"""
+    at = [AT]
+    signer = SigningKey.generate("releases.example")
+    log = create_log(tmp_path / "log", origin="log.example/r", witness="w.example", now=lambda: at[0])
+    element = {"tee": "sev-snp", "launchDigest": "ab" * 48}
+    draft = ReleaseDraft("acme/node", "1", "prod", (Subject("image", "cd" * 32),), (element,))
+    published = log.publish(draft, [signer])
+    trust = TlogPolicy.threshold(log.tiles.key, log.tiles.witnesses, 1)
+    # The log goes on to be cosigned, so that freshness of the checkpoint is not what protects here.
+    policy = TransparencyPolicy(trust, (signer.public,), 1, "prod", max_checkpoint_age_s=30 * 86_400)
+
+    def check(stapled: staple.Staple, memory: VolatileMemory) -> Appraisal[VerifiedRelease]:
+        members = {name: getattr(stapled, name) for name in staple.Staple.__dataclass_fields__}
+        return staple.check_staple(**members, policy=policy, at=at[0], memory=memory)
+
+    has_seen_the_new_status = VolatileMemory()
+    check(published.staple, has_seen_the_new_status).require()
+    at[0] += timedelta(hours=1)
+    draft = replace(draft, version="2", subjects=(Subject("image", "ef" * 32),))
+    log.publish(draft, [signer])
+    log.revoke(published.release.leaf_hash, "prod", "a hole", [signer])
+    newest = staple.Staple.parse(next((tmp_path / "log" / "staples").iterdir()).read_bytes())
+    check(newest, has_seen_the_new_status).require()
+
+    refused(check(published.staple, has_seen_the_new_status), Code.ROLLBACK, "log.rollback")
+    check(
+        published.staple, VolatileMemory()
+    ).require()  # the exposure that is stated: what is left of 48 hours
+    at[0] = AT + timedelta(hours=48, seconds=-1)
+    check(published.staple, VolatileMemory()).require()
+    at[0] = AT + timedelta(hours=48)
+    refused(check(published.staple, VolatileMemory()), Code.STATUS_STALE, "log.status")
+    monkeypatch.setattr(decision, "_inside", lambda *_: None)
+    check(published.staple, VolatileMemory()).require()
 
 
 def test_a_frozen_log(world: World) -> None:

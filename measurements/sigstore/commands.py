@@ -1,0 +1,101 @@
+"""``cloister release attestation``: who built a file, by its Sigstore bundle, GitHub or PyPI attestation."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..command_line import OK, REFUSED, JsonOption, failed, guarded, print_json, utc_now
+from ..errors import TransparencyError
+from ..statement import instant, instant_text
+
+_HELP = """Verify a Sigstore bundle, a GitHub attestation or a PyPI attestation (PEP 740), offline.
+
+Every attestation in FILE must verify under the identity, which is compared exactly: name the whole subject, or a
+workflow and a regular expression for the whole tag. With --artifact it must be about that file. The trusted root is
+the one pinned in this version, or --root. Exit status 3: refused.
+"""
+
+
+def register(release: typer.Typer) -> None:
+    """Add the command to ``cloister release``."""
+    release.command("attestation", help=_HELP)(attestation)
+
+
+def attestation(
+    file: Annotated[Path, typer.Argument(help="The bundle or attestation.")],
+    issuer: Annotated[str, typer.Option(help="The OIDC issuer.")] = (
+        "https://token.actions.githubusercontent.com"
+    ),
+    subject: Annotated[str, typer.Option(help="The whole subject alternative name.")] = "",
+    workflow: Annotated[str, typer.Option(help="The workflow: the subject up to its @.")] = "",
+    tags: Annotated[str, typer.Option(help="A regular expression for the whole tag behind refs/tags/.")] = "",
+    artifact: Annotated[Path | None, typer.Option(help="The file that it must be about.")] = None,
+    predicate_type: Annotated[
+        list[str], typer.Option(help="An accepted kind of statement; repeatable.")
+    ] = [],  # noqa: B006
+    root: Annotated[Path | None, typer.Option(help="Another trusted root (JSON).")] = None,
+    at: Annotated[str | None, typer.Option(help="Judge at this time instead of now.")] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """See ``cloister release attestation --help``."""
+
+    def work() -> int:
+        from .attestation import bundles_in
+        from .identity import IdentityRule
+        from .root import TrustedRoot
+        from .verify import verify_artifact, verify_statement
+
+        rule = IdentityRule(issuer=issuer, subject=subject, workflow=workflow, tags=tags)
+        trusted = TrustedRoot.production() if root is None else TrustedRoot.parse(root.read_bytes())
+        moment = utc_now() if at is None else instant(at, "--at")
+        digest = None if artifact is None else _digest(artifact)
+        results: list[dict[str, Any]] = []
+        try:
+            for bundle in bundles_in(file.read_bytes()):
+                statement = None
+                if digest is not None and "dsseEnvelope" not in json.loads(bundle):
+                    signature = verify_artifact(bundle, root=trusted, signer=rule, at=moment, sha256=digest)
+                else:
+                    statement = verify_statement(
+                        bundle,
+                        root=trusted,
+                        signer=rule,
+                        at=moment,
+                        predicate_types=predicate_type,
+                        artifact=digest,
+                    )
+                    signature = statement.signature
+                results.append(
+                    {
+                        "signed_by": signature.identity.subject if signature.identity else None,
+                        "signed_at": instant_text(signature.signed_at),
+                        "log": signature.log,
+                        "log_index": signature.log_index,
+                        "predicate_type": statement.predicate_type if statement else None,
+                        "subjects": [list(pair) for pair in statement.subjects] if statement else [],
+                    }
+                )
+        except TransparencyError as error:
+            if as_json:
+                print_json({"verdict": "refused", "code": error.code, "detail": str(error)})
+            return failed(f"{error.code}: {error}", REFUSED)
+        if as_json:
+            print_json({"verdict": "verified", "attestations": results})
+            return OK
+        for result in results:
+            print(f"verified {result['predicate_type'] or 'signature'}")
+            print(f"by       {result['signed_by']}")
+            print(f"at       {result['signed_at']}, {result['log']} entry {result['log_index']}")
+            for name, sha256 in result["subjects"]:
+                print(f"about    {name!a} sha256 {sha256!a}")
+        return OK
+
+    return guarded(work)
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
