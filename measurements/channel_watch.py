@@ -14,7 +14,8 @@ from .dsse import Envelope
 from .errors import Code, TransparencyError
 from .merkle import leaf_hash
 from .policy import MAX_RELEASE_VALIDITY, MAX_STATUS_LIFETIME, TransparencyPolicy
-from .release import RELEASE_TYPE, STATUS_TYPE, Release, Status, open_leaf
+from .release import RELEASE_TYPE, STATUS_TYPE, Release, Status
+from .signer_history import SignerHistory
 from .statement import PREDICATE_BASE, instant, instant_text
 
 
@@ -72,22 +73,27 @@ class Channel:
 
 
 class ChannelWatch:
-    """Reads entries in order and reports what breaks a rule; ``channels`` is what it knows so far."""
+    """Reads entries in order and reports what breaks a rule; ``channels`` is what it knows so far.
+
+    ``signers`` says whose entries count.
+    """
 
     def __init__(
         self,
         policy: TransparencyPolicy,
         channels: Mapping[str, Channel],
         report: Callable[[Alert], None],
+        signers: SignerHistory,
     ) -> None:
         self.channels = dict(channels)
+        self.signers = signers
         self._policy = policy
         self._report = report
 
     def entry(self, index: int, leaf: bytes) -> None:
         """Judge entry ``index``."""
         try:
-            statement = open_leaf(leaf, self._policy.signers, self._policy.threshold)
+            statement = self.signers.open(leaf)
         except TransparencyError as error:
             self._unsigned(index, leaf, error)
             return

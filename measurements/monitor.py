@@ -6,7 +6,7 @@ at) is what a monitor checks. It moves on only over a checkpoint whose every ent
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -17,7 +17,9 @@ from .checkpoint import SignedCheckpoint
 from .errors import Code, TransparencyError
 from .log_source import CHECKPOINT, LogSource
 from .monitor_state import MonitorState, StateFolder
+from .note import VerifierKey
 from .policy import TransparencyPolicy
+from .signer_history import SignerHistory
 from .statement import instant
 from .views import join
 
@@ -98,7 +100,10 @@ class Artefacts:
 
 
 class Monitor:
-    """Watches the one log of ``policy``: read from ``log``, compared with ``others``."""
+    """Watches the one log of ``policy``: read from ``log``, compared with ``others``.
+
+    ``former_signers`` are those that a rotation has replaced, for who begins to read after it.
+    """
 
     def __init__(
         self,
@@ -108,7 +113,9 @@ class Monitor:
         others: Sequence[LogSource] = (),
         *,
         artefacts: Artefacts | None = None,
+        former_signers: Sequence[VerifierKey] = (),
     ) -> None:
+        self._former = tuple(former_signers)
         self._policy = policy
         self._folder = state
         self._log = log
@@ -136,7 +143,7 @@ class Monitor:
             self._joined(source, shown, view)
             if seen is not None and view.checkpoint.size == seen.checkpoint.size:
                 self._joined(source, seen, view)
-        watch = ChannelWatch(self._policy, grown.channels, self._found.append)
+        watch = ChannelWatch(self._policy, grown.channels, self._found.append, self._signers(grown))
         watch.standing(at)
         self._look_for_artefacts(grown, at)
         return self._finish(state, grown)
@@ -210,7 +217,7 @@ class Monitor:
         found: list[Alert] = []
         # Copies: what an unproved entry says is kept only once the root stands.
         channels = {name: Channel.from_json(one.to_json()) for name, one in state.channels.items()}
-        watch = ChannelWatch(self._policy, channels, found.append)
+        watch = ChannelWatch(self._policy, channels, found.append, self._signers(state))
         total = shown.checkpoint.size
 
         def entry(index: int, leaf: bytes) -> None:
@@ -219,7 +226,11 @@ class Monitor:
 
         tree = replay(self._log.read, shown.checkpoint, state.tree, entry)
         self._found += found
-        return MonitorState(state.log, tree, shown.raw, watch.channels, state.alerts)
+        return MonitorState(state.log, tree, shown.raw, watch.channels, state.alerts, watch.signers.rotated)
+
+    def _signers(self, state: MonitorState) -> SignerHistory:
+        policy = self._policy
+        return SignerHistory(policy.signers, policy.threshold, self._former, rotated=state.rotated)
 
     def _look_for_artefacts(self, state: MonitorState, at: datetime) -> None:
         wanted = self._artefacts
@@ -256,7 +267,7 @@ class Monitor:
         proved = {alert.key: alert for alert in self._found if alert.severity is Severity.PROVED}
         new = tuple(alert for key, alert in proved.items() if key not in known)
         standing = {alert.key: alert for alert in self._found if alert.severity is not Severity.PROVED}
-        final = MonitorState(grown.log, grown.tree, grown.checkpoint, grown.channels, (*state.alerts, *new))
+        final = replace(grown, alerts=(*state.alerts, *new))
         if final != state:
             self._folder.save(final)
         return Report(

@@ -64,6 +64,9 @@ def monitor(
         bool, typer.Option(help="Also look there for LEAFHASH.sigstore.json of each active release.")
     ] = False,
     due_days: Annotated[int, typer.Option(min=0, help="Days after which they must be there.")] = 7,
+    former_signer: Annotated[
+        list[str], typer.Option(metavar="VKEY", help="A release signer of before a rotation; repeatable.")
+    ] = [],  # noqa: B006
     follow: Annotated[bool, typer.Option("--follow/--once", help="Go on looking, or look once.")] = False,
     interval: Annotated[int, typer.Option(min=1, help="Seconds between looks.")] = 300,
     as_json: JsonOption = False,
@@ -83,7 +86,12 @@ def monitor(
                 else None
             )
             watching = Monitor(
-                trusted, StateFolder(state), open_source(log, client), others, artefacts=wanted
+                trusted,
+                StateFolder(state),
+                open_source(log, client),
+                others,
+                artefacts=wanted,
+                former_signers=[VerifierKey.parse(vkey) for vkey in former_signer],
             )
             return watch(lambda: _look(watching, as_json), follow=follow, interval=interval, sleep=time.sleep)
 

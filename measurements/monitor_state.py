@@ -29,6 +29,7 @@ class MonitorState:
     checkpoint: bytes = b""
     channels: dict[str, Channel] = field(default_factory=dict)
     alerts: tuple[Alert, ...] = ()
+    rotated: bool = False
 
 
 class StateFolder:
@@ -90,6 +91,7 @@ class StateFolder:
             "nodes": [node.hex() for node in state.tree.nodes],
             "checkpoint": strict_base64.encode(state.checkpoint),
             "channels": {name: channel.to_json() for name, channel in state.channels.items()},
+            "rotated": state.rotated,
             "alerts": [alert.to_json() for alert in state.alerts],
         }
         try:
@@ -122,4 +124,5 @@ def _parse(data: bytes) -> MonitorState:
         strict_base64.decode(value["checkpoint"]),
         {name: Channel.from_json(one) for name, one in value["channels"].items()},
         tuple(Alert.from_json(one) for one in value["alerts"]),
+        value["rotated"] is True,
     )

@@ -44,6 +44,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "benchmarks/traffic_analysis.py": {"ohttp"},
     # Measures the log and the client's check of it, below the client.
     "benchmarks/transparency.py": {"measurements"},
+    "benchmarks/simulated_year.py": {"measurements"},
     # Measure the library by itself, below the client.
     "benchmarks/ohttp_peers.py": {"ohttp"},
     "benchmarks/ohttp_gateway.py": {"ohttp"},

@@ -111,11 +111,18 @@ class Place:
     def policy(self) -> TransparencyPolicy:
         return TransparencyPolicy.from_table(tomllib.loads(self.policy_text)["transparency"])
 
-    def look(self, *others: Path, log: Path | None = None, artefacts: Artefacts | None = None) -> Report:
+    def look(
+        self, *others: Path, log: Path | None = None, artefacts: Artefacts | None = None, former: Any = ()
+    ) -> Report:
         state = StateFolder(self.folder / "state")
         sources = [FolderSource(other) for other in others]
         monitor = Monitor(
-            self.policy, state, FolderSource(log or self.folder / "log"), sources, artefacts=artefacts
+            self.policy,
+            state,
+            FolderSource(log or self.folder / "log"),
+            sources,
+            artefacts=artefacts,
+            former_signers=former,
         )
         with state.exclusive():
             return monitor.look(self.at)
@@ -221,6 +228,24 @@ def test_the_same_statement_twice_is_no_conflict(place: Place) -> None:
     first = place.release(1)
     place.append(first, first, place.status(1, [first]))
     assert codes(place.look()) == []
+
+
+def test_a_rotation_of_signers(place: Place) -> None:
+    """Who begins to read later knows the old key for what it signed before, and for nothing after."""
+    old = place.signer
+    first = place.release(1)
+    place.append(first, place.status(1, [first]))
+    place.signer = SigningKey.generate("releases.example/2")
+    assert codes(place.look()) == [AlertCode.UNKNOWN_SIGNER] * 2
+    shutil.rmtree(place.folder / "state")
+    assert codes(place.look(former=[old.public])) == []
+    second = place.release(2, first)
+    place.append(second, place.status(2, [first, second]))
+    assert codes(place.look(former=[old.public])) == []
+    place.append(place.release(3, second, signer=old))
+    assert codes(place.look(former=[old.public])) == [AlertCode.UNKNOWN_SIGNER]
+    shutil.rmtree(place.folder / "state")
+    assert codes(place.look(former=[old.public])) == [AlertCode.UNKNOWN_SIGNER]
 
 
 def test_time_alone_makes_things_stale(place: Place) -> None:
@@ -392,6 +417,7 @@ STATE = json.dumps(
         "channels": {"prod": {"releases": {}, "release_sequences": {"1": "aa"}, "status_sequences": {},
                               "status": {"index": 1, "payload": "aa", "sequence": 1, "expires_at": "x",
                                          "minimum": 1, "active": [], "revoked": []}}},
+        "rotated": False,
         "alerts": [{"code": "SPLIT_VIEW", "severity": "proved", "detail": "d", "key": "k", "index": None,
                     "evidence": None}],
     }

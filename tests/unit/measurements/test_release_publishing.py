@@ -148,6 +148,46 @@ def test_the_same_image_again_renews_its_status(operator: Operator) -> None:
     operator.check(again.staple).require()
 
 
+def test_a_rotation_of_signers_goes_on_with_the_sequences(operator: Operator) -> None:
+    memory = VolatileMemory()
+    operator.check(operator.publish(1).staple, memory).require()
+    old, operator.signer = operator.signer, SigningKey.generate("releases.example/2")
+    done = operator.publish(2, formerly=[old.public])
+    assert (done.release.release.sequence, done.status.status.sequence) == (2, 2)
+    assert done.release.release.previous
+    assert refused(operator.check(done.staple, memory)) == Code.IDENTITY_MISMATCH
+    operator.policy = replace(operator.policy, signers=(operator.signer.public,))
+    assert operator.check(done.staple, memory).require().sequence == 2
+
+
+@pytest.mark.parametrize("hours", [0, 23, 24, 25])
+def test_a_release_must_have_been_listed_for_a_while(operator: Operator, hours: int) -> None:
+    """The first proof is kept, so that its cosignatures grow old while the status stays fresh."""
+    operator.policy = replace(operator.policy, soak_s=24 * 3600)
+    assert refused(operator.check(operator.publish(1).staple)) == Code.TIME_INVALID
+    operator.at += timedelta(hours=hours)
+    found = operator.check(operator.publish(1).staple)
+    if hours < 24:
+        assert refused(found) == Code.TIME_INVALID
+        assert next(row.id for row in found.rows if row.outcome.value == "fail") == "log.witness"
+    else:
+        assert found.require().version == "1.1"
+
+
+def test_a_soak_needs_witnesses(operator: Operator) -> None:
+    table = {
+        "log": str(operator.log.tiles.key),
+        "witnesses": [],
+        "quorum": 0,
+        "signers": [str(operator.signer.public)],
+        "channel": "prod",
+    }
+    TransparencyPolicy.from_table(table)
+    with pytest.raises(TransparencyError) as caught:
+        TransparencyPolicy.from_table({**table, "soak_s": 3600})
+    assert caught.value.code is Code.TRUST_ROOT_INVALID
+
+
 def test_the_release_before_stays_active_and_the_one_before_that_does_not(operator: Operator) -> None:
     published = [operator.publish(number) for number in (1, 2, 3)]
     assert [entry.release.release.sequence for entry in published] == [1, 2, 3]
