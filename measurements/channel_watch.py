@@ -13,10 +13,14 @@ from .alerts import Alert, AlertCode, Severity
 from .dsse import Envelope
 from .errors import Code, TransparencyError
 from .merkle import leaf_hash
+from .note import VerifierKey
 from .policy import MAX_RELEASE_VALIDITY, MAX_STATUS_LIFETIME, TransparencyPolicy
-from .release import RELEASE_TYPE, STATUS_TYPE, Release, Status
+from .release import Release, Status, open_leaf
+from .revocation import RevocationNotice
 from .signer_history import SignerHistory
-from .statement import PREDICATE_BASE, instant, instant_text
+from .signer_set import SignerSet
+from .statement import Statement, instant, instant_text
+from .statement_kinds import Kind, parse_kind
 
 
 @dataclass(slots=True)
@@ -48,13 +52,29 @@ class SeenStatus:
 
 
 @dataclass(slots=True)
+class SeenSet:
+    """The newest set of signers of a channel: vkeys, and how many of them must sign."""
+
+    leaf: str
+    payload: str
+    sequence: int
+    threshold: int
+    signers: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Channel:
-    """One channel so far: releases by leaf hash, and which content each sequence number has had."""
+    """One channel so far: releases by leaf hash, and which content each sequence number has had.
+
+    ``withdrawn`` are the releases (leaf hashes) that revocations name.
+    """
 
     releases: dict[str, SeenRelease] = field(default_factory=dict)
     release_sequences: dict[int, str] = field(default_factory=dict)
     status_sequences: dict[int, str] = field(default_factory=dict)
     status: SeenStatus | None = None
+    signers: SeenSet | None = None
+    withdrawn: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """For the state file."""
@@ -63,12 +83,14 @@ class Channel:
     @classmethod
     def from_json(cls, value: Any) -> "Channel":
         """Read a state file's channel. Raises ValueError, TypeError, KeyError or AttributeError."""
-        status = value["status"]
+        status, signers = value["status"], value["signers"]
         return cls(
             {leaf: SeenRelease(**one) for leaf, one in value["releases"].items()},
             {int(number): text for number, text in value["release_sequences"].items()},
             {int(number): text for number, text in value["status_sequences"].items()},
             None if status is None else SeenStatus(**status),
+            None if signers is None else SeenSet(**signers),
+            list(value["withdrawn"]),
         )
 
 
@@ -93,20 +115,30 @@ class ChannelWatch:
     def entry(self, index: int, leaf: bytes) -> None:
         """Judge entry ``index``."""
         try:
-            statement = self.signers.open(leaf)
-        except TransparencyError as error:
-            self._unsigned(index, leaf, error)
-            return
-        try:
-            payload = leaf_hash(statement.raw).hex()
-            if statement.predicate_type == RELEASE_TYPE:
-                self._release(index, leaf_hash(leaf).hex(), payload, Release.parse(statement))
-            elif statement.predicate_type == STATUS_TYPE:
-                self._status(index, payload, Status.parse(statement))
-            elif not statement.predicate_type.startswith(f"{PREDICATE_BASE}/"):
-                self._proved(AlertCode.NOT_A_STATEMENT, index, f"kind {statement.predicate_type[:200]}")
+            envelope = Envelope.parse(leaf)
+            statement = Statement.parse(envelope.payload)
+            kind = parse_kind(statement)
         except TransparencyError as error:
             self._proved(AlertCode.NOT_A_STATEMENT, index, str(error))
+            return
+        if isinstance(kind, SignerSet) and not self._policy.roots:
+            return  # who trusts no roots takes no signers from them
+        channel = self.channels.setdefault(kind.channel, Channel())
+        try:
+            self._authenticate(kind, channel, leaf)
+        except TransparencyError as error:
+            signed = ", ".join(one.keyid[:100] for one in envelope.signatures) or "nobody"
+            self._proved(AlertCode.UNKNOWN_SIGNER, index, f"{error}; signed by {signed}")
+            return
+        identity, payload = leaf_hash(leaf).hex(), leaf_hash(statement.raw).hex()
+        if isinstance(kind, Release):
+            self._release(index, identity, payload, kind)
+        elif isinstance(kind, Status):
+            self._status(index, payload, kind)
+        elif isinstance(kind, SignerSet):
+            self._signer_set(index, identity, payload, kind)
+        elif isinstance(kind, RevocationNotice):
+            channel.withdrawn.append(kind.release)
 
     def standing(self, at: datetime) -> None:
         """Judge what is the case now, whenever it began: statuses past their time, revoked yet active."""
@@ -118,19 +150,34 @@ class ChannelWatch:
                 detail = f"status {status.sequence} of {name} ran out at {status.expires_at}"
                 self._report(Alert(AlertCode.STATUS_STALE, Severity.STALE, detail, f"STATUS_STALE {name}"))
 
-    def _unsigned(self, index: int, leaf: bytes, error: TransparencyError) -> None:
-        try:
-            signed = ", ".join(one.keyid[:100] for one in Envelope.parse(leaf).signatures) or "nobody"
-        except TransparencyError:
-            self._proved(AlertCode.NOT_A_STATEMENT, index, str(error))
-            return
-        if error.code in (Code.IDENTITY_MISMATCH, Code.SIGNATURE_INVALID):
-            self._proved(AlertCode.UNKNOWN_SIGNER, index, f"{error}; signed by {signed}")
+    def _authenticate(self, kind: Kind, channel: Channel, leaf: bytes) -> None:
+        policy = self._policy
+        if isinstance(kind, SignerSet):
+            open_leaf(leaf, policy.roots, policy.root_threshold)
+        elif not policy.roots:
+            self.signers.open(leaf)
+        elif channel.signers is None:
+            raise TransparencyError(Code.IDENTITY_MISMATCH, "no set of signers before it", stage="monitor")
         else:
-            self._proved(AlertCode.NOT_A_STATEMENT, index, str(error))
+            keys = [VerifierKey.parse(vkey) for vkey in channel.signers.signers]
+            open_leaf(leaf, keys, channel.signers.threshold)
+
+    def _signer_set(self, index: int, leaf: str, payload: str, found: SignerSet) -> None:
+        channel = self.channels[found.channel]
+        what, newest = f"set {found.sequence} of the signers of {found.channel}", channel.signers
+        if newest is not None and found.sequence <= newest.sequence:
+            if (found.sequence, payload) != (newest.sequence, newest.payload):
+                self._proved(AlertCode.SEQUENCE_CONFLICT, index, f"{what} comes after set {newest.sequence}")
+            return
+        if newest is not None and found.sequence != newest.sequence + 1:
+            self._proved(AlertCode.SEQUENCE_GAP, index, f"{what} follows set {newest.sequence}")
+        elif found.previous != (newest.leaf if newest else ""):
+            self._proved(AlertCode.PREDECESSOR_WRONG, index, f"{what} names another set before it")
+        signers = [str(key) for key in found.signers]
+        channel.signers = SeenSet(leaf, payload, found.sequence, found.threshold, signers)
 
     def _release(self, index: int, leaf: str, payload: str, release: Release) -> None:
-        channel = self.channels.setdefault(release.channel, Channel())
+        channel = self.channels[release.channel]
         what = f"release {release.sequence} of {release.channel} ({release.name} {release.version})"
         if leaf in channel.releases:
             return
@@ -161,7 +208,7 @@ class ChannelWatch:
         )
 
     def _status(self, index: int, payload: str, status: Status) -> None:
-        channel = self.channels.setdefault(status.channel, Channel())
+        channel = self.channels[status.channel]
         what = f"status {status.sequence} of {status.channel}"
         known = channel.status_sequences
         newest = max(known, default=0)
@@ -178,7 +225,7 @@ class ChannelWatch:
                 AlertCode.STATUS_TOO_LONG, index, f"{what} lives until {instant_text(status.expires_at)}"
             )
         revoked = {entry.release for entry in status.revoked}
-        earlier = set(channel.status.revoked) if channel.status else set()
+        earlier = {*channel.withdrawn, *(channel.status.revoked if channel.status else ())}
         for leaf in status.active:
             if leaf in revoked | earlier:
                 self._proved(AlertCode.REVOKED_YET_ACTIVE, index, f"{what} lists {leaf}, which was revoked")

@@ -57,6 +57,7 @@ EXPECTED = [
     ("somebody logs a release with the old signer's key", "monitor, a second time", "exit 0"),
     ("the day goes on", "operator", "release N, status N"),
     ("the day goes on", "client", "accepted"),
+    ("the day goes on", "monitor", "exit 2 SEQUENCE_GAP"),
     ("the log signs a second history for one victim", "victim, without a cosignature", "WITNESS_QUORUM"),
     (
         "the log signs a second history for one victim",
@@ -88,7 +89,7 @@ EXPECTED = [
     ("the last day", "traveller, last here on the first day", "accepted"),
     ("the last day", "the traveller at a node that never changed", "WITNESS_STALE"),
     ("the last day", "monitor", "exit 0"),
-    ("the last day", "monitor that starts today", "exit 2 UNKNOWN_SIGNER"),
+    ("the last day", "monitor that starts today", "exit 2 SEQUENCE_GAP UNKNOWN_SIGNER"),
 ]
 
 
