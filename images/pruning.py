@@ -68,7 +68,7 @@ _LIBRARY = re.compile(
     re.VERBOSE,
 )
 
-_OURS_KINDS = (".py", ".toml", ".json")
+_OURS_KINDS = (".py", ".toml", ".json", ".so")
 
 
 def keeps_site(path: str) -> bool:

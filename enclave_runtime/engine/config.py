@@ -2,7 +2,7 @@
 
 Two sources, one result: the metadata of a GGUF file and the ``config.json`` of a Hugging Face folder.
 Whatever would change the computation and is not computed here (another architecture, another rope type,
-biases, experts, a sliding window) is refused by its name: a model that runs is a model that runs as it was
+biases elsewhere, experts) is refused by its name: a model that runs is a model that runs as it was
 trained.
 """
 
@@ -16,7 +16,11 @@ from enclave_runtime.engine.rope import RopeConfig
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The shape of a Llama-family decoder. Sizes count elements; ``context_length`` counts tokens."""
+    """The shape of a Llama-family decoder. Sizes count elements; ``context_length`` counts tokens.
+
+    ``projection_bias``: query, key and value have biases (Qwen2). ``head_norm``: each head of query and key
+    goes through an RMS norm before it is turned (Qwen3).
+    """
 
     vocab_size: int
     hidden_size: int
@@ -29,6 +33,8 @@ class ModelConfig:
     norm_epsilon: float
     tied_head: bool
     rope: RopeConfig
+    projection_bias: bool = False
+    head_norm: bool = False
 
 
 # name -> (least, most); the upper bounds are far beyond any model this decoder will meet and exist so that a
@@ -45,46 +51,61 @@ _BOUNDS = {
 }
 
 
+_GGUF_ARCHITECTURES = ("llama", "qwen2", "qwen3")
+_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+
+
 def config_from_gguf(metadata: GgufMetadata, *, tied_head: bool, vocab_size: int) -> ModelConfig:
-    """Read the ``llama.*`` keys of a GGUF file (specification: ggml docs/gguf.md).
+    """Read the architecture's keys of a GGUF file (specification: ggml docs/gguf.md); Mistral calls itself
+    ``llama`` there.
 
     ``tied_head`` and ``vocab_size`` come from the tensor table: a file without ``output.weight`` ties the
     head to the embedding.
     """
     architecture = metadata.text("general.architecture")
-    if architecture != "llama":
-        raise UnsupportedModel("architecture of the GGUF file", expected="llama", found=architecture)
+    if architecture not in _GGUF_ARCHITECTURES:
+        raise UnsupportedModel(
+            "architecture of the GGUF file", expected=_GGUF_ARCHITECTURES, found=architecture
+        )
     if metadata.integer("split.count", 1) > 1:
         raise UnsupportedModel("GGUF split over several files", found=metadata.integer("split.count"))
-    if metadata.integer("llama.expert_count", 0) > 0:
-        raise UnsupportedModel("mixture of experts", found=metadata.integer("llama.expert_count"))
-    hidden = metadata.integer("llama.embedding_length")
-    heads = metadata.integer("llama.attention.head_count")
-    head_dim = metadata.integer("llama.attention.key_length", hidden // max(heads, 1))
-    if metadata.integer("llama.attention.value_length", head_dim) != head_dim:
+
+    def key(name: str) -> str:
+        return f"{architecture}.{name}"
+
+    if metadata.integer(key("expert_count"), 0) > 0:
+        raise UnsupportedModel("mixture of experts", found=metadata.integer(key("expert_count")))
+    hidden = metadata.integer(key("embedding_length"))
+    heads = metadata.integer(key("attention.head_count"))
+    head_dim = metadata.integer(key("attention.key_length"), hidden // max(heads, 1))
+    if metadata.integer(key("attention.value_length"), head_dim) != head_dim:
         raise UnsupportedModel("value heads of another size than key heads")
-    if metadata.integer("llama.rope.dimension_count", head_dim) != head_dim:
+    if metadata.integer(key("rope.dimension_count"), head_dim) != head_dim:
         raise UnsupportedModel("rotation of a part of each head", expected=head_dim)
-    scaling = metadata.text("llama.rope.scaling.type", "none")
+    scaling = metadata.text(key("rope.scaling.type"), "none")
     if scaling not in ("none", "linear"):
         raise UnsupportedModel("rope scaling type", expected="none or linear", found=scaling)
+    context, window = metadata.integer(key("context_length")), key("attention.sliding_window")
     return _checked(
         ModelConfig(
             vocab_size=vocab_size,
             hidden_size=hidden,
-            layers=metadata.integer("llama.block_count"),
+            layers=metadata.integer(key("block_count")),
             heads=heads,
-            kv_heads=metadata.integer("llama.attention.head_count_kv", heads),
+            kv_heads=metadata.integer(key("attention.head_count_kv"), heads),
             head_dim=head_dim,
-            intermediate_size=metadata.integer("llama.feed_forward_length"),
-            context_length=metadata.integer("llama.context_length"),
-            norm_epsilon=metadata.number("llama.attention.layer_norm_rms_epsilon"),
+            intermediate_size=metadata.integer(key("feed_forward_length")),
+            # Within its window a model with a sliding window is one without.
+            context_length=min(context, metadata.integer(window, 0) or context),
+            norm_epsilon=metadata.number(key("attention.layer_norm_rms_epsilon")),
             tied_head=tied_head,
             rope=RopeConfig(
-                theta=metadata.number("llama.rope.freq_base", 10000.0),
+                theta=metadata.number(key("rope.freq_base"), 10000.0),
                 scaling=scaling,
-                factor=metadata.number("llama.rope.scaling.factor", 1.0) if scaling == "linear" else 1.0,
+                factor=metadata.number(key("rope.scaling.factor"), 1.0) if scaling == "linear" else 1.0,
             ),
+            projection_bias=architecture == "qwen2",
+            head_norm=architecture == "qwen3",
         )
     )
 
@@ -97,16 +118,17 @@ def with_rope_factors(config: ModelConfig, factors: tuple[float, ...]) -> ModelC
 
 
 def config_from_json(document: Mapping[str, object]) -> ModelConfig:
-    """Read a Hugging Face ``config.json`` of model type ``llama``."""
+    """Read a Hugging Face ``config.json`` of model type ``llama`` (SmolLM2 too), ``mistral``, ``qwen2`` (2.5
+    too) or ``qwen3``.
+    """
     kind = document.get("model_type")
-    if kind != "llama":
-        raise UnsupportedModel("model_type in config.json", expected="llama", found=_shown(kind))
+    if kind not in _MODEL_TYPES:
+        raise UnsupportedModel("model_type in config.json", expected=_MODEL_TYPES, found=_shown(kind))
     for name, plain in (
         ("hidden_act", "silu"),
         ("attention_bias", False),
         ("mlp_bias", False),
         ("quantization_config", None),
-        ("sliding_window", None),
     ):
         if document.get(name, plain) != plain:
             raise UnsupportedModel(f"{name} in config.json", expected=plain, found=_shown(document[name]))
@@ -124,12 +146,25 @@ def config_from_json(document: Mapping[str, object]) -> ModelConfig:
             kv_heads=_integer(document, "num_key_value_heads", heads),
             head_dim=_integer(document, "head_dim", hidden // max(heads, 1)),
             intermediate_size=_integer(document, "intermediate_size"),
-            context_length=_integer(document, "max_position_embeddings"),
+            context_length=_context_from_json(document),
             norm_epsilon=_number(document, "rms_norm_eps"),
             tied_head=tied,
             rope=_rope_from_json(document),
+            projection_bias=kind == "qwen2",
+            head_norm=kind == "qwen3",
         )
     )
+
+
+def _context_from_json(document: Mapping[str, object]) -> int:
+    """Positions up to the window where there is one: within it, sliding attention is plain attention."""
+    context = _integer(document, "max_position_embeddings")
+    windowed = document.get("use_sliding_window", document.get("model_type") not in ("qwen2", "qwen3"))
+    if type(windowed) is not bool:
+        raise ModelMalformed("use_sliding_window in config.json is no boolean")
+    if windowed and document.get("sliding_window") is not None:
+        return min(context, _integer(document, "sliding_window"))
+    return context
 
 
 def _rope_from_json(document: Mapping[str, object]) -> RopeConfig:

@@ -56,8 +56,10 @@ class Decoder(Protocol):
     def new_pool(self, pages: int, page_tokens: int) -> PagePool:
         """KV memory for this model."""
 
-    def reserve(self, positions: int) -> None:
-        """Prepare for positions 0 .. ``positions - 1``; called once, before the first step."""
+    def reserve(self, positions: int, *, rows: int = 256, threads: int = 2) -> None:
+        """Prepare for positions 0 .. ``positions - 1`` and steps of about ``rows`` tokens on ``threads`` threads;
+        called once, before the first step.
+        """
 
     def step(self, spans: Sequence[Span], pool: PagePool) -> Tensor:
         """Compute all spans at once and store their keys and values.
@@ -87,7 +89,7 @@ class TorchDecoder:
             page_tokens=page_tokens,
         )
 
-    def reserve(self, positions: int) -> None:
+    def reserve(self, positions: int, *, rows: int = 256, threads: int = 2) -> None:
         self._cosines, self._sines = rotation_table(self._config.rope, self._config.head_dim, positions)
 
     @torch.inference_mode()
@@ -125,8 +127,17 @@ class TorchDecoder:
         config = self._config
         turning = config.heads + config.kv_heads
         fused = functional.linear(self._norm(state, layer.attention_norm), layer.query_key_value)
+        if layer.bias is not None:
+            fused += layer.bias
         heads = fused.view(len(state), turning + config.kv_heads, config.head_dim)
-        turned = rotate(heads[:, :turning], *turn)
+        straight = heads[:, :turning]
+        if layer.query_norm is not None and layer.key_norm is not None:
+            parts = torch.tensor_split(straight, (config.heads,), dim=1)
+            normed = [
+                self._norm(p, w) for p, w in zip(parts, (layer.query_norm, layer.key_norm), strict=True)
+            ]
+            straight = torch.cat(normed, dim=1)
+        turned = rotate(straight, *turn)
         queries, keys = turned[:, : config.heads], turned[:, config.heads :]
         pool.store(index, slots, keys[: len(slots)], heads[: len(slots), turning:])
 

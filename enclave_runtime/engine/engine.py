@@ -139,7 +139,7 @@ class Engine:
         self.max_context = min(config.max_context, model.config.context_length)
         pages = config.max_batch * -(-self.max_context // config.page_tokens)
         self.pool = model.decoder.new_pool(pages, config.page_tokens)
-        model.decoder.reserve(self.max_context)
+        model.decoder.reserve(self.max_context, rows=config.step_budget, threads=config.threads)
         self._scheduler = Scheduler(
             self.pool,
             max_batch=config.max_batch,

@@ -1,7 +1,8 @@
-"""Weights out of a GGUF file: every block is expanded to float32.
+"""Weights out of a GGUF file, as they are stored or expanded to float32.
 
-GGUF stores the rows of query and key so that neighbouring dimensions turn together under RoPE; they are put
-back into checkpoint order (i with i + D/2) before they are expanded, whole rows at a time.
+For architecture ``llama``, GGUF stores the rows of query and key so that neighbouring dimensions turn
+together under RoPE; they are put back into checkpoint order (i with i + D/2), whole rows at a time. Qwen's
+rows stay in checkpoint order.
 """
 
 import re
@@ -14,6 +15,7 @@ from torch import Tensor
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.errors import ModelMalformed, UnsupportedModel
 from enclave_runtime.engine.gguf_file import GgufFile, GgufTensor
+from enclave_runtime.engine.weights import StoredTensor
 
 _READABLE = {
     GGMLQuantizationType.F32,
@@ -22,6 +24,7 @@ _READABLE = {
     GGMLQuantizationType.Q4_0,
     GGMLQuantizationType.Q4_1,
     GGMLQuantizationType.Q8_0,
+    GGMLQuantizationType.Q4_K,
     GGMLQuantizationType.Q6_K,
 }
 
@@ -31,6 +34,11 @@ _OUTER_NAMES = {
     "output.weight": "lm_head.weight",
 }
 _LAYER_NAMES = {
+    "attn_q.bias": "self_attn.q_proj.bias",
+    "attn_k.bias": "self_attn.k_proj.bias",
+    "attn_v.bias": "self_attn.v_proj.bias",
+    "attn_q_norm.weight": "self_attn.q_norm.weight",
+    "attn_k_norm.weight": "self_attn.k_norm.weight",
     "attn_norm.weight": "input_layernorm.weight",
     "attn_q.weight": "self_attn.q_proj.weight",
     "attn_k.weight": "self_attn.k_proj.weight",
@@ -53,6 +61,7 @@ class GgufTensors:
         self._data = data
         self._data_start = file.data_start
         self._config = config
+        self._neighbouring = file.metadata.text("general.architecture") == "llama"
         self._tensors: dict[str, GgufTensor] = {}
         for tensor in file.tensors.values():
             if tensor.name == ROPE_FACTORS:
@@ -63,13 +72,23 @@ class GgufTensors:
         return {name: tensor.shape for name, tensor in self._tensors.items()}
 
     def read_into(self, name: str, out: Tensor) -> None:
-        rows = stored_rows(self._tensors[name], self._data, self._data_start)
-        kind = GGMLQuantizationType(self._tensors[name].kind)
-        if name.endswith("q_proj.weight"):
-            rows = _half_pairing(rows, self._config.heads)
-        elif name.endswith("k_proj.weight"):
-            rows = _half_pairing(rows, self._config.kv_heads)
-        np.copyto(out.numpy(), expand(rows, kind).reshape(out.shape))
+        stored = self.stored(name)
+        rows = stored.rows if stored.order is None else stored.rows[stored.order]
+        np.copyto(out.numpy(), expand(rows, GGMLQuantizationType(stored.kind)).reshape(out.shape))
+
+    def kind(self, name: str) -> int:
+        tensor = self._tensors[name]
+        stored_rows(tensor, self._data, self._data_start)
+        return tensor.kind
+
+    def stored(self, name: str) -> StoredTensor:
+        tensor = self._tensors[name]
+        rows, order = stored_rows(tensor, self._data, self._data_start), None
+        if self._neighbouring and name.endswith("q_proj.weight"):
+            order = _half_pairing(len(rows), self._config.heads)
+        elif self._neighbouring and name.endswith("k_proj.weight"):
+            order = _half_pairing(len(rows), self._config.kv_heads)
+        return StoredTensor(tensor.kind, rows, order)
 
 
 def rope_factors(file: GgufFile, data: memoryview) -> tuple[float, ...] | None:
@@ -109,9 +128,10 @@ def expand(rows: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
     return expanded
 
 
-def _half_pairing(rows: np.ndarray, heads: int) -> np.ndarray:
-    pairs = rows.reshape(heads, rows.shape[0] // heads // 2, 2, rows.shape[1])
-    return pairs.swapaxes(1, 2).reshape(rows.shape)
+def _half_pairing(rows: int, heads: int) -> np.ndarray:
+    """Which stored row each row in checkpoint order is: int64 [rows]."""
+    pairs = np.arange(rows, dtype=np.int64).reshape(heads, rows // heads // 2, 2)
+    return pairs.swapaxes(1, 2).reshape(rows)
 
 
 def _checkpoint_name(name: str) -> str:

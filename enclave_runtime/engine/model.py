@@ -10,14 +10,16 @@ from pathlib import Path
 
 from enclave_runtime.engine.chat_template import ChatTemplate
 from enclave_runtime.engine.config import ModelConfig, config_from_gguf, config_from_json, with_rope_factors
+from enclave_runtime.engine.cpu import binding, packing
+from enclave_runtime.engine.cpu.decoder import CpuDecoder
 from enclave_runtime.engine.decoder import Decoder, TorchDecoder
-from enclave_runtime.engine.errors import ModelMalformed, ModelNotFound
+from enclave_runtime.engine.errors import ModelMalformed, ModelNotFound, UnsupportedModel
 from enclave_runtime.engine.gguf_file import parse_gguf
 from enclave_runtime.engine.gguf_tokenizer import tokenizer_from_gguf
 from enclave_runtime.engine.gguf_weights import GgufTensors, rope_factors
 from enclave_runtime.engine.safetensors_weights import INDEX_FILE, SafetensorsFolder
 from enclave_runtime.engine.tokenizer import Tokenizer, token_ids, tokenizer_from_json
-from enclave_runtime.engine.weights import assemble
+from enclave_runtime.engine.weights import TensorSource, assemble
 
 MAX_DOCUMENT_BYTES = 1 << 26
 _DIGEST_LABEL = b"cloister/model/v1\0"
@@ -36,20 +38,33 @@ class LoadedModel:
     name: str
 
 
-def load_model(path: Path) -> LoadedModel:
+def load_model(path: Path, decoder: str = "auto") -> LoadedModel:
     """Load a ``.gguf`` file, or a folder with config.json, tokenizer.json and safetensors weights.
+
+    ``decoder`` is ``auto`` (compiled where the library was built and knows the shape, else torch), ``compiled``,
+    ``int8`` (compiled, floating-point weights turned into 8 bits) or ``torch``.
 
     Raises a `ModelError`: `ModelNotFound`, `ModelMalformed` or `UnsupportedModel`. Nothing is unpickled, no
     code of the model is run except its chat template, and nothing is fetched.
     """
     try:
         if path.is_dir():
-            return _load_folder(path)
+            return _load_folder(path, decoder)
         if path.is_file():
-            return _load_gguf(path)
+            return _load_gguf(path, decoder)
     except OSError as error:
         raise ModelNotFound("a model file cannot be read", found=error.strerror) from None
     raise ModelNotFound("no such model file or folder", found=path.name)
+
+
+def make_decoder(config: ModelConfig, source: TensorSource, wanted: str = "auto") -> Decoder:
+    """The decoder over the weights of ``source``; see `load_model` for ``wanted``."""
+    library = binding.library() if wanted != "torch" else None
+    if library is not None and packing.computes(config):
+        return CpuDecoder(library, config, packing.pack(library, config, source, int8=wanted == "int8"))
+    if wanted not in ("auto", "torch"):
+        raise UnsupportedModel("the compiled decoder is not built, or does not know this shape")
+    return TorchDecoder(config, assemble(config, source))
 
 
 def model_digest(files: Mapping[str, bytes]) -> bytes:
@@ -64,7 +79,7 @@ def model_digest(files: Mapping[str, bytes]) -> bytes:
     return whole.digest()
 
 
-def _load_gguf(path: Path) -> LoadedModel:
+def _load_gguf(path: Path, wanted: str) -> LoadedModel:
     with path.open("rb") as handle:
         try:
             mapping = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
@@ -85,12 +100,12 @@ def _load_gguf(path: Path) -> LoadedModel:
         if factors is not None:
             config = with_rope_factors(config, factors)
         tokenizer = tokenizer_from_gguf(file.metadata)
-        weights = assemble(config, GgufTensors(file, data, config))
+        decoder = make_decoder(config, GgufTensors(file, data, config), wanted)
         digest = content.result().digest()
     source = file.metadata.text("tokenizer.chat_template", "") or None
     return _loaded(
         config,
-        TorchDecoder(config, weights),
+        decoder,
         tokenizer,
         ChatTemplate(source, bos=tokenizer.bos, eos=tokenizer.eos),
         digest=model_digest({path.name: digest}),
@@ -98,7 +113,7 @@ def _load_gguf(path: Path) -> LoadedModel:
     )
 
 
-def _load_folder(folder: Path) -> LoadedModel:
+def _load_folder(folder: Path, wanted: str) -> LoadedModel:
     documents = {
         name: _read(folder / name)
         for name in (
@@ -131,11 +146,11 @@ def _load_folder(folder: Path) -> LoadedModel:
     digests = {name: hashlib.sha256(content).digest() for name, content in documents.items()}
     with ThreadPoolExecutor(1, thread_name_prefix="digest") as pool:
         contents = pool.map(_file_digest, source.files)
-        weights = assemble(config, source)
+        decoder = make_decoder(config, source, wanted)
         digests |= {file.name: digest for file, digest in zip(source.files, contents, strict=True)}
     return _loaded(
         config,
-        TorchDecoder(config, weights),
+        decoder,
         tokenizer,
         ChatTemplate(_template_source(documents, settings), bos=bos, eos=eos),
         digest=model_digest(digests),

@@ -30,14 +30,24 @@ class PageTable:
 
 
 class PagePool:
-    """All KV pages of a decoder: one float32 tensor [layers, 2, pages, page_tokens, kv heads, head size].
+    """All KV pages of a decoder: one tensor [layers, 2, pages, page_tokens, kv heads, head size].
 
-    Not thread-safe: only the engine's thread touches it.
+    How keys and values lie within their page is the decoder's business; `store` and `read` are for one that keeps
+    them position by position. Not thread-safe: only the engine's thread touches it.
     """
 
-    def __init__(self, *, layers: int, kv_heads: int, head_dim: int, pages: int, page_tokens: int) -> None:
+    def __init__(
+        self,
+        *,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        pages: int,
+        page_tokens: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.page_tokens = page_tokens
-        self.storage = torch.zeros(layers, 2, pages, page_tokens, kv_heads, head_dim, dtype=torch.float32)
+        self.storage = torch.zeros(layers, 2, pages, page_tokens, kv_heads, head_dim, dtype=dtype)
         self._by_slot = self.storage.view(layers, 2, pages * page_tokens, kv_heads, head_dim)
         self._owners = np.full(pages, FREE, dtype=np.int64)
         self._written = np.zeros(pages, dtype=np.bool_)
@@ -105,14 +115,22 @@ class PagePool:
 
         The pages count as written from here on.
         """
-        self.check(table)
+        self.check_span(table, start, count)
         positions = np.arange(start, start + count, dtype=np.int64)
+        result: np.ndarray = (
+            table.pages[positions // self.page_tokens] * self.page_tokens + positions % self.page_tokens
+        )
+        return result
+
+    def check_span(self, table: PageTable, start: int, count: int) -> None:
+        """Raise `PageOwnershipError` unless ``table`` owns its pages and they hold positions ``start`` ..
+        ``start + count - 1``. The pages of those count as written from here on.
+        """
+        self.check(table)
         if start < 0 or count < 1 or start + count > len(table.pages) * self.page_tokens:
             raise PageOwnershipError("position beyond the pages of a sequence", found=start + count)
-        pages = table.pages[positions // self.page_tokens]
-        self._written[pages] = True
-        result: np.ndarray = pages * self.page_tokens + positions % self.page_tokens
-        return result
+        first, last = start // self.page_tokens, (start + count - 1) // self.page_tokens
+        self._written[table.pages[first : last + 1]] = True
 
     def store(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Write rows of keys and values [rows, kv heads, head size] into ``slots`` (from `slots`)."""

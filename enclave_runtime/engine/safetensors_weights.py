@@ -11,11 +11,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from enclave_runtime.engine.errors import ModelMalformed, ModelNotFound, UnsupportedModel
+from enclave_runtime.engine.weights import StoredTensor
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 MAX_SHARDS = 4096
 _DTYPES = {"F32", "F16", "BF16"}
+_GGML_KINDS = {"F32": 0, "F16": 1, "BF16": 30}
 
 
 class SafetensorsFolder:
@@ -25,6 +27,7 @@ class SafetensorsFolder:
         self.files = weight_files(folder)
         self._owner: dict[str, Path] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._kinds: dict[str, int] = {}
         for path in self.files:
             self._read_table(path)
 
@@ -39,6 +42,18 @@ class SafetensorsFolder:
             raise ModelMalformed("safetensors file cannot be read", found=self._owner[name].name) from None
         out.copy_(stored.to(torch.float32))
 
+    def kind(self, name: str) -> int:
+        return self._kinds[name]
+
+    def stored(self, name: str) -> StoredTensor:
+        try:
+            with safe_open(self._owner[name], framework="pt", device="cpu") as file:
+                tensor = file.get_tensor(name)
+        except (SafetensorError, OSError, ValueError):
+            raise ModelMalformed("safetensors file cannot be read", found=self._owner[name].name) from None
+        rows = tensor if tensor.ndim > 1 else tensor.unsqueeze(0)
+        return StoredTensor(self._kinds[name], rows.contiguous().view(torch.uint8).numpy())
+
     def _read_table(self, path: Path) -> None:
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
@@ -51,6 +66,7 @@ class SafetensorsFolder:
                     if name.endswith("rotary_emb.inv_freq"):
                         continue  # old exports carry this table; config.json defines it
                     self._shapes[name] = tuple(part.get_shape())
+                    self._kinds[name] = _GGML_KINDS[part.get_dtype()]
                     self._owner[name] = path
         except (SafetensorError, OSError, ValueError):
             raise ModelMalformed("safetensors file cannot be read", found=path.name) from None

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +30,9 @@ class LayerWeights:
     mlp_norm: Tensor  # [hidden]
     gate_up: Tensor  # [2 * I, hidden]
     down: Tensor  # [hidden, I]
+    bias: Tensor | None = None  # [(H + 2K) * D]
+    query_norm: Tensor | None = None  # [D]
+    key_norm: Tensor | None = None  # [D]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +45,19 @@ class ModelWeights:
     head: Tensor  # [vocabulary, hidden]
 
 
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor as its file holds it: ``rows`` is uint8 [rows, bytes per row] in the format with ggml's number
+    ``kind``. Row r of the tensor is stored row ``order[r]`` (r itself where ``order`` is None).
+    """
+
+    kind: int
+    rows: np.ndarray
+    order: np.ndarray | None = None
+
+
 class TensorSource(Protocol):
-    """Where weights come from. ``read_into`` may be called from several threads at once."""
+    """Where weights come from. The reading methods may be called from several threads at once."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Row-major shape of every tensor offered, by checkpoint name."""
@@ -50,9 +65,15 @@ class TensorSource(Protocol):
     def read_into(self, name: str, out: Tensor) -> None:
         """Write tensor ``name`` as float32 into ``out``, which has its shape and is contiguous."""
 
+    def kind(self, name: str) -> int:
+        """The number of tensor ``name``'s format in ggml."""
 
-def assemble(config: ModelConfig, source: TensorSource) -> ModelWeights:
-    """Read every weight. Raises `ModelMalformed` for a tensor that is missing, extra or of another shape."""
+    def stored(self, name: str) -> StoredTensor:
+        """Tensor ``name`` without converting it; its rows may be a view that lives as long as the source."""
+
+
+def check_tensors(config: ModelConfig, source: TensorSource) -> None:
+    """Raise `ModelMalformed` for a tensor that is missing, extra or of another shape."""
     offered = source.shapes()
     if config.tied_head:
         offered.pop("lm_head.weight", None)  # some files repeat the embedding under this name
@@ -66,6 +87,10 @@ def assemble(config: ModelConfig, source: TensorSource) -> ModelWeights:
     if extra:
         raise ModelMalformed("tensor that this architecture does not have", found=extra[0])
 
+
+def assemble(config: ModelConfig, source: TensorSource) -> ModelWeights:
+    """Read every weight as float32. Raises what `check_tensors` raises."""
+    check_tensors(config, source)
     weights, places = _allocate(config)
     with ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="weights") as pool:
         for _ in pool.map(lambda place: source.read_into(*place), places):
@@ -91,6 +116,13 @@ def _expected_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]
         yield prefix + "mlp.gate_proj.weight", (inner, hidden)
         yield prefix + "mlp.up_proj.weight", (inner, hidden)
         yield prefix + "mlp.down_proj.weight", (hidden, inner)
+        if config.projection_bias:
+            yield prefix + "self_attn.q_proj.bias", (queries,)
+            yield prefix + "self_attn.k_proj.bias", (keys,)
+            yield prefix + "self_attn.v_proj.bias", (keys,)
+        if config.head_norm:
+            yield prefix + "self_attn.q_norm.weight", (config.head_dim,)
+            yield prefix + "self_attn.k_norm.weight", (config.head_dim,)
 
 
 def _allocate(config: ModelConfig) -> tuple[ModelWeights, list[tuple[str, Tensor]]]:
@@ -116,6 +148,9 @@ def _allocate(config: ModelConfig) -> tuple[ModelWeights, list[tuple[str, Tensor
             new(hidden),
             new(2 * inner, hidden),
             new(hidden, inner),
+            bias=new(queries + 2 * keys) if config.projection_bias else None,
+            query_norm=new(config.head_dim) if config.head_norm else None,
+            key_norm=new(config.head_dim) if config.head_norm else None,
         )
         query, key, value = torch.tensor_split(layer.query_key_value, (queries, queries + keys))
         gate, up = torch.tensor_split(layer.gate_up, (inner,))
@@ -131,5 +166,13 @@ def _allocate(config: ModelConfig) -> tuple[ModelWeights, list[tuple[str, Tensor
             (prefix + "mlp.up_proj.weight", up),
             (prefix + "mlp.down_proj.weight", layer.down),
         ]
+        if layer.bias is not None:
+            for name, part in zip(
+                "qkv", torch.tensor_split(layer.bias, (queries, queries + keys)), strict=True
+            ):
+                places.append((f"{prefix}self_attn.{name}_proj.bias", part))
+        if layer.query_norm is not None and layer.key_norm is not None:
+            places.append((prefix + "self_attn.q_norm.weight", layer.query_norm))
+            places.append((prefix + "self_attn.k_norm.weight", layer.key_norm))
         layers.append(layer)
     return ModelWeights(embedding, tuple(layers), final_norm, head), places

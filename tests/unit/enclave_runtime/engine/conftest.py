@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from enclave_runtime.engine.engine import Engine, EngineConfig
@@ -42,7 +42,7 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def random_weights(config: dict[str, Any], seed: int = 0) -> dict[str, torch.Tensor]:
+def random_weights(config: dict[str, Any], seed: int = 0, spread: float = 0.3) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     head = config.get("head_dim", hidden // config["num_attention_heads"])
@@ -67,7 +67,7 @@ def random_weights(config: dict[str, Any], seed: int = 0) -> dict[str, torch.Ten
             prefix + "mlp.down_proj.weight": (hidden, inner),
         }
     return {
-        name: torch.randn(shape, generator=generator) * 0.3 + (1.0 if "norm" in name else 0.0)
+        name: torch.randn(shape, generator=generator) * spread + (1.0 if "norm" in name else 0.0)
         for name, shape in shapes.items()
     }
 
@@ -95,6 +95,8 @@ def write_folder(folder: Path, weights: dict[str, torch.Tensor], config: dict[st
 
 _GGUF_LAYER_NAMES = {
     "input_layernorm": "attn_norm",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
@@ -115,7 +117,8 @@ def gguf_name(name: str) -> str:
     if name in _GGUF_NAMES:
         return _GGUF_NAMES[name]
     _, _, layer, rest = name.split(".", 3)
-    return f"blk.{layer}.{_GGUF_LAYER_NAMES[rest.removesuffix('.weight')]}.weight"
+    part, kind = rest.rsplit(".", 1)
+    return f"blk.{layer}.{_GGUF_LAYER_NAMES[part]}.{kind}"
 
 
 def neighbouring_pairs(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -132,8 +135,13 @@ def write_gguf(
     kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     pre: str = "smollm",
     extra: Callable[[gguf.GGUFWriter], None] | None = None,
+    architecture: str = "llama",
+    quantise: Callable[[gguf.GGMLQuantizationType, np.ndarray, int], np.ndarray] | None = None,
 ) -> Path:
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
+    if "head_dim" in config:
+        writer.add_key_length(config["head_dim"])
+        writer.add_value_length(config["head_dim"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -153,14 +161,18 @@ def write_gguf(
     writer.add_chat_template(CHAT_TEMPLATE)
     if extra:
         extra(writer)
-    for name, tensor in weights.items():
+    for number, (name, tensor) in enumerate(weights.items()):
         array = tensor.numpy()
-        if "q_proj" in name:
+        if architecture == "llama" and "q_proj" in name:
             array = neighbouring_pairs(array, config["num_attention_heads"])
-        elif "k_proj" in name:
+        elif architecture == "llama" and "k_proj" in name:
             array = neighbouring_pairs(array, config["num_key_value_heads"])
         used = gguf.GGMLQuantizationType.F32 if array.ndim == 1 else kind
-        writer.add_tensor(gguf_name(name), gguf.quants.quantize(array, used), raw_dtype=used)
+        if quantise is not None and array.ndim > 1:
+            rows = quantise(used, array, number)
+        else:
+            rows = gguf.quants.quantize(array, used)
+        writer.add_tensor(gguf_name(name), rows, raw_dtype=used)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -180,9 +192,19 @@ class TinyModel:
         config = CONFIG | changes
         return write_folder(where, random_weights(config), config)
 
-    def gguf(self, where: Path, *, changes: dict[str, Any] | None = None, **settings: Any) -> Path:
+    def gguf(
+        self, where: Path, *, changes: dict[str, Any] | None = None, spread: float = 0.3, **settings: Any
+    ) -> Path:
         config = CONFIG | (changes or {})
-        return write_gguf(where, random_weights(config), config, **settings)
+        return write_gguf(where, random_weights(config, spread=spread), config, **settings)
+
+    def gguf_of(self, folder: Path, where: Path, architecture: str) -> Path:
+        """A folder saved by transformers as a GGUF file of ``architecture``."""
+        config = CONFIG | json.loads((folder / "config.json").read_text())
+        weights = load_file(folder / "model.safetensors")
+        if config["tie_word_embeddings"]:
+            weights.pop("lm_head.weight", None)
+        return write_gguf(where, weights, config, architecture=architecture)
 
 
 @pytest.fixture(scope="session")
@@ -198,6 +220,11 @@ def tiny_folder(tiny: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def tiny_model(tiny_folder: Path) -> LoadedModel:
     return load_model(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_torch(tiny_folder: Path) -> LoadedModel:
+    return load_model(tiny_folder, "torch")
 
 
 @pytest.fixture

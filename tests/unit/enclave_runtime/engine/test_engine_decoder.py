@@ -1,4 +1,4 @@
-"""The decoder: right against transformers, indifferent to neighbours, at ease without executable memory."""
+"""The decoder on torch: right against transformers, indifferent to neighbours, at ease without executable memory."""
 
 import subprocess
 import sys
@@ -56,7 +56,7 @@ def test_logits_are_those_of_transformers(tiny: Any, tmp_path: Path, changes: di
     with torch.inference_mode():
         expected = reference(torch.from_numpy(tokens)[None]).logits[0]
 
-    decoder, pool = prepared(load_model(folder))
+    decoder, pool = prepared(load_model(folder, "torch"))
     table = pool.allocate(1, 150)
     worst = 0.0
     for start, end in [(0, 64), (64, 128), (128, 140), *((n, n + 1) for n in range(140, 150))]:
@@ -74,7 +74,7 @@ def test_a_folder_saved_by_transformers_loads(tiny: Any, tmp_path: Path) -> None
     tokens = tokens_of(40)
     with torch.inference_mode():
         expected = saved(torch.from_numpy(tokens)[None]).logits[0, -1]
-    decoder, pool = prepared(load_model(folder))
+    decoder, pool = prepared(load_model(folder, "torch"))
     logits = decoder.step([Span(tokens, 0, pool.allocate(1, 40), True)], pool)
     assert torch.allclose(logits[0], expected, atol=1e-4, rtol=0)
 
@@ -107,23 +107,23 @@ def alone_and_in_batches(model: LoadedModel) -> tuple[list[torch.Tensor], list[l
     return run(0, [100]), others
 
 
-def test_neighbours_do_not_change_the_logits_of_a_request(tiny_model: LoadedModel) -> None:
-    alone, others = alone_and_in_batches(tiny_model)
+def test_neighbours_do_not_change_the_logits_of_a_request(tiny_torch: LoadedModel) -> None:
+    alone, others = alone_and_in_batches(tiny_torch)
     for other in others:
         for expected, found in zip(alone, other, strict=True):
             assert torch.allclose(expected, found, atol=1e-5, rtol=0)
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="observed with MKL only")  # type: ignore[no-untyped-call]
-def test_neighbours_do_not_change_a_single_bit(tiny_model: LoadedModel) -> None:
-    alone, others = alone_and_in_batches(tiny_model)
+def test_neighbours_do_not_change_a_single_bit(tiny_torch: LoadedModel) -> None:
+    alone, others = alone_and_in_batches(tiny_torch)
     for other in others:
         for expected, found in zip(alone, other, strict=True):
             assert torch.equal(expected, found)
 
 
-def test_scattered_pages_give_the_same_logits_as_neighbouring_ones(tiny_model: LoadedModel) -> None:
-    decoder, pool = prepared(tiny_model, pages=16)
+def test_scattered_pages_give_the_same_logits_as_neighbouring_ones(tiny_torch: LoadedModel) -> None:
+    decoder, pool = prepared(tiny_torch, pages=16)
     tokens = tokens_of(70)
     together = pool.allocate(1, 71)
     assert together.first >= 0
@@ -140,8 +140,8 @@ def test_scattered_pages_give_the_same_logits_as_neighbouring_ones(tiny_model: L
     assert torch.equal(decoder.step([Span(tokens[:1], 70, scattered, True)], pool), after)
 
 
-def test_what_lies_beyond_a_sequence_does_not_matter(tiny_model: LoadedModel) -> None:
-    decoder, pool = prepared(tiny_model)
+def test_what_lies_beyond_a_sequence_does_not_matter(tiny_torch: LoadedModel) -> None:
+    decoder, pool = prepared(tiny_torch)
     tokens = tokens_of(ATTENTION_TILE + 3)
     clean = pool.allocate(1, 200)
     expected = decoder.step([Span(tokens, 0, clean, True)], pool).clone()
@@ -156,7 +156,7 @@ import ctypes, errno, mmap, sys
 from pathlib import Path
 from enclave_runtime.engine.engine import Engine, EngineConfig, GenerationRequest
 from enclave_runtime.engine.model import load_model
-engine = Engine(load_model(Path(sys.argv[1])), EngineConfig(max_context=256))
+engine = Engine(load_model(Path(sys.argv[1]), sys.argv[2]), EngineConfig(max_context=256))
 engine.start()
 engine.warm_up()
 libc = ctypes.CDLL(None, use_errno=True)
@@ -176,9 +176,10 @@ engine.stop()
 """
 
 
-def test_it_runs_where_no_memory_can_become_executable(tiny_folder: Path) -> None:
+@pytest.mark.parametrize("decoder", ["torch", "auto"])
+def test_it_runs_where_no_memory_can_become_executable(tiny_folder: Path, decoder: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT_EXECUTABLE_MEMORY, str(tiny_folder)],
+        [sys.executable, "-c", _WITHOUT_EXECUTABLE_MEMORY, str(tiny_folder), decoder],
         capture_output=True,
         text=True,
         check=False,

@@ -30,7 +30,6 @@ def test_shape_is_read(tiny: Any) -> None:
         ({"attention_bias": True}, "attention_bias"),
         ({"mlp_bias": True}, "mlp_bias"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"sliding_window": 4096}, "sliding_window"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
         ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "dynamic"),
         ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 10000.0}}, "longrope"),
@@ -70,6 +69,21 @@ def test_nonsense_is_malformed(tiny: Any, changes: dict[str, Any]) -> None:
         config_from_json(tiny.config | changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "context"),
+    [
+        ({"model_type": "mistral", "sliding_window": 100}, 100),
+        ({"model_type": "mistral", "sliding_window": 4096}, 512),
+        ({"model_type": "mistral", "sliding_window": None}, 512),
+        ({"model_type": "qwen2", "sliding_window": 100, "use_sliding_window": False}, 512),
+        ({"model_type": "qwen2", "sliding_window": 100}, 512),
+        ({"model_type": "qwen2", "sliding_window": 100, "use_sliding_window": True}, 100),
+    ],
+)
+def test_a_sliding_window_limits_the_context(tiny: Any, changes: dict[str, Any], context: int) -> None:
+    assert config_from_json(tiny.config | changes).context_length == context
+
+
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -79,7 +93,15 @@ _JSON = st.recursive(
 
 @given(st.data())
 def test_any_value_anywhere_stays_in_the_family(tiny: Any, data: st.DataObject) -> None:
-    names = [*tiny.config, "rope_parameters", "rope_scaling", "head_dim", "partial_rotary_factor"]
+    names = [
+        *tiny.config,
+        "sliding_window",
+        "use_sliding_window",
+        "rope_parameters",
+        "rope_scaling",
+        "head_dim",
+        "partial_rotary_factor",
+    ]
     changes = data.draw(st.dictionaries(st.sampled_from(names), _JSON, max_size=4))
     with suppress(ModelError):
         config_from_json(tiny.config | changes)

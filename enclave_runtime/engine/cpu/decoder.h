@@ -1,0 +1,141 @@
+/* The compiled decoder: what its parts say to each other, and what Python says to it.
+ *
+ * Every structure here is filled by Python through ctypes (binding.py mirrors them field by field), or is private
+ * to the C files. Nothing in it allocates once cloister_decoder_new has returned.
+ */
+#ifndef CLOISTER_DECODER_H
+#define CLOISTER_DECODER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define CLOISTER_ABI 1
+#define EXPORT __attribute__((visibility("default")))
+
+enum {
+    LANES = 16,      /* outputs computed side by side, and positions of a KV tile */
+    GROUP = 32,      /* inputs that share a scale */
+    SLICE_ROWS = 48, /* rows whose results wait in a thread's own memory */
+    QUERY_ROWS = 16, /* rows of one attention task */
+    KEY_BLOCK = 64,  /* positions between two rescalings of the running softmax */
+    MAX_HEAD = 256
+};
+
+/* How the weights of one matrix are kept. */
+enum {
+    KIND_BF16 = 0,   /* bfloat16 */
+    KIND_Q8 = 1,     /* 8 bits, a scale per 32: w = s (q - 128) */
+    KIND_Q8_16 = 2,  /* 8 bits holding 6, a scale per 16: w = s (q - 32) */
+    KIND_Q4_MIN = 3, /* 4 bits, scale and offset per 32: w = s q + m */
+    KIND_Q4 = 4,     /* 4 bits, a scale per 32: w = s (q - 8) */
+    KINDS = 5
+};
+
+/* outputs x inputs weights in blocks of 16 outputs. `inputs` counts the padding to a multiple of 32.
+ *
+ * weights, per block: BF16 [inputs / 2][16][2]; Q8 and Q8_16 [inputs / 4][16][4];
+ *                     Q4_MIN and Q4 [inputs / 32][4][16][4], low nibbles inputs 0..15 of the group, high ones 16..31
+ * scales, per block, half precision: Q8, Q4 [inputs / 32][16]; Q8_16 [inputs / 16][16]; Q4_MIN [inputs / 32][2][16]
+ */
+typedef struct {
+    int32_t kind;
+    int32_t unused;
+    int64_t outputs, inputs;
+    uint8_t *weights;
+    uint16_t *scales;
+} matrix;
+
+/* Norm weights and biases are float32; NULL where the model has none. */
+typedef struct {
+    matrix query, key, value, output, gate, up, down;
+    const float *attention_norm, *mlp_norm;
+    const float *query_bias, *key_bias, *value_bias;
+    const float *query_norm, *key_norm;
+} layer;
+
+typedef struct {
+    int64_t vocabulary, hidden, layers, heads, kv_heads, head_dim, intermediate;
+    float norm_epsilon;
+    int32_t unused;
+    matrix embedding, head;
+    const float *final_norm;
+    const layer *layer;
+} model;
+
+/* Activations in the form in which they meet the weights: row after row, `inputs` wide. */
+typedef struct {
+    int64_t inputs;
+    uint16_t *bf16;      /* [rows][inputs] */
+    int8_t *quants;      /* [rows][inputs], -127..127 */
+    int8_t *fractions;   /* [rows][inputs], 256ths of a quant; NULL with 8-bit activations */
+    float *scales;       /* [rows][inputs / 32]: of a quant, or of its 256th where there are fractions */
+    float *scaled_sums;  /* [rows][inputs / 32]: the sum of the group as rounded */
+    int32_t *sums;       /* [rows][inputs / 32][4]: sums of quants in each half, sums of fractions */
+} operand;
+
+/* One run of consecutive positions of one sequence. */
+typedef struct {
+    int64_t row, count, start;
+    const int64_t *pages;
+    int64_t wants_logits;
+} span;
+
+/* One step. KV memory is half precision [layers][2][pages][page]; in a page keys lie [kv head][tile][head dim][16],
+ * values [kv head][position][head dim].
+ */
+typedef struct {
+    const int32_t *tokens; /* [rows] */
+    int64_t rows, spans;
+    const span *span;
+    uint16_t *kv;
+    int64_t kv_pages, page_tokens;
+    float *logits;         /* [spans that want them][logits_stride] */
+    int64_t logits_stride; /* a multiple of 16, at least the vocabulary */
+} batch;
+
+/* Where one attention task reads and writes. Queries are [row][heads][head dim], already scaled. */
+typedef struct {
+    const float *queries;
+    float *out;
+    int64_t queries_stride, out_stride;
+    int64_t rows, start, group, head_dim; /* group: query heads of one kv head, next to each other */
+    const uint16_t *keys, *values;        /* of this layer */
+    const int64_t *pages;
+    int64_t page_tokens, page_items, head_items, kv_head;
+    float *scratch;
+} attention;
+
+/* What differs between instruction sets. A row's results depend on that row alone: every output is summed in one
+ * fixed order, however many rows are computed together.
+ */
+typedef struct {
+    const char *name;
+    /* out[r][o] = sum over inputs, or += with add, for `blocks` blocks of outputs from `block`. */
+    void (*product)(const matrix *, int64_t block, int64_t blocks, const operand *, int64_t row, int64_t rows,
+                    float *out, int64_t stride, int add);
+    /* Bring one row into the forms asked for (bit 0: bf16, bit 1: 8 bits), after an RMS norm if weight is given. */
+    void (*prepare)(const float *x, const float *weight, float epsilon, int64_t size, const operand *, int64_t row,
+                    int forms);
+    void (*norm)(float *x, const float *weight, float epsilon, int64_t size);
+    void (*swiglu)(const float *gate, const float *up, float *out, int64_t count);
+    void (*to_half)(const float *x, uint16_t *out, int64_t count); /* beyond the largest half: the largest half */
+    void (*attend)(const attention *);
+} kernels;
+
+extern const kernels cloister_portable;
+#if defined(__x86_64__)
+extern const kernels cloister_avx2, cloister_avx512;
+#endif
+
+/* threads.c */
+typedef struct pool pool;
+typedef void task(void *context, int64_t chunk, int thread);
+pool *pool_new(int threads);
+void pool_free(pool *);
+int pool_threads(const pool *);
+void pool_run(pool *, task *, void *context, int64_t chunks);
+
+/* layout.c */
+void matrix_row(const matrix *, int64_t row, float *out);
+
+#endif

@@ -1,0 +1,12 @@
+/* The kernels for portable. */
+#include "decoder.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "lanes_portable.h"
+#include "product.inc"
+#include "rows.inc"
+#include "attend.inc"
+
+const kernels cloister_portable = {LANES_NAME, product, prepare, norm, swiglu, to_half, attend};

@@ -1,0 +1,395 @@
+/* One step of the decoder: every layer for every row, as jobs for the thread pool.
+ *
+ * All memory a step needs is taken in cloister_decoder_new. What a step wrote there is overwritten before it returns.
+ */
+#define _GNU_SOURCE
+#include "decoder.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+typedef struct {
+    int64_t row, count, start;
+    const int64_t *pages;
+} query_tile;
+
+typedef struct decoder {
+    const model *model;
+    const kernels *kernels;
+    pool *pool;
+    int fine;
+    int64_t max_rows, positions;
+    int64_t width, mixed_width, inner_width; /* strides: hidden, heads, intermediate, padded to 32 */
+    uint8_t *arena;
+    size_t arena_bytes;
+    const float *cosines, *sines; /* [positions][head_dim / 2] */
+    float *state;                 /* [rows][width] */
+    float *queries, *mixed;       /* [rows][mixed_width] */
+    float *inner;                 /* [rows][inner_width] */
+    float *last;                  /* [rows][width]: rows whose logits are wanted */
+    operand operand;              /* as wide as the widest */
+    query_tile *tiles;            /* [rows] */
+    int64_t *position;            /* [rows] */
+    const int64_t **pages;        /* [rows] */
+    float *scratch;               /* [threads][scratch_items] */
+    int64_t scratch_items;
+    /* of the step and layer at hand */
+    const batch *batch;
+    const layer *layer;
+    int64_t rows, tile_count, wanted, slices;
+    uint16_t *keys, *values;
+    int64_t page_items, head_items;
+    const matrix *matrix;
+    int64_t blocks_each;
+    float *product_out;
+    int64_t product_stride;
+    const float *source, *weight;
+    int64_t source_stride, source_size;
+    int forms;
+} decoder;
+
+static int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t blocks_of(const matrix *m) { return round_up(m->outputs, LANES) / LANES; }
+static int form_of(const matrix *m) { return m->kind == KIND_BF16 ? 1 : 2; }
+
+/* Zeroed memory in huge pages where the kernel has them; NULL if there is none. */
+EXPORT void *cloister_memory(size_t bytes) {
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+    madvise(p, bytes, MADV_HUGEPAGE);
+    return p;
+}
+
+EXPORT void cloister_memory_free(void *p, size_t bytes) {
+    if (p) munmap(p, bytes);
+}
+
+/* Which kernels this processor runs; 0 portable, 1 AVX2, 2 AVX-512. */
+EXPORT int cloister_best_path(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") &&
+        __builtin_cpu_supports("avx512bf16"))
+        return 2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) return 1;
+#endif
+    return 0;
+}
+
+static const kernels *kernels_of(int path) {
+#if defined(__x86_64__)
+    if (path > cloister_best_path()) return NULL;
+    if (path == 2) return &cloister_avx512;
+    if (path == 1) return &cloister_avx2;
+#endif
+    return path == 0 ? &cloister_portable : NULL;
+}
+
+EXPORT const char *cloister_path_name(int path) {
+    const kernels *k = kernels_of(path);
+    return k ? k->name : "";
+}
+
+EXPORT int cloister_abi(void) { return CLOISTER_ABI; }
+
+/* A run of the arena, aligned to cache lines; with arena NULL only counted. */
+static void *carve(decoder *d, size_t *used, int64_t items, size_t size) {
+    void *place = d->arena ? d->arena + *used : NULL;
+    *used += ((size_t)items * size + 63) / 64 * 64;
+    return place;
+}
+
+static size_t lay_out(decoder *d) {
+    size_t used = 0;
+    int64_t widest = larger(larger(d->width, d->mixed_width), d->inner_width), groups = widest / GROUP;
+    int64_t rows = d->max_rows;
+    d->state = carve(d, &used, rows * d->width, 4);
+    d->last = carve(d, &used, rows * d->width, 4);
+    d->queries = carve(d, &used, rows * d->mixed_width, 4);
+    d->mixed = carve(d, &used, rows * d->mixed_width, 4);
+    d->inner = carve(d, &used, rows * d->inner_width, 4);
+    d->operand.bf16 = carve(d, &used, rows * widest, 2);
+    d->operand.quants = carve(d, &used, rows * widest, 1);
+    if (d->fine) d->operand.fractions = carve(d, &used, rows * widest, 1);
+    d->operand.scales = carve(d, &used, rows * groups, 4);
+    d->operand.scaled_sums = carve(d, &used, rows * groups, 4);
+    d->operand.sums = carve(d, &used, rows * groups * 4, 4);
+    d->tiles = carve(d, &used, rows, sizeof(query_tile));
+    d->position = carve(d, &used, rows, 8);
+    d->pages = carve(d, &used, rows, sizeof(int64_t *));
+    d->scratch_items = SLICE_ROWS * MAX_HEAD;
+    d->scratch = carve(d, &used, d->scratch_items * pool_threads(d->pool), 4);
+    return used;
+}
+
+EXPORT void cloister_decoder_free(decoder *d) {
+    if (!d) return;
+    pool_free(d->pool);
+    cloister_memory_free(d->arena, d->arena_bytes);
+    free(d);
+}
+
+/* A decoder for at most `rows` rows a step, and its threads. With `fine`, activations that meet 8-bit or 4-bit weights
+ * have 16 bits instead of 8. `model`, `cosines` and `sines` must outlive it. */
+EXPORT decoder *cloister_decoder_new(const model *m, int path, int fine, int64_t rows, int threads,
+                                     int64_t positions, const float *cosines, const float *sines) {
+    const kernels *k = kernels_of(path);
+    if (!k || rows < 1 || m->head_dim % LANES || m->head_dim > MAX_HEAD) return NULL;
+    decoder *d = calloc(1, sizeof *d);
+    if (!d) return NULL;
+    d->model = m, d->kernels = k, d->fine = fine, d->max_rows = rows;
+    d->positions = positions, d->cosines = cosines, d->sines = sines;
+    d->width = round_up(m->hidden, GROUP);
+    d->mixed_width = round_up(m->heads * m->head_dim, GROUP);
+    d->inner_width = round_up(m->intermediate, GROUP);
+    d->pool = pool_new(threads);
+    if (!d->pool) {
+        free(d);
+        return NULL;
+    }
+    d->arena_bytes = lay_out(d);
+    d->arena = cloister_memory(d->arena_bytes);
+    if (!d->arena) {
+        cloister_decoder_free(d);
+        return NULL;
+    }
+    lay_out(d);
+    memset(d->arena, 0, d->arena_bytes); /* every page is there before the first step */
+    return d;
+}
+
+/* --- rows into the form the next product takes --- */
+
+static void prepare_chunk(void *context, int64_t chunk, int thread) {
+    decoder *d = context;
+    (void)thread;
+    for (int64_t row = chunk * 8; row < smaller(chunk * 8 + 8, d->rows); row++)
+        d->kernels->prepare(d->source + row * d->source_stride, d->weight, d->model->norm_epsilon, d->source_size,
+                            &d->operand, row, d->forms);
+}
+
+static void prepare(decoder *d, const float *from, int64_t stride, const float *weight, int64_t size, int forms) {
+    d->source = from, d->source_stride = stride, d->weight = weight, d->source_size = size, d->forms = forms;
+    d->operand.inputs = stride;
+    if (d->rows <= 8)
+        prepare_chunk(d, 0, 0);
+    else
+        pool_run(d->pool, prepare_chunk, d, (d->rows + 7) / 8);
+}
+
+/* --- a product straight into memory --- */
+
+static void product_chunk(void *context, int64_t chunk, int thread) {
+    decoder *d = context;
+    (void)thread;
+    int64_t block = chunk * d->blocks_each, blocks = smaller(d->blocks_each, blocks_of(d->matrix) - block);
+    d->kernels->product(d->matrix, block, blocks, &d->operand, 0, d->rows, d->product_out + block * LANES,
+                        d->product_stride, d->product_out == d->state);
+}
+
+static void multiply(decoder *d, const matrix *m, float *out, int64_t stride) {
+    int64_t blocks = blocks_of(m);
+    d->matrix = m, d->product_out = out, d->product_stride = stride;
+    d->blocks_each = larger(1, smaller(64, blocks / (pool_threads(d->pool) * 8)));
+    if (d->blocks_each > 1) d->blocks_each = d->blocks_each / 2 * 2;
+    pool_run(d->pool, product_chunk, d, (blocks + d->blocks_each - 1) / d->blocks_each);
+}
+
+/* --- query, key and value, one head of one of them at a time --- */
+
+static void turn(const decoder *d, float *head, int64_t row) {
+    int64_t half = d->model->head_dim / 2, at = d->position[row] * half;
+    const float *restrict cosines = d->cosines + at, *restrict sines = d->sines + at;
+    float *restrict first = head, *restrict second = head + half;
+    for (int64_t i = 0; i < half; i++) {
+        float a = first[i], b = second[i];
+        first[i] = a * cosines[i] - b * sines[i];
+        second[i] = b * cosines[i] + a * sines[i];
+    }
+}
+
+static uint16_t *kv_place(const decoder *d, uint16_t *base, int64_t kv_head, int64_t row, int64_t *inside) {
+    int64_t position = d->position[row], page_tokens = d->batch->page_tokens;
+    *inside = position % page_tokens;
+    return base + d->pages[row][position / page_tokens] * d->page_items + kv_head * d->head_items;
+}
+
+static void project_chunk(void *context, int64_t chunk, int thread) {
+    decoder *d = context;
+    const model *m = d->model;
+    const layer *l = d->layer;
+    int64_t head = chunk / d->slices, first = chunk % d->slices * SLICE_ROWS, dim = m->head_dim;
+    int64_t count = smaller(SLICE_ROWS, d->rows - first), blocks = dim / LANES;
+    int which = head < m->heads ? 0 : head < m->heads + m->kv_heads ? 1 : 2;
+    if (which) head = (head - m->heads) % m->kv_heads;
+    const matrix *from = which == 0 ? &l->query : which == 1 ? &l->key : &l->value;
+    const float *bias = which == 0 ? l->query_bias : which == 1 ? l->key_bias : l->value_bias;
+    const float *weight = which == 0 ? l->query_norm : which == 1 ? l->key_norm : NULL;
+    float *out = d->scratch + thread * d->scratch_items, scale = 1.0f / sqrtf((float)dim);
+    d->kernels->product(from, head * blocks, blocks, &d->operand, first, count, out, dim, 0);
+    for (int64_t r = 0; r < count; r++) {
+        int64_t row = first + r, inside;
+        float *x = out + r * dim;
+        if (bias)
+            for (int64_t i = 0; i < dim; i++) x[i] += bias[head * dim + i];
+        if (weight) d->kernels->norm(x, weight, m->norm_epsilon, dim);
+        if (which < 2) turn(d, x, row);
+        if (which == 0) {
+            float *to = d->queries + row * d->mixed_width + head * dim;
+            for (int64_t i = 0; i < dim; i++) to[i] = x[i] * scale;
+        } else if (which == 1) {
+            uint16_t halves[MAX_HEAD], *to = kv_place(d, d->keys, head, row, &inside);
+            to += inside / LANES * LANES * dim + inside % LANES;
+            d->kernels->to_half(x, halves, dim);
+            for (int64_t i = 0; i < dim; i++) to[i * LANES] = halves[i];
+        } else {
+            uint16_t *to = kv_place(d, d->values, head, row, &inside);
+            d->kernels->to_half(x, to + inside * dim, dim);
+        }
+    }
+    memset(out, 0, (size_t)(count * dim) * sizeof *out);
+}
+
+/* --- attention --- */
+
+static void attend_chunk(void *context, int64_t chunk, int thread) {
+    decoder *d = context;
+    const model *m = d->model;
+    (void)thread;
+    const query_tile *tile = &d->tiles[chunk / m->kv_heads];
+    int64_t kv_head = chunk % m->kv_heads, group = m->heads / m->kv_heads;
+    int64_t place = tile->row * d->mixed_width + kv_head * group * m->head_dim;
+    d->kernels->attend(&(attention){
+        .queries = d->queries + place, .out = d->mixed + place,
+        .queries_stride = d->mixed_width, .out_stride = d->mixed_width,
+        .rows = tile->count, .start = tile->start, .group = group, .head_dim = m->head_dim,
+        .keys = d->keys, .values = d->values, .pages = tile->pages,
+        .page_tokens = d->batch->page_tokens, .page_items = d->page_items, .head_items = d->head_items,
+        .kv_head = kv_head,
+    });
+}
+
+/* --- gate and up, a few blocks of each at a time --- */
+
+static void expand_chunk(void *context, int64_t chunk, int thread) {
+    decoder *d = context;
+    const layer *l = d->layer;
+    float *gate = d->scratch + thread * d->scratch_items, *up = gate + d->scratch_items / 2;
+    int64_t block = chunk / d->slices * d->blocks_each, blocks = smaller(d->blocks_each, blocks_of(&l->gate) - block);
+    int64_t first = chunk % d->slices * SLICE_ROWS, count = smaller(SLICE_ROWS, d->rows - first);
+    int64_t stride = blocks * LANES;
+    d->kernels->product(&l->gate, block, blocks, &d->operand, first, count, gate, stride, 0);
+    d->kernels->product(&l->up, block, blocks, &d->operand, first, count, up, stride, 0);
+    for (int64_t r = 0; r < count; r++)
+        d->kernels->swiglu(gate + r * stride, up + r * stride, d->inner + (first + r) * d->inner_width + block * LANES,
+                           stride);
+    memset(gate, 0, (size_t)(count * stride) * sizeof *gate);
+    memset(up, 0, (size_t)(count * stride) * sizeof *up);
+}
+
+static void run_layer(decoder *d, int64_t number) {
+    const model *m = d->model;
+    const layer *l = d->layer = &m->layer[number];
+    const batch *b = d->batch;
+    d->page_items = b->page_tokens * m->kv_heads * m->head_dim;
+    d->head_items = b->page_tokens * m->head_dim;
+    d->keys = b->kv + 2 * number * b->kv_pages * d->page_items;
+    d->values = d->keys + b->kv_pages * d->page_items;
+    d->slices = (d->rows + SLICE_ROWS - 1) / SLICE_ROWS;
+
+    prepare(d, d->state, d->width, l->attention_norm, m->hidden,
+            form_of(&l->query) | form_of(&l->key) | form_of(&l->value));
+    pool_run(d->pool, project_chunk, d, (m->heads + 2 * m->kv_heads) * d->slices);
+    pool_run(d->pool, attend_chunk, d, d->tile_count * m->kv_heads);
+    prepare(d, d->mixed, d->mixed_width, NULL, m->heads * m->head_dim, form_of(&l->output));
+    multiply(d, &l->output, d->state, d->width);
+
+    prepare(d, d->state, d->width, l->mlp_norm, m->hidden, form_of(&l->gate) | form_of(&l->up));
+    int64_t blocks = blocks_of(&l->gate);
+    d->blocks_each = smaller(MAX_HEAD / LANES / 2, larger(1, blocks / (pool_threads(d->pool) * 8)));
+    if (d->blocks_each > 1) d->blocks_each = d->blocks_each / 2 * 2;
+    pool_run(d->pool, expand_chunk, d, (blocks + d->blocks_each - 1) / d->blocks_each * d->slices);
+    prepare(d, d->inner, d->inner_width, NULL, m->intermediate, form_of(&l->down));
+    multiply(d, &l->down, d->state, d->width);
+}
+
+static void plan(decoder *d) {
+    const batch *b = d->batch;
+    d->tile_count = d->wanted = 0;
+    for (int64_t s = 0; s < b->spans; s++) {
+        const span *at = &b->span[s];
+        for (int64_t i = 0; i < at->count; i++) {
+            d->position[at->row + i] = at->start + i;
+            d->pages[at->row + i] = at->pages;
+        }
+        for (int64_t i = 0; i < at->count; i += QUERY_ROWS)
+            d->tiles[d->tile_count++] =
+                (query_tile){at->row + i, smaller(QUERY_ROWS, at->count - i), at->start + i, at->pages};
+        if (at->wants_logits) d->wanted++;
+    }
+}
+
+static void head(decoder *d) {
+    const batch *b = d->batch;
+    int64_t number = 0, rows = d->rows;
+    for (int64_t s = 0; s < b->spans; s++)
+        if (b->span[s].wants_logits)
+            memcpy(d->last + number++ * d->width, d->state + (b->span[s].row + b->span[s].count - 1) * d->width,
+                   (size_t)d->width * sizeof(float));
+    d->rows = number;
+    prepare(d, d->last, d->width, d->model->final_norm, d->model->hidden, form_of(&d->model->head));
+    multiply(d, &d->model->head, b->logits, b->logits_stride);
+    d->rows = rows;
+}
+
+static void wipe(decoder *d) {
+    size_t rows = (size_t)d->rows, widest = (size_t)larger(larger(d->width, d->mixed_width), d->inner_width);
+    memset(d->state, 0, rows * (size_t)d->width * 4);
+    memset(d->last, 0, (size_t)d->wanted * (size_t)d->width * 4);
+    memset(d->queries, 0, rows * (size_t)d->mixed_width * 4);
+    memset(d->mixed, 0, rows * (size_t)d->mixed_width * 4);
+    memset(d->inner, 0, rows * (size_t)d->inner_width * 4);
+    memset(d->operand.bf16, 0, rows * widest * 2);
+    memset(d->operand.quants, 0, rows * widest);
+    memset(d->operand.scales, 0, rows * widest / GROUP * 4);
+    memset(d->operand.scaled_sums, 0, rows * widest / GROUP * 4);
+    memset(d->operand.sums, 0, rows * widest / GROUP * 16);
+    if (d->fine) memset(d->operand.fractions, 0, rows * widest);
+}
+
+/* How many bytes of the memory of steps are not zero: a step leaves none behind but positions and places of pages. */
+EXPORT int64_t cloister_residue(const decoder *d) {
+    int64_t count = 0;
+    const uint8_t *places = (const uint8_t *)d->tiles, *after = (const uint8_t *)d->scratch;
+    for (const uint8_t *p = d->arena; p < d->arena + d->arena_bytes; p++)
+        if (*p && !(p >= places && p < after)) count++;
+    return count;
+}
+
+/* Compute a batch. Returns 0, or -1 (nothing done) for more rows or a further position than was reserved, or a token
+ * that the model does not have. Page numbers are the caller's to check.
+ */
+EXPORT int cloister_step(decoder *d, const batch *b) {
+    const model *m = d->model;
+    if (b->rows < 1 || b->rows > d->max_rows || b->page_tokens % LANES) return -1;
+    for (int64_t r = 0; r < b->rows; r++)
+        if (b->tokens[r] < 0 || b->tokens[r] >= m->vocabulary) return -1;
+    for (int64_t s = 0; s < b->spans; s++) {
+        const span *at = &b->span[s];
+        if (at->row < 0 || at->count < 1 || at->row + at->count > b->rows || at->start < 0 ||
+            at->start + at->count > d->positions)
+            return -1;
+    }
+    d->batch = b, d->rows = b->rows;
+    plan(d);
+    for (int64_t r = 0; r < b->rows; r++) matrix_row(&m->embedding, b->tokens[r], d->state + r * d->width);
+    for (int64_t number = 0; number < m->layers; number++) run_layer(d, number);
+    if (d->wanted) head(d);
+    wipe(d);
+    return 0;
+}
