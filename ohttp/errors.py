@@ -10,6 +10,7 @@
     ├── ChunkError            a chunked message is truncated, malformed, too large or does not authenticate
     ├── SessionReused         a single-use session was used twice, or out of order
     ├── BhttpError            a Binary HTTP message is malformed or beyond a limit
+    ├── DiscoveryError        a service does not say where its gateway is
     ├── PaddingError          a response has another shape than was promised, or the promise is unreadable
     ├── ReplayError           a request was seen before, is stale, or cannot be remembered
     ├── TokenError            a blind signature, a token, its challenge or its issuer is not acceptable
@@ -88,6 +89,13 @@ class SessionReused(OhttpError):
 
 class BhttpError(OhttpError):
     """A Binary HTTP message (RFC 9292) is malformed, truncated or beyond a limit."""
+
+
+class DiscoveryError(OhttpError):
+    """A service's gateway cannot be found.
+
+    Codes: ``origin``, ``redirected``, ``status``, ``media_type``, ``encoded``, ``too_large``, ``slow``.
+    """
 
 
 class PaddingError(OhttpError):

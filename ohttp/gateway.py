@@ -1,9 +1,9 @@
 """The encrypted door of a node, as ASGI middleware (draft-ietf-ohai-chunked-ohttp-08, RFC 9458, RFC 9540).
 
-``POST /ohttp`` takes an encapsulated request, opens it, and runs on it the inner application, which nothing
-else can reach; ``GET /.well-known/ohttp-gateway`` gives the keys; every other path belongs to the outer
-application. Nothing runs before the last byte of a request has authenticated, nothing runs twice, and nothing
-is logged.
+``POST /ohttp``, or ``/.well-known/ohttp-gateway``, takes an encapsulated request, opens it, and runs on it the inner
+application, which nothing else can reach; ``GET /.well-known/ohttp-gateway`` gives the keys; every other path belongs
+to the outer application. Nothing runs before the last byte of a request has authenticated, nothing runs twice, and
+nothing is logged.
 """
 
 import asyncio
@@ -119,9 +119,10 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection event, as ASGI says."""
-        if scope["type"] == "http" and scope["path"] == GATEWAY_PATH:
+        path = scope["path"] if scope["type"] == "http" else None
+        if path == GATEWAY_PATH or (path == KEYS_PATH and scope["method"] == "POST"):
             await self._counted(scope, receive, send)
-        elif scope["type"] == "http" and scope["path"] == KEYS_PATH:
+        elif path == KEYS_PATH:
             await self._keys(scope, send)
         elif self._outer is not None and scope["type"] in ("http", "lifespan"):
             await self._outer(scope, receive, send)

@@ -18,6 +18,7 @@ from ohttp.bhttp import (
     Limits,
     Request,
     RequestDecoder,
+    RequestHead,
     Response,
     ResponseDecoder,
     ResponseEncoder,
@@ -286,3 +287,71 @@ def test_padding_must_not_shrink_a_message() -> None:
 def test_messages_show_nothing_of_their_content() -> None:
     request = Request(b"POST", b"https", b"", b"/secret", ((b"x", b"secret"),), b"secret")
     assert "secret" not in repr(request) + repr(Content(b"secret")) + repr(Response(200, (), b"secret"))
+
+
+def outcome(read: Any, data: bytes) -> Any:
+    """The message, or the code of the refusal."""
+    try:
+        return read(data)
+    except BhttpError as error:
+        return error.code
+
+
+def read_in_pieces(kind: Any, limits: Limits) -> Any:
+    """A whole message by way of the incremental decoder, byte by byte."""
+
+    def read(data: bytes) -> Request | Response:
+        decoder = kind(limits)
+        events = [event for at in range(len(data)) for event in decoder.feed(data[at : at + 1])]
+        events += decoder.finish()
+        body = b"".join(event.data for event in events if isinstance(event, Content))
+        (trailers,) = [event.trailers for event in events if isinstance(event, End)]
+        (head,) = [event for event in events if isinstance(event, RequestHead | Head)]
+        if isinstance(head, RequestHead):
+            return Request(head.method, head.scheme, head.authority, head.path, head.headers, body, trailers)
+        before = tuple((event.status, event.headers) for event in events if isinstance(event, Informational))
+        return Response(head.status, head.headers, body, trailers, before)
+
+    return read
+
+
+TIGHT = Limits(control=40, section=60, fields=3, content=120, pieces=4, informational=2)
+
+
+@QUICK
+@given(
+    message=requests | responses,
+    indeterminate=st.booleans(),
+    limits=st.sampled_from([Limits(), TIGHT]),
+    edits=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=3),
+    cut=st.none() | st.integers(0, 4000),
+    tail=st.binary(max_size=4),
+    cuts=st.lists(st.integers(0, 300), max_size=6),
+)
+def test_both_readers_say_the_same_of_every_message(
+    message: Request | Response,
+    indeterminate: bool,
+    limits: Limits,
+    edits: list[tuple[int, int]],
+    cut: int | None,
+    tail: bytes,
+    cuts: list[int],
+) -> None:
+    if isinstance(message, Request):
+        data = indeterminate_request(message, cuts) if indeterminate else encode_request(message)
+        whole, kind = decode_request, RequestDecoder
+    else:
+        data = indeterminate_response(message, 3) if indeterminate else encode_response(message)
+        whole, kind = decode_response, ResponseDecoder
+    altered = bytearray(data)
+    for at, value in edits:
+        altered[at % len(altered)] = value
+    data = bytes(altered[: None if cut is None else cut % (len(altered) + 1)]) + tail
+    at_once, in_pieces = (
+        outcome(lambda d: whole(d, limits), data),
+        outcome(read_in_pieces(kind, limits), data),
+    )
+    if isinstance(at_once, str):
+        assert isinstance(in_pieces, str), "refused whole, accepted in pieces"
+    else:
+        assert at_once == in_pieces

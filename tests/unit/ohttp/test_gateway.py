@@ -513,7 +513,11 @@ def test_keys_other_paths_and_other_protocols() -> None:
         reply = await node.post(b"", method="GET", path="/.well-known/ohttp-gateway")
         assert reply.header(b"content-type") == b"application/ohttp-keys"
         assert parse_key_configs(reply.body) == (node.key.config,)
-        assert (await node.post(b"", path="/.well-known/ohttp-gateway")).status == 405
+        assert (await node.post(b"", method="PUT", path="/.well-known/ohttp-gateway")).status == 405
+        client = node.client()
+        sealed = client.seal_request(sealed_form(inner()))
+        there = await node.post(sealed, path="/.well-known/ohttp-gateway")
+        assert opened(client, there.parts).status == 200
         assert (await node.post(b"", method="GET", path="/metrics")).body == b"outer"
         assert (await drive(Node(Recorder()).gateway, b"", path="/v1/models")).status == 404
         sent: list[Any] = []
