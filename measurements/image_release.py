@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import Code, ImageError
+from .model_manifest import ModelManifest
 from .process_image import hash_volume, predict_launch_digest, read_image, volume_digest
 from .publish import ReleaseDraft
 from .release import GPU
@@ -34,13 +35,18 @@ class GpuFacts:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredImage:
-    """A predicted launch: the digest, and what went into it (``model`` is None where there is no volume)."""
+    """A predicted launch: the digest, and what went into it.
+
+    ``model`` is the volume's digest (of a virtual machine: its verity root), ``model_signing`` the digest of the
+    same files as model signers state it; None where there is no volume, or it is not at hand.
+    """
 
     launch_digest: bytes
     image: bytes
     image_files: int
     model: bytes | None
     model_files: int
+    model_signing: bytes | None = None
 
 
 def measure_image(image_dir: Path, *, model: Path | None = None, cmdline: bytes = b"") -> MeasuredImage:
@@ -68,6 +74,7 @@ def measure_image(image_dir: Path, *, model: Path | None = None, cmdline: bytes 
         len(described.files),
         None if files is None else volume_digest(files),
         len(files or ()),
+        None if model is None or files is None else ModelManifest.of(files, single=model.is_file()).digest,
     )
 
 
@@ -84,5 +91,7 @@ def draft_release(
     subjects = [Subject("image", measured.image.hex())]
     if measured.model is not None:
         subjects.append(Subject(f"weights:{model_name}", measured.model.hex()))
+    if measured.model_signing is not None:
+        subjects.append(Subject(f"model-signing:{model_name}", measured.model_signing.hex()))
     cpu = {"tee": "sev-snp", "launchDigest": measured.launch_digest.hex()}
     return ReleaseDraft(name, version, channel, tuple(subjects), (cpu, *(gpu.element() for gpu in gpus)))

@@ -66,7 +66,8 @@ A folder whose name is that of a command below is written ./NAME.
 
 _PROCESS_IMAGE = """Predict the launch digest of an image: what its evidence must report.
 
-Only image.json and the model's files are read; `cloister image verify` compares an image with its image.json.
+Only image.json and the model's files are read; `cloister image verify` compares an image with its image.json. With
+--model two digests of the model follow: of the measured volume, and as model signers (OpenSSF Model Signing) state it.
 """
 
 _EXPLAIN = """Say which page, event or input makes a reported launch differ from a predicted one.
@@ -88,10 +89,23 @@ def process_image(
         # What a link names is measured, since `cloister serve` hands over the same, and no link is measured.
         target = None if model is None else model.resolve()
         measured = measure_image(image, model=target, cmdline=cmdline.encode())
+        signed = measured.model_signing
         if not as_json:
             print(measured.launch_digest.hex())
+            if measured.model is not None:
+                print(f"model          {measured.model.hex()}  {measured.model_files} files")
+            if signed is not None:
+                print(f"model-signing  {signed.hex()}")
             return _OK
-        volume = {"sha256": measured.model.hex(), "files": measured.model_files} if measured.model else None
+        volume = (
+            {
+                "sha256": measured.model.hex(),
+                "files": measured.model_files,
+                "modelSigning": None if signed is None else signed.hex(),
+            }
+            if measured.model
+            else None
+        )
         _print_json(
             {
                 "tee": "sev-snp",

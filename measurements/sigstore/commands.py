@@ -14,8 +14,9 @@ from ..statement import instant, instant_text
 _HELP = """Verify a Sigstore bundle, a GitHub attestation or a PyPI attestation (PEP 740), offline.
 
 Every attestation in FILE must verify under the identity, which is compared exactly: name the whole subject, or a
-workflow and a regular expression for the whole tag. With --artifact it must be about that file. The trusted root is
-the one pinned in this version, or --root. Exit status 3: refused.
+workflow and a regular expression for the whole tag. With --artifact it must be about that file, with --model it must be
+a model signature (OpenSSF Model Signing v1) over exactly these files. The trusted root is the one pinned in this
+version, or --root. Exit status 3: refused.
 """
 
 
@@ -33,6 +34,9 @@ def attestation(
     workflow: Annotated[str, typer.Option(help="The workflow: the subject up to its @.")] = "",
     tags: Annotated[str, typer.Option(help="A regular expression for the whole tag behind refs/tags/.")] = "",
     artifact: Annotated[Path | None, typer.Option(help="The file that it must be about.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="The model that it must be about: folder or file.")
+    ] = None,
     predicate_type: Annotated[
         list[str], typer.Option(help="An accepted kind of statement; repeatable.")
     ] = [],  # noqa: B006
@@ -43,6 +47,8 @@ def attestation(
     """See ``cloister release attestation --help``."""
 
     def work() -> int:
+        from ..model_manifest import PREDICATE_TYPE, ModelManifest
+        from ..process_image import hash_volume
         from .attestation import bundles_in
         from .identity import IdentityRule
         from .root import TrustedRoot
@@ -52,11 +58,13 @@ def attestation(
         trusted = TrustedRoot.production() if root is None else TrustedRoot.parse(root.read_bytes())
         moment = utc_now() if at is None else instant(at, "--at")
         digest = None if artifact is None else _digest(artifact)
+        here = None if model is None else ModelManifest.of(hash_volume(model), single=model.is_file())
+        kinds = predicate_type if here is None else [PREDICATE_TYPE]
         results: list[dict[str, Any]] = []
         try:
             for bundle in bundles_in(file.read_bytes()):
                 statement = None
-                if digest is not None and "dsseEnvelope" not in json.loads(bundle):
+                if here is None and digest is not None and "dsseEnvelope" not in json.loads(bundle):
                     signature = verify_artifact(bundle, root=trusted, signer=rule, at=moment, sha256=digest)
                 else:
                     statement = verify_statement(
@@ -64,10 +72,12 @@ def attestation(
                         root=trusted,
                         signer=rule,
                         at=moment,
-                        predicate_types=predicate_type,
+                        predicate_types=kinds,
                         artifact=digest,
                     )
                     signature = statement.signature
+                    if here is not None:
+                        here.require_same(*ModelManifest.parse(statement.predicate, statement.subjects))
                 results.append(
                     {
                         "signed_by": signature.identity.subject if signature.identity else None,

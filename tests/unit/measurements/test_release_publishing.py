@@ -425,5 +425,6 @@ def test_the_client_check_needs_neither_sigstore_nor_a_command_line() -> None:
 def test_the_draft_of_an_image(image: Path, tmp_path: Path) -> None:
     measured = measure_image(image, model=tmp_path / "model.gguf")
     made = draft_release(measured, name="n", version="1", channel="prod", model_name="model.gguf")
-    assert [subject.name for subject in made.subjects] == ["image", "weights:model.gguf"]
+    names = ["image", "weights:model.gguf", "model-signing:model.gguf"]
+    assert [subject.name for subject in made.subjects] == names
     assert made.measurements == ({"tee": "sev-snp", "launchDigest": measured.launch_digest.hex()},)
