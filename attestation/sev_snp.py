@@ -88,10 +88,17 @@ def appraise(
         f"{evidence.vek.common_name} for {evidence.product.capitalize()}, {root}",
     )
     _check_revocation(checks, evidence, collateral.crl, policy, at)
-    endorsement = checks.check("cpu.tcb", lambda: _check_tcb(evidence, policy), f"{evidence.reported_tcb}")
-    checks.check(
-        "cpu.signature", lambda: _check_signature(evidence), f"ECDSA P-384 by the {evidence.kind.upper()}"
+    forged = _forged(evidence)
+    endorsement = checks.check(
+        "cpu.tcb",
+        # What a report says of itself counts once it is signed; what its key certifies is compared before.
+        lambda: _check_tcb(evidence, policy) if forged is None else _check_endorsement(evidence, policy),
+        f"{evidence.reported_tcb}",
     )
+    if forged is None:
+        checks.passed("cpu.signature", f"ECDSA P-384 by the {evidence.kind.upper()}")
+    else:
+        checks.failed("cpu.signature", forged)
     checks.check(
         "cpu.guest_policy",
         lambda: check_guest(evidence.report, policy),
@@ -190,6 +197,13 @@ def _check_revocation(
 
 
 def _check_tcb(evidence: _Evidence, policy: SnpPolicy) -> Endorsement:
+    endorsement = _check_endorsement(evidence, policy)
+    _check_consistency(evidence.report, evidence.product, policy)
+    _check_floors(evidence.report, evidence.product, policy)
+    return endorsement
+
+
+def _check_endorsement(evidence: _Evidence, policy: SnpPolicy) -> Endorsement:
     report, product = evidence.report, evidence.product
     endorsement = read_endorsement(evidence.vek, evidence.kind, product)
     if evidence.reported_tcb != endorsement.tcb:
@@ -199,8 +213,6 @@ def _check_tcb(evidence: _Evidence, policy: SnpPolicy) -> Endorsement:
     _check_chip(report, endorsement)
     if policy.csp_ids is not None and endorsement.csp_id not in policy.csp_ids:
         raise PolicyRejected(code="csp_id", expected=sorted(policy.csp_ids), found=endorsement.csp_id)
-    _check_consistency(report, product, policy)
-    _check_floors(report, product, policy)
     return endorsement
 
 
@@ -273,6 +285,15 @@ def _require_floor(tcb: Tcb, floor: Tcb, what: str) -> None:
             detail=what,
             retryable=True,
         )
+
+
+def _forged(evidence: _Evidence) -> SignatureInvalid | None:
+    """Why the report is not authentic; None where it is."""
+    try:
+        _check_signature(evidence)
+    except SignatureInvalid as error:
+        return error
+    return None
 
 
 def _check_signature(evidence: _Evidence) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,26 @@ def policy(given: dict[str, Any], root: str) -> TdxPolicy:
     left = dict(given)
     values: dict[str, Any] = {"roots": frozenset({root})}
     values["pins"] = {
-        name: frozenset(map(bytes.fromhex, left.pop(name))) for name in _PINS if left.get(name) is not None
+        name: frozenset(map(bytes.fromhex, _listed(left.pop(name))))
+        for name in _PINS
+        if left.get(name) is not None
     }
+    if "grace" in left:
+        grace = left.pop("grace")
+        values["grace"] = timedelta(days=grace["days"])
+        statuses = grace.get("statuses", grace.get("status", ["OutOfDate"]))
+        values["grace_statuses"] = frozenset(map(TcbStatus, _listed(statuses)))
+    if "td_attributes_allowed" in left:
+        values["td_attributes"] = frozenset(left.pop("td_attributes_allowed"))
+    for name in ("xfam_fixed1", "xfam_fixed0"):
+        if isinstance(left.get(name), str):
+            left[name] = int(left[name], 16)
+    if "platform" in left:
+        names = {"smt": "smt", "dynamic": "dynamic_platform", "cached_keys": "cached_keys"}
+        refused = {names[name] for name, allowed in left.pop("platform").items() if not allowed}
+        values["forbid_platform"] = frozenset(refused)
+    if "forbid_platform" in left:
+        values["forbid_platform"] = frozenset(left.pop("forbid_platform"))
     if "accepted_tcb_statuses" in left:
         values["accepted_tcb_statuses"] = frozenset(map(TcbStatus, left.pop("accepted_tcb_statuses")))
     if "allowed_advisories" in left:
@@ -81,8 +99,13 @@ def policy(given: dict[str, Any], root: str) -> TdxPolicy:
         if name in left:
             values[name] = frozenset(map(bytes.fromhex, left.pop(name)))
     if "min_tcb_date" in left:
-        values["min_tcb_date"] = datetime.fromisoformat(left.pop("min_tcb_date")).astimezone(UTC)
+        date = datetime.fromisoformat(left.pop("min_tcb_date"))
+        values["min_tcb_date"] = date if date.tzinfo else date.replace(tzinfo=UTC)
     return TdxPolicy(**{**values, **left})
+
+
+def _listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else value
 
 
 def _when_valid(quote: bytes) -> datetime:

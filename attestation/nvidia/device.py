@@ -3,6 +3,7 @@
 Every function takes what it needs; nothing is kept but in the memory of the appraisal that it is given.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -25,7 +26,7 @@ from attestation.nvidia.errors import (
 from attestation.nvidia.evidence import GpuEvidence
 from attestation.nvidia.once import Once
 from attestation.nvidia.opaque import GpuFields, read_fwid
-from attestation.nvidia.policy import GpuPolicy, version_key
+from attestation.nvidia.policy import GpuPolicy, vbios_key, version_key
 from attestation.nvidia.spdm import NONCE_BYTES, SIGNATURE_BYTES, Report, parse_report
 
 
@@ -179,10 +180,19 @@ def check_configuration(
         raise _refused("policy_driver", f"at least {policy.min_driver}", fields.driver_version)
     if policy.drivers and fields.driver_version not in policy.drivers:
         raise _refused("policy_driver", sorted(policy.drivers), fields.driver_version)
+    if policy.min_vbios:
+        _check_vbios_floor(fields.vbios_version, policy.min_vbios)
     if policy.vbios and fields.vbios_version not in policy.vbios:
         raise _refused("policy_vbios", sorted(policy.vbios), fields.vbios_version)
     _check_pair(fields, policy)
     check_not_blocked(chain, policy)
+
+
+def _check_vbios_floor(version: str, floors: Collection[str]) -> None:
+    found = vbios_key(version)
+    floor = next((floor for floor in floors if vbios_key(floor)[0] == found[0]), None)
+    if floor is None or found < vbios_key(floor):
+        raise _refused("policy_vbios", f"at least {floor or sorted(floors)}", version)
 
 
 def _check_pair(fields: GpuFields, policy: GpuPolicy) -> None:

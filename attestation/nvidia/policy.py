@@ -32,7 +32,8 @@ class GpuPolicy:
     """Demands on a node's GPUs. The default is strict production.
 
     ``count``: exact number of GPUs, or None for one or more. ``architectures``, ``modes``: what is
-    allowed. ``min_driver``: lowest driver version, compared number by number. ``drivers``, ``vbios``,
+    allowed. ``min_driver``: lowest driver version, compared number by number; ``min_vbios``: the lowest VBIOS of each
+    line (the first of its numbers), where a line without a floor is refused. ``drivers``, ``vbios``,
     ``fwids``: allow-lists, empty for no restriction. ``blocked_ueids``: devices never accepted.
     ``pairs``: allowed pairs of driver and VBIOS version, empty for no restriction. ``require_fwid``: refuse
     reports without a firmware id. ``rim``, ``nras``: reference measurements, and NVIDIA's remote service.
@@ -50,6 +51,7 @@ class GpuPolicy:
     architectures: frozenset[str] = _ARCHITECTURES
     modes: frozenset[Mode] = frozenset({Mode.SPT})
     min_driver: str | None = None
+    min_vbios: frozenset[str] = frozenset()
     drivers: frozenset[str] = frozenset()
     vbios: frozenset[str] = frozenset()
     pairs: frozenset[tuple[str, str]] = frozenset()
@@ -141,6 +143,11 @@ def version_key(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
+def vbios_key(version: str) -> tuple[int, ...]:
+    """A VBIOS version as numbers; it is written in hexadecimal."""
+    return tuple(int(part, 16) for part in version.split("."))
+
+
 def _count(name: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_COUNT:
         raise _invalid(name, f"a whole number from 0 to {_MAX_COUNT}", value)
@@ -169,6 +176,13 @@ def _hours(name: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MAX_HOURS:
         raise _invalid(name, f"a whole number from 1 to {_MAX_HOURS}", value)
     return value
+
+
+def _floors(name: str, value: object) -> frozenset[str]:
+    floors = _vbios(name, value)
+    if len({floor.partition(".")[0] for floor in floors}) != len(floors):
+        raise _invalid(name, "one floor for each line of VBIOS versions", sorted(floors))
+    return floors
 
 
 def _pairs(name: str, value: object) -> frozenset[tuple[str, str]]:
@@ -236,6 +250,7 @@ _READERS: Mapping[str, Callable[[str, object], object]] = {
     "architectures": _architectures,
     "modes": _modes,
     "min_driver": lambda name, value: _text(name, value, _DRIVER),
+    "min_vbios": lambda name, value: _floors(name, [value] if isinstance(value, str) else value),
     "drivers": _texts(_DRIVER),
     "vbios": _vbios,
     "pairs": _pairs,

@@ -34,7 +34,15 @@ from attestation.nvidia.verify import appraise_gpu_section, verify_gpu, verify_g
 AT = datetime(2026, 11, 21, 12, tzinfo=UTC)
 EVIDENCE_ONLY = GpuPolicy(modes=frozenset(Mode), rim="off", revocation="off")
 SAME_MEANING = {"CHAIN_INCOMPLETE": "CHAIN_LENGTH"}
-POLICY_KEYS = {"allowed_fwids": "fwids", "allowed_modes": "modes", "gpu_count": "count"}
+POLICY_KEYS = {
+    "allowed_architectures": "architectures",
+    "allowed_drivers": "drivers",
+    "allowed_fwids": "fwids",
+    "allowed_modes": "modes",
+    "allowed_pairs": "pairs",
+    "allowed_vbios": "vbios",
+    "gpu_count": "count",
+}
 
 
 @pytest.fixture(scope="module")

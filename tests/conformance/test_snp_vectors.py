@@ -11,6 +11,7 @@ import pytest
 
 from attestation.errors import AttestationError
 from attestation.sev_snp import SnpCollateral, VerifiedSnp, verify
+from attestation.sev_snp_certificates import KeyKind
 from attestation.sev_snp_policy import SnpPolicy, amd_roots
 from attestation.sev_snp_report import Product, Tcb
 
@@ -26,16 +27,25 @@ def _policy(case: dict[str, Any], roots: Any) -> SnpPolicy:
     values: dict[str, Any] = {"roots": roots, "bulletins": (), "min_report_version": 2, "require_crl": False}
     for name in ("min_tcb", "min_launch_tcb"):
         if name in given:
-            values[name] = {product: Tcb(**given.pop(name))}
+            values[name] = _floors(given.pop(name), product)
     for name in ("min_abi", "min_firmware"):
         if name in given:
             values[name] = tuple(map(int, given.pop(name).split(".")))
+    if "chip_ids" in given:
+        given["chip_id"] = given.pop("chip_ids")
     values["pins"] = {
-        name: frozenset(map(bytes.fromhex, given.pop(name))) for name in _PINS if given.get(name) is not None
+        name: frozenset(map(bytes.fromhex, _listed(given.pop(name))))
+        for name in _PINS
+        if given.get(name) is not None
     }
     for name in _KEYS:
         if name in given:
             values[name] = frozenset(map(bytes.fromhex, given.pop(name)))
+    for name, kind in (("products", Product), ("signing_keys", KeyKind), ("csp_ids", str)):
+        if name in given:
+            values[name] = frozenset(
+                kind(item.lower() if kind is not str else item) for item in given.pop(name)
+            )
     for name in ("vmpl", "require_platform", "forbid_platform"):
         if name in given:
             values[name] = frozenset(given.pop(name))
@@ -43,6 +53,17 @@ def _policy(case: dict[str, Any], roots: Any) -> SnpPolicy:
         name for name in _REQUIRABLE if given.pop(f"require_{name}", False)
     )
     return SnpPolicy(**{**values, **given})
+
+
+def _listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _floors(given: dict[str, Any], product: Product) -> dict[Product, Tcb]:
+    """Floors of one product, or by product; a part that is not named has none."""
+    by_product = given if set(given) <= set(Product) else {product: given}
+    none = {"bl": 0, "tee": 0, "snp": 0, "ucode": 0}
+    return {Product(name): Tcb(**{**none, **parts}) for name, parts in by_product.items()}
 
 
 def _cases(folder: Path) -> list[dict[str, Any]]:

@@ -57,6 +57,15 @@ def tpm_policy(case: Mapping[str, Any], **changes: Any) -> TpmPolicy:
         "secure_boot": given.pop("secure_boot", False),
         **changes,
     }
+    if "banks" in given:
+        values["banks"] = frozenset(given.pop("banks"))
+    if "pcr" in given:
+        values["pins"] = {
+            int(index): frozenset(map(bytes.fromhex, accepted))
+            for index, accepted in given.pop("pcr").items()
+        }
+    if "max_reset_age_s" in given:
+        values["max_reset_age_s"] = given.pop("max_reset_age_s")
     assert not given, f"{case['id']}: this policy is not understood: {given}"
     return TpmPolicy(**values)
 

@@ -165,6 +165,8 @@ def test_node_without_gpus() -> None:
         ({"architectures": ["BLACKWELL"]}, "gpu.mode", "policy_architecture"),
         ({"modes": ["MPT"]}, "gpu.mode", "mode_not_allowed"),
         ({"min_driver": "600.0"}, "gpu.mode", "policy_driver"),
+        ({"min_vbios": "FE.00.00.00.00"}, "gpu.mode", "policy_vbios"),
+        ({"min_vbios": "96.FF.00.00.00"}, "gpu.mode", "policy_vbios"),
         ({"drivers": ["590.13"]}, "gpu.mode", "policy_driver"),
         ({"vbios": ["96.00.A5.00.02"]}, "gpu.mode", "policy_vbios"),
         ({"pairs": [["590.13", "96.00.A5.00.01"]]}, "gpu.mode", "policy_driver"),
