@@ -54,7 +54,7 @@ _BROKEN = Problem(500, "Internal error", "internal_error")
 _BUSY = Problem(503, "Too many requests are open", "overloaded")
 
 _INNER_MALFORMED = Problem(400, "Malformed request", "malformed")
-_INNER_FIELDS = Problem(400, "date, request-id and attestation-digest are required", "missing_fields")
+_INNER_FIELDS = Problem(400, "A field that is required inside is missing", "missing_fields")
 _INNER_DATE = Problem(400, "The date is outside the window", "date", DATE)
 _INNER_REPLAYED = Problem(400, "This request was seen before", "replayed", REPLAYED)
 _INNER_FULL = Problem(503, "No more requests can be remembered now", "overloaded")
@@ -81,8 +81,9 @@ class ExchangeEnd(StrEnum):
 class Gateway:
     """ASGI application: ``app`` behind the encryption, ``outer`` beside it.
 
-    ``keyring``: the keys accepted now. ``is_live``: whether evidence with this SHA-256 still stands. ``now``:
-    POSIX seconds. ``max_request``: bytes of an encapsulated request. ``max_open``: exchanges at a time; beyond
+    ``keyring``: the keys accepted now. ``is_live``: whether evidence with this SHA-256 still stands, which every
+    request then has to name; None for a gateway that has no evidence, and asks for a ``date`` alone. ``now``: POSIX
+    seconds. ``max_request``: bytes of an encapsulated request. ``max_open``: exchanges at a time; beyond
     them the slowest to arrive goes, else 503 before anything is opened. ``body_timeout_s``: time for a request
     to arrive. ``stall_s``: how long one write may wait for the reader before the answer is dropped.
     ``observe`` is told how each exchange ended.
@@ -93,7 +94,7 @@ class Gateway:
         app: App,
         *,
         keyring: Callable[[], KeyRing],
-        is_live: Callable[[bytes], bool],
+        is_live: Callable[[bytes], bool] | None,
         replay: ReplayWindow,
         profile: CellProfile,
         now: Callable[[], float],
@@ -246,14 +247,21 @@ class Gateway:
         except OhttpError:
             return _INNER_MALFORMED
         seconds = parse_http_date(_single(request, b"date"))
-        digest = _DIGEST.fullmatch(_single(request, b"attestation-digest"))
-        if seconds is None or digest is None or not _REQUEST_ID.fullmatch(_single(request, b"request-id")):
+        if seconds is None:
             return _INNER_FIELDS
+        digest = b""
+        if self._is_live is not None:
+            stated = _DIGEST.fullmatch(_single(request, b"attestation-digest"))
+            if stated is None or not _REQUEST_ID.fullmatch(_single(request, b"request-id")):
+                return _INNER_FIELDS
+            digest = base64.b64decode(stated[1])
         try:
             self._replay.check_and_insert(hashlib.sha256(enc).digest()[:KEY_BYTES], seconds, self._now())
         except ReplayError as error:
             return _BY_REPLAY_CODE[error.code]
-        return request if self._is_live(base64.b64decode(digest[1])) else _INNER_ATTESTATION
+        if self._is_live is not None and not self._is_live(digest):
+            return _INNER_ATTESTATION
+        return request
 
 
 def _single(request: Request, name: bytes) -> bytes:

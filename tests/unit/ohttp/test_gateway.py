@@ -329,6 +329,30 @@ def test_refused_inside_the_encryption(request_: Any, status: int, kind: str, pr
     run(work())
 
 
+def test_a_gateway_without_evidence_asks_for_a_date_alone_and_still_remembers() -> None:
+    async def work() -> None:
+        app = Recorder()
+        node = Node(app, is_live=None)
+        bare = without(without(inner(), b"attestation-digest"), b"request-id")
+        assert (await node.ask(bare))[0].status == 200
+        assert (await node.ask(without(bare, b"date")))[0].status == 400
+        client = node.client()
+        sealed = client.seal_request(sealed_form(bare))
+        assert opened(client, (await node.post(sealed)).parts).status == 200
+        assert opened(client_again(client), (await node.post(sealed)).parts).status == 400
+        assert len(app.scopes) == 2
+
+    run(work())
+
+
+def client_again(client: ChunkedClient) -> ChunkedClient:
+    """The same session, ready for another response: what only a test can make."""
+    again = ChunkedClient.__new__(ChunkedClient)
+    again.__dict__.update(client.__dict__)
+    again._start, again._reader, again._progress = bytearray(), None, type(client._progress)(1 << 20)
+    return again
+
+
 def test_malformed_binary_http_is_refused_inside() -> None:
     async def work() -> None:
         node = Node(Recorder())
