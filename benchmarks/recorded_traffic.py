@@ -8,7 +8,7 @@ import asyncio
 import base64
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from ohttp.chunked import REQUEST_MEDIA_TYPE, ChunkedClient
 from ohttp.gateway import Gateway
 from ohttp.http_date import format_http_date
 from ohttp.inner_app import CELLS_EXTENSION
-from ohttp.keyconfig import GatewayKey, KeyRing
+from ohttp.keyconfig import GatewayKey, KeyConfig, KeyRing
 from ohttp.padding import CellProfile, padme
 from ohttp.replay import ReplayWindow
 
@@ -63,7 +63,7 @@ class _Speaking:
         """Nothing to give back."""
 
 
-class _SpeakingApp:
+class SpeakingApp:
     """The inner application: the path's last part is the number of the answer that it gives."""
 
     def __init__(self, answers: Sequence[Spoken]) -> None:
@@ -83,16 +83,7 @@ class _SpeakingApp:
 def record(answers: Sequence[Spoken], profile: CellProfile) -> list[Trace]:
     """The traces of ``answers`` behind a gateway with ``profile``."""
     key = GatewayKey.generate(1, X25519)
-    ring = KeyRing([key])
-    gateway = Gateway(
-        _SpeakingApp(answers),
-        keyring=lambda: ring,
-        is_live=lambda digest: True,
-        replay=ReplayWindow(),
-        profile=profile,
-        now=lambda: NOW,
-        max_open=2 * AT_ONCE,
-    )
+    gateway = speaking_gateway(answers, key, profile, lambda: NOW)
 
     async def all_of_them() -> list[Trace]:
         places = asyncio.Semaphore(AT_ONCE)
@@ -108,7 +99,24 @@ def record(answers: Sequence[Spoken], profile: CellProfile) -> list[Trace]:
     return virtual_time.run(all_of_them())
 
 
-async def _ask(gateway: Gateway, key: GatewayKey, number: int, label: str) -> Trace:
+def speaking_gateway(
+    answers: Sequence[Spoken], key: GatewayKey, profile: CellProfile, now: Callable[[], float]
+) -> Gateway:
+    """A gateway whose application gives ``answers``; any evidence digest counts as live."""
+    ring = KeyRing([key])
+    return Gateway(
+        SpeakingApp(answers),
+        keyring=lambda: ring,
+        is_live=lambda digest: True,
+        replay=ReplayWindow(),
+        profile=profile,
+        now=now,
+        max_open=2 * AT_ONCE,
+    )
+
+
+def sealed_question(config: KeyConfig, number: int, now: float) -> bytes:
+    """An encapsulated request for the answer ``number``."""
     digest = base64.b64encode(hashlib.sha256(b"").digest())
     request = Request(
         method=b"POST",
@@ -116,14 +124,17 @@ async def _ask(gateway: Gateway, key: GatewayKey, number: int, label: str) -> Tr
         authority=b"cloister.internal",
         path=f"/answers/{number}".encode(),
         headers=(
-            (b"date", format_http_date(NOW)),
+            (b"date", format_http_date(now)),
             (b"request-id", secrets.token_hex(16).encode()),
             (b"attestation-digest", b"sha-256=:" + digest + b":"),
         ),
     )
-    sealed = ChunkedClient(key.config).seal_request(
-        encode_request(request, pad_to=padme(len(encode_request(request))))
-    )
+    padded = encode_request(request, pad_to=padme(len(encode_request(request))))
+    return ChunkedClient(config).seal_request(padded)
+
+
+async def _ask(gateway: Gateway, key: GatewayKey, number: int, label: str) -> Trace:
+    sealed = sealed_question(key.config, number, NOW)
     loop = asyncio.get_running_loop()
     asked, read = loop.time(), False
     sizes: list[int] = []

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.recorded_traffic import Trace, record
-from benchmarks.spoken_answers import TOPICS, WORDS, Topic, speak, tokenizer
+from benchmarks.spoken_answers import TOPICS, WORDS, Spoken, Topic, speak, tokenizer
 from benchmarks.traffic_classifier import TREES, Accuracy, entropy, features, guess, shared_bits
 from ohttp.padding import CellProfile
 
@@ -21,6 +21,7 @@ PROFILES = (CellProfile("off"), CellProfile("bucket"), CellProfile("constant"))
 GAP_BIN_S = 0.005
 
 Say = Callable[[str], None]
+Recorder = Callable[[Sequence[Spoken], CellProfile], list[Trace]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,13 @@ class Found:
     bits_of_gap: float
 
 
-def analyse(each: int, model: Path | None, seed: int, say: Say) -> tuple[list[Found], list[Trace], str]:
+def analyse(
+    each: int, model: Path | None, seed: int, say: Say, recorder: Recorder = record
+) -> tuple[list[Found], list[Trace], str]:
     """Every question under every profile, ``each`` answers a label; also one trace a profile and label to look at.
 
-    Raises ModuleNotFoundError without scikit-learn.
+    ``recorder``: how traffic is recorded, in virtual time unless told otherwise. Raises
+    ModuleNotFoundError without scikit-learn.
     """
     cut, tokens_of = tokenizer(model)
     draw = random.Random(seed)  # noqa: S311 (the same answers for the same seed)
@@ -75,7 +79,7 @@ def analyse(each: int, model: Path | None, seed: int, say: Say) -> tuple[list[Fo
         ]
         for profile in PROFILES:
             say(f"{question.name}: {profile.name}")
-            traces = record(spoken, profile)
+            traces = recorder(spoken, profile)
             found.append(judge(question.name, profile.name, traces, seed))
             if question is QUESTIONS[-1]:
                 shown += [Trace(f"{profile.name}: {t.label}", t.sizes, t.times) for t in traces[::each]]

@@ -16,7 +16,8 @@ OK, USAGE_OR_IO, NOT_AVAILABLE, REFUSED = range(4)
 HELP = """Train an observer on the sizes and times of encrypted answers, under each padding profile.
 
 Asks which of six topics an answer is about, by its words alone and with the topic's usual length and pace, and whether
-its words are short or long. Answers run through the node's own framing, cells and encryption, in virtual time. Prints
+its words are short or long. Answers run through the node's own framing, cells and encryption: in virtual time, where
+no noise helps the defence, or with --wire from a gateway in a process of its own. Prints
 accuracies with 95 % intervals beside blind guessing, and the bits that the length of an answer gives away. Exit status
 0: under `constant` nothing showed but that; 3: something did. 2: scikit-learn or matplotlib is not installed.
 """
@@ -31,12 +32,15 @@ def traffic(
     state: Annotated[Path, typer.Option(help="The state folder of `cloister demo`.")] = Path(".cloister"),
     answers: Annotated[int, typer.Option(min=10, help="Answers a label.")] = 150,
     seed: Annotated[int, typer.Option(help="Another number gives other answers.")] = 1,
+    wire: Annotated[
+        bool, typer.Option("--wire", help="Record over real connections in real time: takes minutes.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write plots (SVG, PNG) and traffic.json here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> int:
     """See ``cloister bench traffic --help``."""
     try:
-        from benchmarks import traffic_analysis, traffic_plots
+        from benchmarks import recorded_traffic, traffic_analysis, traffic_plots, wire_traffic
 
         weights = model or next(iter(sorted((state / "models").glob("*.gguf"))), None)
         questions, profiles = len(traffic_analysis.QUESTIONS), len(traffic_analysis.PROFILES)
@@ -46,7 +50,9 @@ def traffic(
             def say(step: str) -> None:
                 bars.update(task, description=step, advance=1)
 
-            found, shown, tokens_of = traffic_analysis.analyse(answers, weights, seed, say)
+            found, shown, tokens_of = traffic_analysis.analyse(
+                answers, weights, seed, say, wire_traffic.record if wire else recorded_traffic.record
+            )
         summary = traffic_analysis.summary(found, tokens_of, answers, seed)
         if out is not None:
             traffic_plots.draw(found, shown, out)

@@ -42,6 +42,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     # What an observer sees is framed by the node's own code and encrypted by its own gateway.
     "benchmarks/recorded_traffic.py": {"enclave_runtime", "ohttp"},
     "benchmarks/traffic_analysis.py": {"ohttp"},
+    "benchmarks/wire_traffic.py": {"ohttp"},
     # Measures the log and the client's check of it, below the client.
     "benchmarks/transparency.py": {"measurements"},
     "benchmarks/simulated_year.py": {"measurements"},
