@@ -50,6 +50,8 @@ def issuer(
         import uvicorn  # noqa: F401  (asked for before anything listens)
     except ImportError:
         _fail("the issuer needs a web server: pip install cloister[relay]", EXIT_NOT_AVAILABLE)
+    if not (state / "accounts.json").is_file():
+        _fail(f"no accounts yet; make one: cloister tokens account NAME --state {state}")
     try:
         keys = _keys(state, epoch_days)
         counts = IssuedCounts(state / "issued.sqlite")

@@ -5,7 +5,6 @@ token; it never lets one be shown twice, which would link two requests.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -72,6 +71,10 @@ class Wallet:
     @contextlib.contextmanager
     def _open(self) -> Iterator[list[StoredToken]]:
         """The tokens, for a change that is written when the block ends without an error."""
+        try:
+            import fcntl
+        except ModuleNotFoundError:
+            raise TokenError("wallet", "wallets need a system with file locks (flock)") from None
         try:
             lock = os.open(
                 self._path.with_name(f"{self._path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
