@@ -6,18 +6,22 @@ a simulated platform does. A platform is what the configuration says it is: wher
 does not start, and no other platform takes their place.
 """
 
+import errno
 import os
+import resource
 import signal
 import socket
-from collections.abc import Callable, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn, Protocol
 
 from attestation.bundle import CpuSection
 from attestation.claims import NONCE_LENGTH
-from attestation.collateral_folder import read_collateral
+from attestation.collateral_folder import MAX_PIECE
 from attestation.collect import CpuDevice, GpuDevices
 from attestation.collection import configfs_tsm, sev_guest, tdx_guest
 from attestation.collection.configfs_tsm import ConfigfsTsm, FileTree, SystemFiles
@@ -39,6 +43,7 @@ from attestation.nvidia.collateral_cache import CollateralCache
 from attestation.nvidia.collect import NvmlGpus
 from attestation.nvidia.verify import verify_gpus
 from attestation.policy import AttestationPolicy
+from attestation.tdx.collateral import COLLATERAL_NAMES
 from attestation.tees import AZURE_SNP, AZURE_TDX, SEV_SNP, TDX, TPM
 from enclave_runtime import kernel_calls
 from enclave_runtime.config import HostInputs, NodeConfig
@@ -49,6 +54,7 @@ TPM_DEVICE = Path("/dev/tpmrm0")
 EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
 
 _MAX_LOG = 1024 * 1024
+_MAX_ENTRIES = 256
 
 
 class Machine(Protocol):
@@ -148,6 +154,9 @@ def _live(
     """The whole life of the keeper: it ends with the node, and says nothing but over its socket."""
     try:
         kernel_calls.prctl(kernel_calls.PR_SET_PDEATHSIG, signal.SIGTERM)
+        kernel_calls.prctl(kernel_calls.PR_SET_NO_NEW_PRIVS, 1)
+        kernel_calls.prctl(kernel_calls.PR_SET_DUMPABLE, 0)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         other.close()
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for standard in (0, 1, 2):
@@ -185,7 +194,7 @@ def keep(stream: socket.socket, config: NodeConfig, host: HostInputs, machine: M
     """Open the devices and answer on ``stream`` until its other end closes; what cannot be opened is told there."""
     with stream:
         try:
-            cpu = Stapled(open_cpu(config, machine), host.collateral)
+            cpu = Stapled(open_cpu(config, machine), host.collateral, _PIECES[config.platform])
             gpus = open_gpus(config, host, machine, at)
         except (AttestationError, OSError) as error:
             receive_message(stream)
@@ -195,11 +204,16 @@ def keep(stream: socket.socket, config: NodeConfig, host: HostInputs, machine: M
 
 
 class Stapled:
-    """A CPU's device, with the collateral that is in a folder whenever evidence is asked for."""
+    """A CPU's device, with the collateral of these ``names`` that is in a folder whenever evidence is asked for.
 
-    def __init__(self, device: CpuDevice, folder: Path | None) -> None:
+    The folder is the host's, and evidence is public: nothing is read but plain files of these names, so that no
+    link in it, and no other folder in its place, makes this process tell what it can read besides.
+    """
+
+    def __init__(self, device: CpuDevice, folder: Path | None, names: frozenset[str]) -> None:
         self._device = device
         self._folder = folder
+        self._names = names
 
     @property
     def data_length(self) -> int:
@@ -212,10 +226,30 @@ class Stapled:
         if self._folder is None:
             return section
         try:
-            pieces = read_collateral(self._folder)
+            pieces = dict(self._pieces(self._folder))
         except OSError as error:
             raise PlatformFault(code="collateral_unreadable", detail=error.strerror or "") from None
         return CpuSection(section.tee, section.evidence, {**section.collateral, **pieces})
+
+    def _pieces(self, folder: Path) -> Iterator[tuple[str, bytes]]:
+        entries = list(islice(folder.iterdir(), _MAX_ENTRIES + 1))
+        if len(entries) > _MAX_ENTRIES:
+            raise OSError(errno.EFBIG, "too many files in the folder of collateral")
+        for entry in sorted(entries):
+            name = entry.name.partition(".")[0]
+            if name in self._names:
+                yield name, _read_plain_file(entry)
+
+
+def _read_plain_file(path: Path) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a plain file")
+        data = file.read(MAX_PIECE + 1)
+    if len(data) > MAX_PIECE:
+        raise OSError(errno.EFBIG, "a piece of collateral is too large")
+    return data
 
 
 class _NoGpus:
@@ -258,6 +292,16 @@ def _azure_tdx(devices: Mapping[str, int], machine: Machine) -> CpuDevice:
     tpm = TpmDevice(machine.tpm(), AZURE_AK, eventlog=machine.event_log)
     return AzureDevice(tpm, AZURE_TDX, td_quote=azure_td_quote)
 
+
+_SNP_PIECES = frozenset({"vek", "ask", "ark", "crl"})
+_TDX_PIECES = frozenset(COLLATERAL_NAMES)
+_PIECES: Mapping[str, frozenset[str]] = {
+    SEV_SNP: _SNP_PIECES,
+    TDX: _TDX_PIECES,
+    TPM: frozenset({"ak_chain", "ak_crl"}),
+    AZURE_SNP: _SNP_PIECES,
+    AZURE_TDX: _TDX_PIECES,
+}
 
 _CPUS: Mapping[str, Callable[[Mapping[str, int], Machine], CpuDevice]] = {
     SEV_SNP: _snp,

@@ -194,6 +194,39 @@ def test_a_processor_by_configfs_vouches_for_the_claims(kept, amd, tmp_path) -> 
     assert bundle(devices).cpu.collateral["crl"] == b"newer"
 
 
+@pytest.mark.parametrize("trick", ["link", "folder", "pipe", "another folder", "too large"])
+def test_the_hosts_folder_makes_the_keeper_tell_nothing_else_that_it_can_read(
+    kept, amd, tmp_path, trick
+) -> None:
+    """Evidence is public, and the folder is the host's: a link in it would publish what it leads to."""
+    secret, staple = tmp_path / "secret", tmp_path / "staple"
+    secret.write_bytes(b"what only the node may read")
+    staple.mkdir()
+    match trick:
+        case "link":
+            (staple / "crl.der").symlink_to(secret)
+        case "folder":
+            (staple / "crl").mkdir()
+        case "pipe":
+            os.mkfifo(staple / "crl")
+        case "another folder":
+            staple = tmp_path
+        case "too large":
+            with (staple / "crl.der").open("wb") as file:
+                file.truncate(5 << 20)
+    devices = kept(configured("sev-snp"), Recorded(Configfs(amd)), host(tmp_path, collateral=staple))
+    if trick == "another folder":
+        assert devices.report(bytes(64)).collateral == {}
+        return
+    with pytest.raises(PlatformFault) as caught:
+        devices.report(bytes(64))
+    assert caught.value.code == "collateral_unreadable"
+    (staple / "crl.der").unlink(missing_ok=True)
+    if trick == "link":
+        (staple / "crl.der").write_bytes(b"a list")  # control
+        assert devices.report(bytes(64)).collateral == {"crl": b"a list"}
+
+
 def test_a_tpm_signs_its_own_form_of_the_claims(kept) -> None:
     tpm = SoftwareTpm().boot()
     devices = kept(configured("tpm", tpm_ak=AK), Recorded(tpm=tpm))
