@@ -19,20 +19,68 @@ _STAGE: Final = "sigstore.time"
 
 @dataclass(frozen=True, slots=True)
 class VerifiedTimes:
-    """At least one time; ``stampers`` are the time stamping authorities that stood for some of them."""
+    """``signed_at`` is when somebody vouches that the signature was there; all of ``times`` must lie where they may.
 
+    ``stampers`` are the time stamping authorities that stand for some of them.
+    """
+
+    signed_at: datetime
     times: tuple[datetime, ...]
     stampers: tuple[CertificateAuthority, ...]
 
 
 def verify_times(
-    bundle: SigstoreBundle, entry: ProvedEntry, root: TrustedRoot, *, at: datetime, max_future_s: int
+    bundle: SigstoreBundle,
+    entry: ProvedEntry,
+    root: TrustedRoot,
+    *,
+    at: datetime,
+    max_future_s: int,
+    judged_again: bool,
 ) -> VerifiedTimes:
     """Every time that somebody vouches for, each inside the windows of who vouches and of the log's key.
 
-    Time stamps that do not verify count for nothing. Raises TransparencyError: TIME_INVALID (none is left, or
-    one lies after ``at``), TRUST_ROOT_VALIDITY.
+    Where the bundle is ``judged_again`` by the library against the authorities given back, and the time rests on the
+    log's promise or on one single time stamp, the stamps' signatures are left to it: it accepts nothing without a
+    time that it has verified itself. Otherwise time stamps are verified here, and those that do not verify count for
+    nothing. Raises TransparencyError: TIME_INVALID (no time, or one after ``at``), TRUST_ROOT_VALIDITY.
     """
+    if judged_again and (entry.promised_at is not None or len(bundle.timestamps) == 1):
+        found = _stated_times(bundle, entry, root)
+    else:
+        found = _own_times(bundle, entry, root)
+    for moment in found.times:
+        require_within(entry.log.public_key.valid_for, moment, "log")
+        if moment > at + timedelta(seconds=max_future_s):
+            raise TransparencyError(
+                Code.TIME_INVALID,
+                "signed in the future",
+                stage=_STAGE,
+                expected=f"by {instant_text(at)}",
+                found=instant_text(moment),
+            )
+    return found
+
+
+def _stated_times(bundle: SigstoreBundle, entry: ProvedEntry, root: TrustedRoot) -> VerifiedTimes:
+    stated = [response.tst_info.gen_time for response in bundle.timestamps]
+    known = root.model.timestamp_authorities
+    stampers = tuple(a for a in known if any(within(a.valid_for, moment) for moment in stated))
+    if stated and known and not stampers:
+        require_within(known[0].valid_for, stated[0], "time stamping authority")
+    if stated and not stampers:
+        raise TransparencyError(
+            Code.TIME_INVALID, "the trusted root names no time stamping authority", stage=_STAGE
+        )
+    for moment in stated:
+        if not any(within(authority.valid_for, moment) for authority in stampers):
+            require_within(stampers[0].valid_for, moment, "time stamping authority")
+    promised = [] if entry.promised_at is None else [entry.promised_at]
+    times = (*promised, *stated)
+    return VerifiedTimes(times[0], times, stampers)
+
+
+def _own_times(bundle: SigstoreBundle, entry: ProvedEntry, root: TrustedRoot) -> VerifiedTimes:
     times = [] if entry.promised_at is None else [entry.promised_at]
     stampers: list[CertificateAuthority] = []
     outside: TransparencyError | None = None
@@ -52,17 +100,7 @@ def verify_times(
         raise outside or TransparencyError(
             Code.TIME_INVALID, "no trusted time of the signature", stage=_STAGE
         )
-    for moment in times:
-        require_within(entry.log.public_key.valid_for, moment, "log")
-        if moment > at + timedelta(seconds=max_future_s):
-            raise TransparencyError(
-                Code.TIME_INVALID,
-                "signed in the future",
-                stage=_STAGE,
-                expected=f"by {instant_text(at)}",
-                found=instant_text(moment),
-            )
-    return VerifiedTimes(tuple(times), tuple(stampers))
+    return VerifiedTimes(min(times), tuple(times), tuple(stampers))
 
 
 def require_certificate_valid(certificate: x509.Certificate, times: VerifiedTimes) -> None:

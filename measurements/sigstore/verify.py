@@ -218,12 +218,13 @@ def _signature(
     except InvalidSignature as error:
         raise _error(Code.SIGNATURE_INVALID, "the signature does not verify") from error
     match_entry(bundle, key, digest)
-    times = verify_times(bundle, entry, root, at=at, max_future_s=max_future_s)
+    judged_again = bundle.certificate is not None
+    times = verify_times(bundle, entry, root, at=at, max_future_s=max_future_s, judged_again=judged_again)
     identity = None
     if bundle.certificate is not None:
         assert isinstance(signer, IdentityRule)
         identity = _judge_certificate(bundle, bundle.certificate, root, signer, entry, times, artifact)
-    return VerifiedSignature(identity, min(times.times), entry.checkpoint.origin, entry.index)
+    return VerifiedSignature(identity, times.signed_at, entry.checkpoint.origin, entry.index)
 
 
 def _judge_certificate(
