@@ -12,6 +12,7 @@ from .note import Note, VerifierKey
 MAX_SIZE: Final = 2**63 - 1
 _STAGE: Final = "checkpoint"
 # int() takes signs, underscores, spaces and the digits of other scripts; a checkpoint does not.
+_CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")
 _DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
@@ -49,6 +50,8 @@ class Checkpoint:
     @classmethod
     def parse(cls, text: str) -> "Checkpoint":
         """Read a checkpoint's text (without signatures). Raises TransparencyError (PROOF_MALFORMED)."""
+        if _CONTROL.search(text):
+            raise TransparencyError(Code.PROOF_MALFORMED, "control character in a checkpoint", stage=_STAGE)
         lines = text.split("\n")
         if len(lines) < 4 or lines[-1]:
             raise TransparencyError(

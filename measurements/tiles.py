@@ -123,9 +123,9 @@ class TileReader:
         key = (level, index)
         if key not in self._tiles:
             width = tile_width(level, index, self._size)
-            data = self._fetch(level, index, width)
-            if len(data) < width * HASH:
-                raise _corrupt(f"{tile_path(level, index, width)} is short")
+            data, served = self._fetch(level, index, width)
+            if len(data) != served * HASH:
+                raise _corrupt(f"{tile_path(level, index, served)} is not {served} hashes long")
             self._tiles[key] = data[: width * HASH]
         return self._tiles[key]
 
@@ -143,27 +143,24 @@ class TileReader:
         width = tile_width(0, index, self._size)
         if width == 0:
             raise _corrupt("an entry bundle outside the tree")
-        try:
-            return parse_bundle(self._read(tile_path(None, index, width)), width)
-        except FileNotFoundError:
-            # A partial bundle may be gone once the full one exists.
-            return parse_bundle(self._fetch(None, index, WIDTH), WIDTH)[:width]
+        data, served = self._fetch(None, index, width)
+        return parse_bundle(data, served)[:width]
 
     def entries(self) -> Iterator[bytes]:
         """Every entry, in order. Raises LogError."""
         for index in range((self._size + WIDTH - 1) // WIDTH):
             yield from self.bundle(index)
 
-    def _fetch(self, level: int | None, index: int, width: int) -> bytes:
+    def _fetch(self, level: int | None, index: int, width: int) -> tuple[bytes, int]:
+        """A resource and the width that it was served with: a partial one may be gone once the full one exists."""
         if width == 0:
             raise _corrupt("a tile outside the tree")
-        names = [tile_path(level, index, width)] + ([tile_path(level, index)] if width != WIDTH else [])
-        for name in names:
+        for served in dict.fromkeys((width, WIDTH)):
             try:
-                return self._read(name)
+                return self._read(tile_path(level, index, served)), served
             except FileNotFoundError:
                 continue
-        raise _corrupt(f"{names[0]} is missing")
+        raise _corrupt(f"{tile_path(level, index, width)} is missing")
 
 
 def _places(groups: list[int]) -> Iterator[tuple[int, int]]:

@@ -122,7 +122,8 @@ class TlogPolicy:
         counted = tuple(
             cosignature
             for cosignature in found
-            if cosignature.time <= now + max_future_s
+            # Time 0 says that nothing is said about when: no witness of the newest tree.
+            if 0 < cosignature.time <= now + max_future_s
             and (max_age_s is None or cosignature.time >= now - max_age_s)
         )
         if self.met_by(cosignature.key for cosignature in counted):
