@@ -76,7 +76,7 @@ def _confined(options: argparse.Namespace) -> seal.SealReport:
     """The seal's first step, before torch is there: its threads must be born confined, as a node's are."""
     wiped_memory.start_again(os.environ)
     read = (*code_paths(), options.model.resolve(), *map(Path, DEVICES_AND_FACTS))
-    return seal.confine(read=read, bind_port=options.port, tolerate=_TOLERATED)
+    return seal.confine(read=read, bind_ports=(options.port,), tolerate=_TOLERATED)
 
 
 async def _serve(engine: Any, name: str, listener: socket.socket, confined: seal.SealReport | None) -> None:
@@ -84,11 +84,12 @@ async def _serve(engine: Any, name: str, listener: socket.socket, confined: seal
     from enclave_runtime.completions import EngineCompletions
     from enclave_runtime.http_server import Server, server_config
     from enclave_runtime.metrics import Metrics
+    from enclave_runtime.metrics_schema import DEFAULT
     from enclave_runtime.standing_thread import StandingThread
 
     tokenising = StandingThread("tokenising")
     completions = EngineCompletions(engine, name, tokenising)
-    counted = Metrics(time.monotonic, completions.queue_depth)
+    counted = Metrics(DEFAULT, completions.queue_depth)
     server = Server(server_config(inner_app(completions, NoEvidence(), counted, time.time)))
     listening = asyncio.Event()
     server.when_listening = listening.set

@@ -93,9 +93,9 @@ class Answer:
                         break
                 if arriving.ended and not arriving.text:
                     break
-            if arriving.failed:
+            if arriving.failed is not None:
                 failed()
-                yield error_event(INTERNAL)
+                yield error_event(arriving.failed)
             else:
                 usage = self.usage if include_usage else None
                 yield self._shape.closing(self.finish_reason or "stop", usage)
@@ -113,8 +113,10 @@ class Answer:
         try:
             async for piece in self._counted():
                 arriving.add(piece.text)
+        except RequestRefused as refused:  # one of the closed list
+            arriving.failed = refused
         except Exception:  # what the engine says of a failure stays inside
-            arriving.failed = True
+            arriving.failed = INTERNAL
         finally:
             arriving.end()
 
@@ -125,7 +127,7 @@ class _Arriving:
     def __init__(self) -> None:
         self.text = ""
         self.ended = False
-        self.failed = False
+        self.failed: RequestRefused | None = None
         self._event = asyncio.Event()
 
     def add(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The two faces of a node: OpenAI's API inside the encryption, evidence and metrics outside.
+"""The two faces of a node: OpenAI's API inside the encryption, evidence outside.
 
 Both answer with bodies made here; FastAPI's own error bodies, documentation pages and redirects are off,
 because some of them repeat what came in. Every error is one of a fixed list and holds nothing of the
@@ -17,7 +17,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from enclave_runtime import metrics as metrics_list
 from enclave_runtime.answer_stream import INTERNAL, Answer, CellClock, Generation
 from enclave_runtime.metrics import Metrics, RequestOutcome
 from enclave_runtime.openai_answers import AnswerShape, error_body, model_list, one_model
@@ -97,18 +96,14 @@ def inner_app(
     return app
 
 
-def outer_app(evidence: Evidence, metrics: Metrics) -> FastAPI:
-    """What anyone may ask a node: its evidence, its metrics, and whether it serves."""
+def outer_app(evidence: Evidence) -> FastAPI:
+    """What anyone may ask a node: its evidence, and whether it serves."""
     app = _bare_app()
-
-    async def show_metrics(request: Request) -> Response:
-        return Response(metrics.exposition(), media_type=metrics_list.MEDIA_TYPE, headers=_NO_STORE)
 
     async def health(request: Request) -> Response:
         return _json(b'{"status":"serving"}')
 
     _add_evidence(app, evidence)
-    _route(app, "GET", "/metrics", show_metrics)
     _route(app, "GET", "/health", health)
     return app
 

@@ -11,15 +11,18 @@ Its first act is to start itself again under an allocator that wipes what it fre
 import json
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from enclave_runtime import kernel_calls, seal, wiped_memory
+from enclave_runtime import egress, kernel_calls, seal, wiped_memory
 from enclave_runtime.config import SIMULATED, HostInputs, NodeConfig
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.exit_codes import ExitCode
+from enclave_runtime.metrics_schema import MetricsSchema
 
 #: What a node's libraries read besides code and volumes: randomness, and facts of the processor and the memory.
 DEVICES_AND_FACTS = (
@@ -51,23 +54,43 @@ def _boot(arguments: Sequence[str]) -> int:
         raise ConfigurationError("config_missing", "the measured command line is the only argument")
     wiped_memory.start_again(os.environ)
     config = NodeConfig.parse(arguments[0].encode("utf-8", "surrogateescape"))
-    host, platform_descriptor = HostInputs.parse(os.environ, config.platform)
+    host, inherited = HostInputs.parse(os.environ, config.platform)
     if config.platform != SIMULATED:
         from enclave_runtime.devices import start_keeper
 
-        platform_descriptor = start_keeper(config, host)
+        inherited = replace(inherited, platform=start_keeper(config, host))
     confined = seal.confine(
         read=(*code_paths(), host.model, host.staple, *map(Path, DEVICES_AND_FACTS)),
-        bind_port=host.port,
-        keep_descriptors={platform_descriptor},
+        bind_ports=(host.port, host.metrics_port),
+        keep_descriptors=inherited.descriptors,
         tolerate=config.tolerate,
     )
     # A simulated machine ends with the platform that runs it.
     kernel_calls.prctl(kernel_calls.PR_SET_PDEATHSIG, signal.SIGTERM)
+    shown_at = bind(host.address, host.metrics_port)
+    schema = MetricsSchema.parse(config.metrics)
+    metrics = egress.start(
+        schema, shown_at, confined, tolerate=config.tolerate, close=tuple(inherited.descriptors)
+    )
     # Imported only now: the model's libraries start threads, which must be born confined.
     from enclave_runtime import node
 
-    return node.run(config, host, platform_descriptor, confined)
+    return node.run(config, host, inherited, confined, metrics)
+
+
+def bind(address: str, port: int) -> socket.socket:
+    """A TCP socket that is bound and does not listen yet. Raises NodeError (BIND)."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    # Named as TCP, so that asyncio sends each cell when it is due instead of waiting to fill a packet.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+    except OSError as error:
+        listener.close()
+        detail = f"{address} port {port}: {error.strerror}"
+        raise NodeError("cannot_bind", ExitCode.BIND, detail) from None
+    return listener
 
 
 def code_paths() -> tuple[Path, ...]:

@@ -1,13 +1,21 @@
 """``cloister serve``: start a sealed node from an image, on the simulated platform."""
 
+import contextlib
 import json
 import signal
 import sys
+import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from enclave_runtime.node_launch import RunningNode
+
+_LOOK_EVERY_S = 5.0
 
 OK, USAGE_OR_IO, NOT_AVAILABLE = range(3)
 
@@ -16,8 +24,9 @@ _HELP = """Run a sealed node.
 The simulated platform (kept in --state) measures every file of the image, of the model and the command
 line, then starts the node, which loads the model, makes its keys and its evidence, seals itself and
 listens. One JSON line says where: {"event": "listening", "port": …, "measurement": …}. Behind the seal the
-node says nothing more. Ctrl-C or SIGTERM stops it. Its evidence is marked as simulated, and only a policy
-that names this platform's roots accepts it.
+node says nothing more. Ctrl-C or SIGTERM stops it; SIGUSR1 lets it finish what it accepted first. Its metrics are
+at http://HOST:METRICS_PORT/metrics. When the staple's file changes, the node takes the new one. Its evidence is
+marked as simulated, and only a policy that names this platform's roots accepts it.
 
 --explain-seal shows what the seal of a node would be on this machine: exit status 0 if every piece is in force,
 2 if one is missing here.
@@ -59,6 +68,12 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="The IP address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0: a free one.")] = 8080,
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port that shows metrics; 0: a free one.")
+    ] = 0,
+    admission: Annotated[
+        str, typer.Option(help='Limits of what is accepted as JSON, such as {"request_s": 60}.')
+    ] = "{}",
     name: Annotated[
         str | None, typer.Option(help="The model's name in requests; by default from its file.")
     ] = None,
@@ -107,6 +122,7 @@ def serve(
             engine=engine_settings,
             padding=padding_settings,
             tokens=asked,
+            admission=_object("--admission", admission),
         )
         NodeConfig.parse(config.encode())
         if show_policy:
@@ -116,7 +132,7 @@ def serve(
             print(config.encode().decode())
             return OK
         # Absolute paths: the node does not share this program's idea of where it is.
-        inputs = HostInputs(model.resolve(), staple.resolve(), host, port)
+        inputs = HostInputs(model.resolve(), staple.resolve(), host, port, metrics_port=metrics_port)
         node = node_launch.start(platform, image, config, inputs)
     except (node_launch.LaunchFailed, OSError, ValueError) as error:
         return _failed(str(error))
@@ -126,10 +142,13 @@ def serve(
         return _failed(str(error))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: node.process.terminate())
+    signal.signal(signal.SIGUSR1, lambda *_: node.process.send_signal(signal.SIGUSR1))
+    threading.Thread(target=_keep_staple_fresh, args=(node, staple), daemon=True).start()
     measurement = node.measurement.hex()
     event = {
         "event": "listening",
         "port": node.port,
+        "metrics_port": node.metrics_port,
         "measurement": measurement,
         "simulated": True,
         "seal": node.seal,
@@ -139,6 +158,26 @@ def serve(
     if status == 0:
         return OK
     return _failed(f"the node ended with status {status}: {node_launch.meaning_of(status)}")
+
+
+def _keep_staple_fresh(node: "RunningNode", staple: Path) -> None:
+    """Hand the staple over again whenever its file has changed."""
+    seen = _changed_at(staple)
+    while node.process.poll() is None:
+        time.sleep(_LOOK_EVERY_S)
+        now = _changed_at(staple)
+        if now is None or now == seen:
+            continue
+        seen = now
+        with contextlib.suppress(OSError):
+            node.renew_staple(staple.read_bytes())
+
+
+def _changed_at(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _object(option: str, text: str) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """From an OpenAI request to a running generation: template, tokens, admission.
 
 Tokenising happens on a thread of its own, so that one long prompt does not hold up the others' cells. A
-node that is full says so before it spends that time.
+node that is full says so before it spends that time, and a prompt that is too long is refused by its bytes.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
 
+from enclave_runtime.admission import AdmissionLimits
+from enclave_runtime.answer_stream import Generation
 from enclave_runtime.engine.engine import Engine, GenerationRequest
 from enclave_runtime.engine.errors import (
     ChatTemplateError,
@@ -15,18 +18,33 @@ from enclave_runtime.engine.errors import (
     PromptTooLong,
     QueueFull,
 )
-from enclave_runtime.engine.generation import Generation
+from enclave_runtime.engine.generation import Generation as EngineGeneration
+from enclave_runtime.engine.generation import Piece
 from enclave_runtime.openai_requests import ChatRequest, CompletionRequest, RequestRefused
 from enclave_runtime.standing_thread import StandingThread
 
 OVERLOADED = RequestRefused(503, "overloaded", "The node has as many requests as it can hold; try again.")
+TIME_LIMIT = RequestRefused(503, "time_limit", "The answer took longer than this node allows.")
 STOPPING = RequestRefused(503, "stopping", "The node is about to stop.")
 
 
 class EngineCompletions:
-    """Answers by one engine, under one public name. ``thread`` does the tokenising."""
+    """Answers by one engine, under one public name. ``thread`` does the tokenising.
 
-    def __init__(self, engine: Engine, model_name: str, thread: StandingThread) -> None:
+    A request that was accepted, which is one that got its place in the engine's line, is answered: whatever
+    refuses one does so before.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        model_name: str,
+        thread: StandingThread,
+        limits: AdmissionLimits | None = None,
+    ) -> None:
+        self.limits = limits or AdmissionLimits()
+        self._tokenising = 0
+        self._open = True
         self._engine = engine
         self._thread = thread
         self._model_name = model_name
@@ -40,6 +58,10 @@ class EngineCompletions:
         """How many requests wait."""
         return self._engine.stats().waiting
 
+    def close(self) -> None:
+        """Accept nothing any more; what was accepted is answered."""
+        self._open = False
+
     async def chat(self, request: ChatRequest) -> tuple[Generation, int]:
         """Start the answer to a conversation. Raises RequestRefused."""
         model = self._engine.model
@@ -51,24 +73,40 @@ class EngineCompletions:
         def tokens() -> list[int]:
             return model.tokenizer.encode(model.chat_template.render(messages))
 
-        return await self._start(request, tokens)
+        return await self._start(request, [message["content"] for message in messages], tokens)
 
     async def complete(self, request: CompletionRequest) -> tuple[Generation, int]:
         """Start the continuation of a text. Raises RequestRefused."""
         tokenizer = self._engine.model.tokenizer
-        return await self._start(request, lambda: tokenizer.encode(request.prompt, add_special_tokens=True))
+        return await self._start(
+            request, [request.prompt], lambda: tokenizer.encode(request.prompt, add_special_tokens=True)
+        )
 
     async def _start(
-        self, request: ChatRequest | CompletionRequest, tokens: Callable[[], list[int]]
+        self,
+        request: ChatRequest | CompletionRequest,
+        texts: Sequence[str],
+        tokens: Callable[[], list[int]],
     ) -> tuple[Generation, int]:
-        if self.queue_depth() >= self._engine.config.max_queue:
+        if not self._open:
+            raise STOPPING
+        config = self._engine.config
+        if self.queue_depth() >= config.max_queue or self._tokenising >= config.max_queue + config.max_batch:
             raise OVERLOADED
+        most = self.limits.prompt_bytes(self._engine.max_context)
+        if sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) > most:
+            raise _refusal(PromptTooLong(), self._engine.max_context)
+        limit = self.limits.output_tokens
         try:
-            prompt = await self._thread.run(tokens)
+            self._tokenising += 1
+            try:
+                prompt = await self._thread.run(tokens)
+            finally:
+                self._tokenising -= 1
             generation = self._engine.submit(
                 GenerationRequest(
                     prompt_tokens=prompt,
-                    max_tokens=request.token_limit,
+                    max_tokens=limit if request.token_limit is None else min(limit, request.token_limit),
                     temperature=request.temperature,
                     top_p=request.top_p,
                     stop=request.stop,
@@ -78,7 +116,35 @@ class EngineCompletions:
             )
         except EngineError as error:
             raise _refusal(error, self._engine.max_context) from None
-        return generation, generation.prompt_tokens
+        return TimedGeneration(generation, self.limits.request_s), generation.prompt_tokens
+
+
+class TimedGeneration:
+    """A generation that ends with an error of its own when it takes longer than it may."""
+
+    def __init__(self, generation: EngineGeneration, seconds: float) -> None:
+        self._generation = generation
+        self._until = asyncio.get_running_loop().time() + seconds
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """As the engine's; raises RequestRefused (``time_limit``)."""
+        pieces = self._generation.pieces()
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                try:
+                    piece = await asyncio.wait_for(anext(pieces), self._until - loop.time())
+                except StopAsyncIteration:
+                    return
+                except TimeoutError:
+                    raise TIME_LIMIT from None
+                yield piece
+        finally:
+            await pieces.aclose()
+
+    def cancel(self) -> None:
+        """Stop making this answer."""
+        self._generation.cancel()
 
 
 def _refusal(error: EngineError, max_context: int) -> RequestRefused:

@@ -18,8 +18,10 @@ from typing import Any
 import rfc8785
 
 from attestation.tees import AZURE_SNP, AZURE_TDX, SEV_SNP, TDX, TPM
+from enclave_runtime.admission import AdmissionLimits
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.exit_codes import ExitCode
+from enclave_runtime.metrics_schema import DEFAULT, MetricsSchema
 from enclave_runtime.optimisations import refuse_by_name
 from enclave_runtime.seal import TOLERABLE, Piece
 
@@ -44,6 +46,8 @@ _DEVICES: Mapping[str, Mapping[str, range]] = {
     AZURE_TDX: {},
 }
 """Every platform, with what may be said of its devices and in which range."""
+STAPLE_DESCRIPTOR = "CLOISTER_STAPLE_FD"
+"""The environment variable with the number of the pipe through which fresh staples come; it may be absent."""
 
 _VERSION = 1
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:+-]{0,127}")
@@ -58,7 +62,8 @@ class NodeConfig:
     those need to be found: ``vmpl``, ``quote_service_port`` (of the host's vsock), ``tpm_ak`` (a handle).
     ``engine`` and ``padding`` hold the settings of EngineConfig and CellProfile, ``gpu_policy`` the tables
     of an attestation policy by which the node judges its own GPUs, ``tolerate`` the pieces of the seal that
-    a kernel may lack, ``tokens`` which blind tokens requests must bring (empty: none).
+    a kernel may lack, ``tokens`` which blind tokens requests must bring (empty: none), ``metrics`` the closed list
+    of metrics (MetricsSchema), ``admission`` the limits of AdmissionLimits.
     """
 
     model_name: str
@@ -71,6 +76,8 @@ class NodeConfig:
     padding: Mapping[str, str | int] = field(default_factory=dict)
     tolerate: tuple[Piece, ...] = ()
     tokens: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=DEFAULT.table)
+    admission: Mapping[str, int] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """The command line: canonical JSON (RFC 8785), as :meth:`parse` takes it."""
@@ -93,10 +100,12 @@ class NodeConfig:
             raise ConfigurationError("config_model_name", "not a plain name of at most 128 characters")
         if not isinstance(platform, str) or platform not in _DEVICES:
             raise ConfigurationError("config_platform", f"one of {', '.join(_DEVICES)}")
-        for table in ("devices", "gpu_policy", "engine", "padding", "tokens"):
+        for table in ("devices", "gpu_policy", "engine", "padding", "tokens", "metrics", "admission"):
             if not isinstance(members[table], dict):
                 raise ConfigurationError("config_malformed", f"'{table}' is not an object")
         refuse_by_name(members["engine"])
+        MetricsSchema.parse(members["metrics"])
+        AdmissionLimits.from_table(members["admission"])
         return cls(
             model_name=name,
             platform=platform,
@@ -108,12 +117,15 @@ class NodeConfig:
             padding=members["padding"],
             tolerate=_pieces(members["tolerate"]),
             tokens=members["tokens"],
+            metrics=members["metrics"],
+            admission=members["admission"],
         )
 
 
 @dataclass(frozen=True, slots=True)
 class HostInputs:
-    """What the host hands over: paths of the model volume and of the staple, where to listen.
+    """What the host hands over: paths of the model volume and of the staple, where to listen, and where to show
+    metrics (port 0: any that is free).
 
     ``collateral`` and ``gpu_collateral`` are folders with what to staple to evidence of this machine's own devices
     (``cloister collateral fetch`` and ``fetch-gpu``).
@@ -125,6 +137,7 @@ class HostInputs:
     port: int
     collateral: Path | None = None
     gpu_collateral: Path | None = None
+    metrics_port: int = 0
 
     def encode(self) -> str:
         """The value for the environment variable."""
@@ -135,19 +148,28 @@ class HostInputs:
             "port": self.port,
             "collateral": str(self.collateral or ""),
             "gpu_collateral": str(self.gpu_collateral or ""),
+            "metrics_port": self.metrics_port,
         }
         return json.dumps(members)
 
     @classmethod
-    def parse(cls, environment: Mapping[str, str], platform: str = SIMULATED) -> tuple["HostInputs", int]:
-        """The inputs and the platform's descriptor, -1 for one whose devices are this machine's own.
+    def parse(
+        cls, environment: Mapping[str, str], platform: str = SIMULATED
+    ) -> tuple["HostInputs", "Inherited"]:
+        """The inputs and the descriptors; the platform's is -1 for one whose devices are this machine's own.
 
         Raises NodeError with HOST_INPUT.
         """
         try:
             members = _object(environment[HOST_INPUTS].encode(), MAX_COMMAND_LINE, "host_inputs_malformed")
-            descriptor = environment[PLATFORM_DESCRIPTOR] if platform == SIMULATED else ""
-            if set(members) | _FOLDERS != set(cls.__dataclass_fields__):
+            device = -1
+            if platform == SIMULATED:
+                device = _descriptor(environment[PLATFORM_DESCRIPTOR], "platform_descriptor")
+            elif PLATFORM_DESCRIPTOR in environment:
+                raise ConfigurationError("platform_descriptor", f"{platform} takes no simulated device")
+            staples = environment.get(STAPLE_DESCRIPTOR)
+            feed = None if staples is None else _descriptor(staples, "staple_descriptor")
+            if set(members) | _FOLDERS | {"metrics_port"} != set(cls.__dataclass_fields__):
                 raise ConfigurationError("host_inputs_malformed", "members are missing or unknown")
             texts = [members[name] for name in ("model", "staple", "address")]
             if not all(isinstance(text, str) and text and "\0" not in text for text in texts):
@@ -155,20 +177,36 @@ class HostInputs:
             folders = [members.get(name, "") for name in ("collateral", "gpu_collateral")]
             if not all(isinstance(folder, str) and "\0" not in folder for folder in folders):
                 raise ConfigurationError("host_inputs_malformed", "a folder is no text")
-            if platform != SIMULATED:
-                if PLATFORM_DESCRIPTOR in environment:
-                    raise ConfigurationError("platform_descriptor", f"{platform} takes no simulated device")
-            elif not re.fullmatch(r"[0-9]{1,5}", descriptor) or int(descriptor) <= 2:
-                raise ConfigurationError("platform_descriptor", "not the number of a descriptor")
-            port = _whole(members, "port", 0, 65_535)
+            port, metrics_port = (
+                _whole({"metrics_port": 0, **members}, name, 0, 65_535) for name in ("port", "metrics_port")
+            )
         except KeyError as error:
             raise NodeError("host_inputs_missing", ExitCode.HOST_INPUT, str(error.args[0])) from None
         except ConfigurationError as error:
             raise NodeError(error.code, ExitCode.HOST_INPUT, error.detail) from None
         collateral, gpu_collateral = (Path(folder) if folder else None for folder in folders)
         model, staple = Path(members["model"]), Path(members["staple"])
-        inputs = cls(model, staple, members["address"], port, collateral, gpu_collateral)
-        return inputs, int(descriptor or -1)
+        inputs = cls(model, staple, members["address"], port, collateral, gpu_collateral, metrics_port)
+        return inputs, Inherited(device, feed)
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """Descriptors that a node is given: to its platform's devices, and where fresh staples come from."""
+
+    platform: int
+    staples: int | None = None
+
+    @property
+    def descriptors(self) -> frozenset[int]:
+        """All of them."""
+        return frozenset({self.platform} if self.staples is None else {self.platform, self.staples})
+
+
+def _descriptor(text: str, code: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) <= 2:
+        raise ConfigurationError(code, "not the number of a descriptor")
+    return int(text)
 
 
 def _object(data: bytes, limit: int, code: str) -> dict[str, Any]:

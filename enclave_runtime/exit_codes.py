@@ -24,6 +24,7 @@ class ExitCode(enum.IntEnum):
     BIND = 88
     SEAL = 89
     SERVE = 90
+    EGRESS = 91
 
 
 MEANING: dict[ExitCode, str] = {
@@ -40,4 +41,5 @@ MEANING: dict[ExitCode, str] = {
     ExitCode.BIND: "the port cannot be bound",
     ExitCode.SEAL: "the seal did not close, or did not hold when it was tried",
     ExitCode.SERVE: "serving ended by a fault after the seal",
+    ExitCode.EGRESS: "the process that shows metrics did not start, or is gone",
 }

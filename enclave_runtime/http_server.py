@@ -1,6 +1,7 @@
 """The node's HTTP server: uvicorn over h11, without logs, without signals of its own, and without patience."""
 
 import contextlib
+import math
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +25,13 @@ class Server(uvicorn.Server):
     when_listening: Callable[[], None] | None = None
 
     def stop(self) -> None:
-        """Finish what is at hand, for a few seconds at most, then end."""
+        """Finish what is at hand, for a few seconds at most, then end; at once where it was draining already."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    def drain(self, patience_s: float) -> None:
+        """Take no connection any more, finish every answer that was begun, then end."""
+        self.config.timeout_graceful_shutdown = math.ceil(patience_s)
         self.should_exit = True
 
     @contextlib.contextmanager

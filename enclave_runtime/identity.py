@@ -9,11 +9,13 @@ import contextlib
 import hashlib
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from enclave_runtime.errors import NodeError
 from enclave_runtime.evidence import EvidenceMaker
 from enclave_runtime.standing_thread import StandingThread
+from measurements.staple import Staple
 from ohttp.kem import MLKEM768_X25519, X25519
 from ohttp.keyconfig import KeyRing
 from ohttp.rotation import Epoch, KeyRotation, ring_of
@@ -50,6 +52,7 @@ class Identity:
         self._maker = maker
         self._now = now
         self._thread = thread
+        self._changing = asyncio.Lock()
         self._live: dict[bytes, datetime] = {}
         self._tokens, self._tokens_at = float(FRESH_BURST), now()
         epochs = self._rotation.plan(self._time())
@@ -79,17 +82,42 @@ class Identity:
         self._remember(bundle, min(self._rotation.accepted_until(epoch), self._time() + FRESH_LIVES))
         return bundle
 
+    @property
+    def staple(self) -> Staple:
+        """The log proofs that bundles carry."""
+        return self._maker.staple
+
+    async def adopt_staple(self, staple: Staple) -> None:
+        """Carry ``staple`` from now on: a new bundle for the same keys; those before stay live while their keys do.
+
+        Where the platform gives no evidence for it, everything stays as it is.
+        """
+        async with self._changing:
+            maker, self._maker = self._maker, replace(self._maker, staple=staple)
+            epochs = self._rotation.epochs
+            if not epochs:
+                return  # no key is left to vouch for; the next epoch will carry it
+            try:
+                bundle = await self._thread.run(lambda: self._make(epochs))
+            except NodeError:
+                self._maker = maker
+                return
+            if self._rotation.epochs == epochs:  # no key ended meanwhile
+                self._bundle = bundle
+                self._remember(bundle, self._rotation.accepted_until(epochs[0]))
+
     def next_change(self) -> datetime:
         """When keys are next made or dropped."""
         return self._rotation.next_change() or datetime.min.replace(tzinfo=UTC)
 
     async def renew(self) -> bool:
         """Begin an epoch or drop one that ended, if it is time. True where it did; raises NodeError."""
-        if self._time() < self.next_change():
-            return False
-        epochs = self._rotation.plan(self._time())
-        self._adopt(epochs, await self._thread.run(lambda: self._make(epochs)))
-        return True
+        async with self._changing:
+            if self._time() < self.next_change():
+                return False
+            epochs = self._rotation.plan(self._time())
+            self._adopt(epochs, await self._thread.run(lambda: self._make(epochs)))
+            return True
 
     async def keep_renewed(self) -> None:
         """Renew for ever. A platform that fails is asked again; old keys end in time whatever it does."""

@@ -4,9 +4,11 @@ its claims.
 
 import rfc8785
 
-from enclave_runtime import metrics, openai_requests
+from enclave_runtime import openai_requests
+from enclave_runtime.admission import AdmissionLimits
 from enclave_runtime.api import API_VERSION
 from enclave_runtime.engine.engine import EngineConfig
+from enclave_runtime.metrics_schema import MetricsSchema
 from enclave_runtime.seal import SealReport
 from ohttp.padding import CellProfile
 from ohttp.token_policy import TokenPolicy
@@ -23,6 +25,8 @@ def runtime_manifest(
     padding: CellProfile,
     confined: SealReport,
     tokens: TokenPolicy | None,
+    metrics: MetricsSchema,
+    admission: AdmissionLimits,
 ) -> bytes:
     """The manifest's bytes: canonical JSON (RFC 8785). Digests are 32 bytes and appear as lower-case hex.
 
@@ -38,7 +42,8 @@ def runtime_manifest(
                 "tokenizer_digest": tokenizer_digest.hex(),
             },
             "engine": dict(engine.manifest()),
-            "metrics": metrics.manifest(),
+            "metrics": metrics.table(),
+            "admission": admission.manifest(),
             "padding": dict(padding.manifest()),
             "api": {
                 "version": API_VERSION,

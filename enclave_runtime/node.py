@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -18,9 +17,12 @@ from attestation.device_socket import DeviceSocket
 from attestation.errors import AttestationError
 from attestation.policy import AttestationPolicy
 from enclave_runtime import rehearsal, seal
+from enclave_runtime.admission import AdmissionLimits
 from enclave_runtime.api import inner_app, outer_app
+from enclave_runtime.boot import bind
 from enclave_runtime.completions import EngineCompletions
-from enclave_runtime.config import HostInputs, NodeConfig
+from enclave_runtime.config import HostInputs, Inherited, NodeConfig
+from enclave_runtime.egress import Egress
 from enclave_runtime.engine.engine import Engine, EngineConfig
 from enclave_runtime.engine.errors import EngineError
 from enclave_runtime.engine.model import LoadedModel, load_model
@@ -34,6 +36,7 @@ from enclave_runtime.metrics import Metrics, RequestOutcome
 from enclave_runtime.optimisations import refuse_by_name
 from enclave_runtime.seal import SealReport
 from enclave_runtime.standing_thread import StandingThread
+from enclave_runtime.staple_feed import LEAST_S, MAX_STAPLE_FILE, StapleFeed, StapleRefused, successor
 from enclave_runtime.sweep import Sweep
 from measurements.errors import TransparencyError
 from measurements.staple import Staple
@@ -46,11 +49,15 @@ from ohttp.spent_tokens import MemorySpentTokens
 from ohttp.token_gate import TokenGate
 from ohttp.token_policy import TokenPolicy
 
-MAX_STAPLE_FILE = 512 * 1024
 
+def run(
+    config: NodeConfig, host: HostInputs, inherited: Inherited, confined: SealReport, egress: Egress
+) -> int:
+    """Serve until SIGTERM or SIGINT (stop) or SIGUSR1 (finish what was accepted, then stop); the exit status.
 
-def run(config: NodeConfig, host: HostInputs, platform_descriptor: int, confined: SealReport) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status. Raises NodeError for every step that fails before."""
+    Raises NodeError for every step that fails before, and for an ``egress`` that is gone.
+    """
+    limits = AdmissionLimits.from_table(config.admission)
     engine_config, padding, tokens = _engine_config(config), _padding(config), _tokens(config)
     gpu_policy = _policy(config).gpu
     staple = _staple(host)
@@ -69,19 +76,23 @@ def run(config: NodeConfig, host: HostInputs, platform_descriptor: int, confined
         padding=padding,
         confined=confined,
         tokens=tokens,
+        metrics=egress.schema,
+        admission=limits,
     )
-    device = _device(platform_descriptor)
+    device = _device(inherited.platform)
     identity = Identity(
         EvidenceMaker(device, device, config.gpu_count, gpu_policy, staple, manifest),
         epoch=timedelta(hours=config.epoch_hours),
         now=time.time,
         thread=StandingThread("evidence"),
     )
-    completions = EngineCompletions(engine, config.model_name, StandingThread("prompts"))
-    metrics = Metrics(time.monotonic, completions.queue_depth)
+    completions = EngineCompletions(engine, config.model_name, StandingThread("prompts"), limits)
+    metrics = Metrics(egress.schema, completions.queue_depth)
     service = Service(completions, identity, metrics, padding, tokens, Sweep())
-    asyncio.run(_serve(service, config, host, confined, platform_descriptor))
-    engine.stop()
+    try:
+        asyncio.run(_serve(service, config, host, inherited, confined, egress))
+    finally:
+        engine.stop()
     return int(ExitCode.STOPPED)
 
 
@@ -106,7 +117,7 @@ class Service:
             app = TokenGate(app, tokens, MemorySpentTokens(), now=time.time)
         return Gateway(
             app,
-            outer=outer_app(self.identity, self.metrics),
+            outer=outer_app(self.identity),
             keyring=self.identity.keyring,
             is_live=self.identity.is_live,
             replay=ReplayWindow(),
@@ -130,28 +141,98 @@ _TURNED_AWAY = {
 
 
 async def _serve(
-    service: Service, config: NodeConfig, host: HostInputs, confined: SealReport, platform_descriptor: int
+    service: Service,
+    config: NodeConfig,
+    host: HostInputs,
+    inherited: Inherited,
+    confined: SealReport,
+    egress: Egress,
 ) -> None:
     await _rehearse(service)
     service.metrics.restart()
-    listener = _bind(host)
+    listener = bind(host.address, host.port)
     server = Server(server_config(service.gateway(service.padding, service.tokens)))
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda *_: None)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
+    _obey(loop, server, service.completions)
     # The one descriptor that still leads out; it is closed with the line that says the node listens.
     announcement = os.dup(sys.stdout.fileno())
+    if inherited.staples is not None:
+        _take_staples(loop, inherited.staples, service.identity)
     service.sweep.begin()
-    named = {announcement, platform_descriptor, listener.fileno()}
+    named = {announcement, listener.fileno(), egress.pipe, *inherited.descriptors}
     report = seal.seal(confined, keep_streams=named, tolerate=config.tolerate)
-    said = {"event": "listening", "port": listener.getsockname()[1], "seal": report.as_json()}
+    said = {
+        "event": "listening",
+        "port": listener.getsockname()[1],
+        "metrics_port": egress.port,
+        "seal": report.as_json(),
+    }
     server.when_listening = lambda: _say_once(announcement, said)
     renewal = loop.create_task(service.identity.keep_renewed())
+    showing = loop.create_task(_show_metrics(service.metrics, egress, server))
     try:
         await server.serve([listener])
     finally:
         renewal.cancel()
+    if showing.done():
+        showing.result()  # it ends only where nobody takes the metrics any more
+    showing.cancel()
+
+
+def _obey(loop: asyncio.AbstractEventLoop, server: Server, completions: EngineCompletions) -> None:
+    """The operator's verbs. Other signals mean nothing; metrics are read elsewhere."""
+
+    def drain() -> None:
+        completions.close()
+        server.drain(completions.limits.request_s)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    loop.add_signal_handler(signal.SIGUSR1, drain)
+    for number in (signal.SIGHUP, signal.SIGUSR2, signal.SIGQUIT, signal.SIGPIPE, signal.SIGALRM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+async def _show_metrics(metrics: Metrics, egress: Egress, server: Server) -> None:
+    """Hand the numbers over once in an interval. A node whose metrics nobody takes ends: raises NodeError."""
+    try:
+        while True:
+            egress.send(metrics.values())
+            await asyncio.sleep(egress.schema.interval_s)
+    finally:
+        server.stop()
+
+
+def _take_staples(loop: asyncio.AbstractEventLoop, descriptor: int, identity: Identity) -> None:
+    """Take fresh staples from the pipe for as long as the host writes into it."""
+    feed, renewals = StapleFeed(), set[asyncio.Task[None]]()
+    taken_at = -LEAST_S
+
+    def read() -> None:
+        data = b""
+        with contextlib.suppress(OSError):
+            data = os.read(descriptor, 65_536)
+        if not data:
+            loop.remove_reader(descriptor)
+            return
+        files: list[bytes] = []
+        with contextlib.suppress(StapleRefused):
+            files.extend(feed.feed(data))
+        for file in files:
+            with contextlib.suppress(StapleRefused):
+                take(successor(identity.staple, file))
+
+    def take(staple: Staple) -> None:
+        nonlocal taken_at
+        if loop.time() - taken_at >= LEAST_S:
+            taken_at = loop.time()
+            renewal = loop.create_task(identity.adopt_staple(staple))
+            renewals.add(renewal)
+            renewal.add_done_callback(renewals.discard)
+
+    os.set_blocking(descriptor, False)
+    loop.add_reader(descriptor, read)
 
 
 async def _rehearse(service: Service) -> None:
@@ -176,20 +257,6 @@ def _say_once(descriptor: int, event: dict[str, object]) -> None:
     with contextlib.suppress(OSError):  # nobody listens any more
         os.write(descriptor, json.dumps(event).encode() + b"\n")
     os.close(descriptor)
-
-
-def _bind(host: HostInputs) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host.address else socket.AF_INET
-    # Named as TCP, so that asyncio sends each cell when it is due instead of waiting to fill a packet.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host.address, host.port))
-    except OSError as error:
-        listener.close()
-        detail = f"{host.address} port {host.port}: {error.strerror}"
-        raise NodeError("cannot_bind", ExitCode.BIND, detail) from None
-    return listener
 
 
 def _engine_config(config: NodeConfig) -> EngineConfig:

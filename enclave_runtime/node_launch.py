@@ -3,18 +3,21 @@ start.
 """
 
 import json
+import os
 import re
 import subprocess
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from attestation.simulated.platform import Platform
-from enclave_runtime.config import HOST_INPUTS, HostInputs, NodeConfig
+from enclave_runtime.config import HOST_INPUTS, STAPLE_DESCRIPTOR, HostInputs, NodeConfig
 from enclave_runtime.exit_codes import MEANING, ExitCode
+from enclave_runtime.metrics_schema import DEFAULT
 from enclave_runtime.seal import Piece
+from enclave_runtime.staple_feed import framed
 
 IMAGE_VOLUME = "image"
 MODEL_VOLUME = "model"
@@ -26,12 +29,24 @@ class LaunchFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RunningNode:
-    """A node that listens: its process, its port, its launch digest (48 bytes), and the rows of its seal."""
+    """A node that listens: its process, its ports, its launch digest (48 bytes), the rows of its seal, and
+    the pipe for fresh staples.
+    """
 
     process: "subprocess.Popen[bytes]"
     port: int
+    metrics_port: int
     measurement: bytes
     seal: tuple[Mapping[str, str], ...]
+    staples: int = -1
+
+    def renew_staple(self, file: bytes) -> None:
+        """Hand the node a fresh staple (the bytes of its file). Waits while the node is busy; raises OSError where
+        it is gone.
+        """
+        remaining = memoryview(framed(file))
+        while remaining:
+            remaining = remaining[os.write(self.staples, remaining) :]
 
 
 def node_config(
@@ -43,6 +58,8 @@ def node_config(
     padding: Mapping[str, str | int] | None = None,
     tokens: Mapping[str, Any] | None = None,
     tolerate: tuple[Piece, ...] = (Piece.MEMORY_LOCKED,),
+    metrics: Mapping[str, Any] | None = None,
+    admission: Mapping[str, int] | None = None,
 ) -> NodeConfig:
     """The configuration of a node on the simulated platform with these ``roots`` (``Platform.roots``).
 
@@ -59,6 +76,8 @@ def node_config(
         padding=dict(padding or {}),
         tokens=dict(tokens or {}),
         tolerate=tolerate,
+        metrics=DEFAULT.table() if metrics is None else dict(metrics),
+        admission=dict(admission or {}),
     )
 
 
@@ -76,22 +95,31 @@ def start(platform: Platform, image_dir: Path, config: NodeConfig, host: HostInp
     if not (image_dir / "root").is_dir():
         raise LaunchFailed(f"no image in {image_dir}: cloister image build process -o {image_dir}")
     command_line = config.encode()
+    staples, feed = os.pipe()
     launched = platform.launch(
         volumes={IMAGE_VOLUME: image_dir / "root", MODEL_VOLUME: host.model},
         cmdline=command_line,
         # A locale of the host's would have its files mapped into the node.
-        env={HOST_INPUTS: host.encode(), "LC_ALL": "C"},
+        env={HOST_INPUTS: host.encode(), STAPLE_DESCRIPTOR: str(staples), "LC_ALL": "C"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        extra_fds=(staples,),
     )
-    port, seal = await_listening(launched.process)
-    return RunningNode(launched.process, port, launched.measurement, seal)
+    os.close(staples)
+    said = await_listening(launched.process)
+    return RunningNode(launched.process, said.port, said.metrics_port, launched.measurement, said.seal, feed)
 
 
-def await_listening(process: "subprocess.Popen[bytes]") -> tuple[int, tuple[Mapping[str, str], ...]]:
-    """Wait for the node's one line: its port and the rows of its seal. Raises LaunchFailed with its last
-    words.
-    """
+class Announcement(NamedTuple):
+    """What a node says once: where it listens, where its metrics can be read, and the rows of its seal."""
+
+    port: int
+    metrics_port: int
+    seal: tuple[Mapping[str, str], ...]
+
+
+def await_listening(process: "subprocess.Popen[bytes]") -> Announcement:
+    """Wait for the node's one line. Raises LaunchFailed with its last words."""
     assert process.stdout is not None
     assert process.stderr is not None
     words: list[bytes] = []
@@ -100,7 +128,7 @@ def await_listening(process: "subprocess.Popen[bytes]") -> tuple[int, tuple[Mapp
     line = process.stdout.readline()
     try:
         event = json.loads(line)
-        return int(event["port"]), tuple(event["seal"])
+        return Announcement(int(event["port"]), int(event["metrics_port"]), tuple(event["seal"]))
     except (ValueError, LookupError, TypeError):
         pass
     if line:

@@ -102,7 +102,6 @@ _PLAIN = (
     ("GET", "/attestation", b"", 200),
     ("POST", "/attestation", bytes(32), 200),
     ("POST", "/attestation", b"short", 400),
-    ("GET", "/metrics", b"", 200),
     ("GET", "/health", b"", 200),
     ("GET", "/.well-known/ohttp-gateway", b"", 200),
     ("GET", "/nowhere", b"", 404),

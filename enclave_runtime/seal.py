@@ -110,11 +110,11 @@ class SealReport:
 def confine(
     *,
     read: Sequence[Path],
-    bind_port: int,
+    bind_ports: Sequence[int],
     keep_descriptors: Collection[int] = (),
     tolerate: Collection[Piece] = (),
 ) -> SealReport:
-    """Step 1, before any thread exists: leave only reading beneath ``read`` and binding ``bind_port``.
+    """Step 1, before any thread exists: leave only reading beneath ``read`` and binding ``bind_ports``.
 
     ``keep_descriptors`` are inherited file descriptors to keep besides 0, 1 and 2; all others are closed.
     Raises ConfinementError when a piece is missing that ``tolerate`` does not name.
@@ -137,12 +137,14 @@ def confine(
     wiped = wiped_memory.freed_memory_is_wiped()
     rows.check(Piece.MEMORY_WIPED, wiped, "the allocator overwrites every block it gets back, tried")
     rows.check(Piece.MEMORY_LOCKED, _lock_memory(), "mlockall: present and future pages stay out of swap")
-    locked = landlock.restrict(read=read, read_write_files=(Path(os.devnull),), bind_ports=(bind_port,))
+    locked = landlock.restrict(read=read, read_write_files=(Path(os.devnull),), bind_ports=tuple(bind_ports))
     version = f"Landlock {locked.abi}"
     rows.check(
         Piece.LANDLOCK_FILES, locked.file_system, f"{version}: read beneath {len(read)} paths, write nothing"
     )
-    rows.check(Piece.LANDLOCK_NETWORK, locked.network, f"{version}: bind port {bind_port}, connect nowhere")
+    rows.check(
+        Piece.LANDLOCK_NETWORK, locked.network, f"{version}: bind {_ports(bind_ports)}, connect nowhere"
+    )
     rows.check(
         Piece.LANDLOCK_SCOPE, locked.scope, f"{version}: no signal and no abstract socket to the outside"
     )
@@ -190,6 +192,10 @@ def seal(
         f"{len(program) // 8} instructions on {threading.active_count()} or more threads, tried",
     )
     return SealReport(tuple(rows.rows))
+
+
+def _ports(ports: Sequence[int]) -> str:
+    return "port " + " and ".join(str(port) if port else "any free one" for port in sorted(set(ports)))
 
 
 class _Rows:

@@ -18,7 +18,7 @@ def main() -> int:
     out = os.dup(sys.stdout.fileno())
     try:
         confined = seal.confine(
-            read=boot.code_paths(), bind_port=0, keep_descriptors={out}, tolerate=seal.TOLERABLE
+            read=boot.code_paths(), bind_ports=(0,), keep_descriptors={out}, tolerate=seal.TOLERABLE
         )
         report = seal.seal(confined, keep_streams={out}, tolerate=seal.TOLERABLE)
     except ConfinementError as error:

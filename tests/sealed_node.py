@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import http.client
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from attestation.bundle import EvidenceBundle
 from attestation.simulated.platform import Platform
-from enclave_runtime.config import HOST_INPUTS, HostInputs, NodeConfig
+from enclave_runtime.config import HOST_INPUTS, STAPLE_DESCRIPTOR, HostInputs, NodeConfig
 from enclave_runtime.node_launch import await_listening, node_config
 from measurements.staple import Staple
 from ohttp.bhttp import Content, Head, Request, ResponseDecoder, encode_request
@@ -113,10 +114,12 @@ class Node:
 
     process: "subprocess.Popen[bytes]"
     port: int
+    metrics_port: int
     seal: tuple[Any, ...]
     measurement: bytes
     platform: Platform
     config: NodeConfig
+    staples: int
     said: Streams = field(default_factory=Streams)
 
     def plain(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
@@ -126,6 +129,13 @@ class Node:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             return response.status, response.read()
+
+    def metrics(self) -> bytes:
+        """What the node's other process shows."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=10)
+        with contextlib.closing(connection):
+            connection.request("GET", "/metrics")
+            return connection.getresponse().read()
 
     def bundle(self) -> bytes:
         """The current evidence bundle."""
@@ -239,22 +249,28 @@ def running(
     platform = Platform.open(folder / "state", lambda: datetime.now(UTC), 1)
     config = change(tiny_config(platform, **settings))
     host = HostInputs(model, staple or write_staple(folder), "127.0.0.1", 0)
+    staples, feed = os.pipe()
     launched = platform.launch(
         volumes=volumes(folder, model, program),
         cmdline=config.encode(),
-        env={HOST_INPUTS: host.encode()},
+        env={HOST_INPUTS: host.encode(), STAPLE_DESCRIPTOR: str(staples)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        extra_fds=(staples,),
     )
+    os.close(staples)
     process = launched.process
     try:
-        port, seal = await_listening(process)
-        node = Node(process, port, seal, launched.measurement, platform, config)
+        said = await_listening(process)
+        node = Node(
+            process, said.port, said.metrics_port, said.seal, launched.measurement, platform, config, feed
+        )
         yield node
     finally:
         if process.poll() is None:
             process.kill()
         process.wait()
+        os.close(feed)
 
 
 #: What an image's start does: put the code in the path and hand over.

@@ -35,7 +35,7 @@ SEAL = """
 from enclave_runtime.seal import Piece, confine, seal
 confined = confine(
     read=[Path(p) for p in (sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64") ],
-    bind_port=0,
+    bind_ports=(0,),
     keep_descriptors=(report,),
     tolerate=(Piece.MEMORY_LOCKED,),
 )

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from sealed_node import REPOSITORY, chat, running, write_tiny_model
 
-from enclave_runtime.metrics import check_exposition
 from enclave_runtime.wiped_memory import SETTINGS
 
 CANARY = "canary-5e1f0c77"
@@ -55,8 +54,8 @@ def test_nothing_but_the_answer_holds_the_prompt(tmp_path, model):
     with running(tmp_path, model) as node:
         errors = put_canary_everywhere(node)
         assert [body for body in errors if CANARY.encode() in body] == []
-        shown = node.plain("GET", "/metrics")[1]
-        check_exposition(shown)
+        shown = node.metrics()
+        assert shown.endswith(b"# EOF\n")
         assert CANARY.encode() not in shown + node.bundle()
         node.process.send_signal(signal.SIGTERM)
         assert node.process.wait(15) == 0
@@ -88,7 +87,7 @@ logging.basicConfig(level=logging.DEBUG)
 if sys.argv[3] == "sealed":
     from enclave_runtime import seal
     lock = (seal.Piece.MEMORY_LOCKED,)
-    confined = seal.confine(read=[Path(sys.prefix), Path(sys.base_prefix)], bind_port=0, tolerate=lock)
+    confined = seal.confine(read=[Path(sys.prefix), Path(sys.base_prefix)], bind_ports=(0,), tolerate=lock)
     seal.seal(confined, tolerate=lock)
 class Doomed:
     def __del__(self):

@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from sealed_node import MODEL_NAME, ROOM, Node, chat, running, write_tiny_model
 
 from attestation.appraisal import appraise_bindings, appraise_cpu, appraise_gpus
 from attestation.bundle import EvidenceBundle
 from attestation.policy import AttestationPolicy
+from enclave_runtime.metrics_schema import DEFAULT
 from enclave_runtime.seal import Piece
 from ohttp.chunked import REQUEST_MEDIA_TYPE
 
@@ -47,7 +49,7 @@ def test_its_evidence_verifies_and_names_what_was_launched(node):
     appraise_bindings(bundle, cpu.claims, at).require()
     runtime = json.loads(bundle.runtime)
     assert runtime["model"]["name"] == MODEL_NAME
-    assert len(runtime["metrics"]) == 3
+    assert runtime["metrics"] == DEFAULT.table()
     assert {state for piece, state in runtime["confinement"].items() if piece != LOCKED} == {"in force"}
 
 
@@ -67,7 +69,30 @@ def test_every_piece_of_the_seal_is_in_force_and_the_kernel_agrees(node):
     for stream in ("0", "1", "2"):
         assert os.readlink(f"/proc/{node.process.pid}/fd/{stream}") == "/dev/null"
     open_now = [os.readlink(fd) for fd in Path(f"/proc/{node.process.pid}/fd").iterdir()]
-    assert [target for target in open_now if target.startswith(("/", "pipe")) and target != "/dev/null"] == []
+    assert [target for target in open_now if target.startswith("/") and target != "/dev/null"] == []
+    # Two pipes: through one numbers go to the process that shows them, through the other fresh staples come.
+    pipes = [
+        fd for fd in Path(f"/proc/{node.process.pid}/fd").iterdir() if os.readlink(fd).startswith("pipe")
+    ]
+    modes = [
+        int(Path(f"/proc/{node.process.pid}/fdinfo/{fd.name}").read_text().split()[3], 8) for fd in pipes
+    ]
+    assert sorted(mode & os.O_ACCMODE for mode in modes) == [os.O_RDONLY, os.O_WRONLY]
+
+
+def test_its_metrics_are_shown_by_a_sealed_process_of_their_own(node):
+    families = {f.name: f for f in text_string_to_metric_families(node.metrics().decode())}
+    assert set(families) == {m.name.removesuffix("_total") for m in DEFAULT.metrics}
+    assert node.plain("GET", "/metrics")[0] == 404
+    pid = node.process.pid
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    status = Path(f"/proc/{child}/status").read_text()
+    assert "Seccomp:\t2" in status
+    assert "CapEff:\t0000000000000000" in status
+    open_now = [os.readlink(fd) for fd in Path(f"/proc/{child}/fd").iterdir()]
+    kinds = {target.partition(":")[0] for target in open_now}
+    assert kinds <= {"/dev/null", "pipe", "socket", "anon_inode"}
+    assert len([target for target in open_now if target.startswith("socket")]) == 1  # its listener
 
 
 def test_it_answers_a_chat_whole_and_streamed_alike(node):

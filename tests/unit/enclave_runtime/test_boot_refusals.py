@@ -14,9 +14,11 @@ from sealed_node import MODEL_NAME, REPOSITORY, ROOM, START, write_staple, write
 
 from attestation.simulated.platform import Platform
 from enclave_runtime import node
-from enclave_runtime.config import HOST_INPUTS, PLATFORM_DESCRIPTOR, HostInputs
+from enclave_runtime.config import HOST_INPUTS, PLATFORM_DESCRIPTOR, HostInputs, Inherited
+from enclave_runtime.egress import Egress
 from enclave_runtime.errors import NodeError
 from enclave_runtime.exit_codes import ExitCode
+from enclave_runtime.metrics_schema import DEFAULT
 from enclave_runtime.node_launch import default_model_name, node_config
 from enclave_runtime.seal import SealReport
 
@@ -43,14 +45,22 @@ def host(model, tmp_path):
 
 
 @pytest.fixture
-def refused(platform):
+def egress():
+    taken, pipe = os.pipe()
+    yield Egress(DEFAULT, pipe, 0)
+    os.close(pipe)
+    os.close(taken)
+
+
+@pytest.fixture
+def refused(platform, egress):
     """Run a node in this process, with a device of its own, up to the step that refuses it."""
 
     def run(config, host):
         ours, theirs = socket.socketpair()
         platform.serve(ours, bytes(48))
         with pytest.raises(NodeError) as caught:
-            node.run(config, host, theirs.detach(), SealReport(()))
+            node.run(config, host, Inherited(theirs.detach()), SealReport(()), egress)
         return caught.value
 
     return run
@@ -62,6 +72,8 @@ def refused(platform):
         ({"engine": {"max_batch": 0}}, "config_engine"),
         ({"engine": {"unheard_of": 1}}, "config_engine"),
         ({"engine": {"prefix_cache": 1}}, "optimisation_refused"),
+        ({"admission": {"bytes_per_token": 0}}, "config_admission"),
+        ({"admission": {"users": 1}}, "config_admission"),
         ({"padding": {"name": "none"}}, "config_padding"),
         ({"padding": {"cell": 512}}, "config_padding"),
         ({"gpu_policy": {"unknown": {}}}, "config_gpu_policy"),
@@ -106,17 +118,17 @@ def test_a_policy_that_asks_for_what_is_not_there_yet(refused, config, host):
     assert refused(replace(config, gpu_policy=policy), host).exit_code is ExitCode.GPU
 
 
-def test_a_platform_that_is_gone(config, host):
+def test_a_platform_that_is_gone(config, host, egress):
     ours, theirs = socket.socketpair()
     ours.close()
     with pytest.raises(NodeError) as caught:
-        node.run(config, host, theirs.detach(), SealReport(()))
+        node.run(config, host, Inherited(theirs.detach()), SealReport(()), egress)
     assert caught.value.exit_code in (ExitCode.PLATFORM, ExitCode.GPU)
 
 
-def test_a_descriptor_that_leads_to_no_platform(config, host):
+def test_a_descriptor_that_leads_to_no_platform(config, host, egress):
     with pytest.raises(NodeError) as caught:
-        node.run(config, host, os.open(os.devnull, os.O_RDONLY), SealReport(()))
+        node.run(config, host, Inherited(os.open(os.devnull, os.O_RDONLY)), SealReport(()), egress)
     assert caught.value.exit_code is ExitCode.PLATFORM
 
 

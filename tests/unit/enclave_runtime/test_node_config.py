@@ -7,9 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enclave_runtime.config import HOST_INPUTS, MAX_COMMAND_LINE, PLATFORM_DESCRIPTOR, HostInputs, NodeConfig
+from enclave_runtime.config import (
+    HOST_INPUTS,
+    MAX_COMMAND_LINE,
+    PLATFORM_DESCRIPTOR,
+    STAPLE_DESCRIPTOR,
+    HostInputs,
+    NodeConfig,
+)
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.exit_codes import ExitCode
+from enclave_runtime.metrics_schema import DEFAULT
 from enclave_runtime.seal import Piece
 
 GOOD = NodeConfig(
@@ -18,6 +26,8 @@ GOOD = NodeConfig(
     engine={"max_batch": 4},
     padding={"name": "constant", "cell_bytes": 512, "interval_ms": 100},
     tolerate=(Piece.LANDLOCK_SCOPE,),
+    metrics=DEFAULT.table(),
+    admission={"bytes_per_token": 4},
 )
 HOST = {
     "model": "/m",
@@ -26,6 +36,7 @@ HOST = {
     "port": 0,
     "collateral": "/c",
     "gpu_collateral": "",
+    "metrics_port": 0,
 }
 
 
@@ -67,6 +78,11 @@ def test_the_command_line_names_no_place_on_the_host():
         {"tolerate": ["*"]},
         {"tolerate": ["landlock.scope", "landlock.scope"]},
         {"tolerate": [1]},
+        {"metrics": {}},
+        {"metrics": None},
+        {"metrics": {"interval_s": 10, "metrics": []}},
+        {"admission": []},
+        {"admission": {"request_s": "long"}},
     ],
 )
 def test_anything_else_is_refused(change):
@@ -114,7 +130,9 @@ def test_changed_and_cut_bytes_stay_in_the_family(place, byte):
 def test_host_inputs_are_read():
     inputs, descriptor = HostInputs.parse({HOST_INPUTS: json.dumps(HOST), PLATFORM_DESCRIPTOR: "7"})
     assert json.loads(inputs.encode()) == HOST
-    assert descriptor == 7
+    assert (descriptor.platform, descriptor.staples) == (7, None)
+    more = {HOST_INPUTS: json.dumps(HOST), PLATFORM_DESCRIPTOR: "7", STAPLE_DESCRIPTOR: "9"}
+    assert HostInputs.parse(more)[1].descriptors == {7, 9}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +145,8 @@ def test_host_inputs_are_read():
         {HOST_INPUTS: json.dumps(HOST), PLATFORM_DESCRIPTOR: "2"},
         {HOST_INPUTS: json.dumps(HOST), PLATFORM_DESCRIPTOR: "-1"},
         {HOST_INPUTS: json.dumps(HOST), PLATFORM_DESCRIPTOR: "x"},
+        {HOST_INPUTS: json.dumps(HOST), PLATFORM_DESCRIPTOR: "7", STAPLE_DESCRIPTOR: "1"},
+        {HOST_INPUTS: json.dumps({**HOST, "metrics_port": -1}), PLATFORM_DESCRIPTOR: "7"},
         {HOST_INPUTS: json.dumps({**HOST, "port": 65_536}), PLATFORM_DESCRIPTOR: "7"},
         {HOST_INPUTS: json.dumps({**HOST, "port": "1"}), PLATFORM_DESCRIPTOR: "7"},
         {HOST_INPUTS: json.dumps({**HOST, "model": ""}), PLATFORM_DESCRIPTOR: "7"},

@@ -340,7 +340,7 @@ def test_a_simulated_device_handed_to_a_real_platform_is_refused(tmp_path) -> No
     with pytest.raises(NodeError) as caught:
         HostInputs.parse(environment, "sev-snp")
     assert (caught.value.code, caught.value.exit_code) == ("platform_descriptor", ExitCode.HOST_INPUT)
-    assert HostInputs.parse(environment, "simulated")[1] == 7  # control
+    assert HostInputs.parse(environment, "simulated")[1].platform == 7  # control
 
 
 @pytest.mark.parametrize(

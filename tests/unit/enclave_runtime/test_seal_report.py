@@ -48,7 +48,7 @@ def test_every_piece_is_in_force_here():
     """Whether memory may be locked depends on the limits that a process starts with."""
     rows = child("""
 confined = seal.confine(
-    read=read_paths(), bind_port=0, keep_descriptors=(out,), tolerate=(Piece.MEMORY_LOCKED,)
+    read=read_paths(), bind_ports=(0,), keep_descriptors=(out,), tolerate=(Piece.MEMORY_LOCKED,)
 )
 return seal.seal(confined, keep_streams=(out,), tolerate=(Piece.MEMORY_LOCKED,)).as_json()
 """)
@@ -66,7 +66,7 @@ def setrlimit(which, limits):
 keep, seal.resource.setrlimit = seal.resource.setrlimit, setrlimit
 kernel_calls.mlockall = lambda flags: None
 return seal.confine(
-    read=read_paths(), bind_port=0, keep_descriptors=(out,), tolerate=(Piece.MEMORY_LOCKED,)
+    read=read_paths(), bind_ports=(0,), keep_descriptors=(out,), tolerate=(Piece.MEMORY_LOCKED,)
 ).as_json()
 """)
     states = {row["piece"]: row["state"] for row in rows}
@@ -75,7 +75,8 @@ return seal.confine(
 
 def test_memory_that_is_not_wiped_ends_the_node():
     code, status, detail = child(
-        "seal.confine(read=(), bind_port=0, keep_descriptors=(out,), tolerate=LOCK)", PYTHONMALLOC="pymalloc"
+        "seal.confine(read=(), bind_ports=(0,), keep_descriptors=(out,), tolerate=LOCK)",
+        PYTHONMALLOC="pymalloc",
     )
     assert (code, status) == ("piece_missing", ExitCode.KERNEL)
     assert "memory.wiped_on_free" in detail
@@ -84,7 +85,7 @@ def test_memory_that_is_not_wiped_ends_the_node():
 def test_a_missing_piece_ends_the_node_unless_tolerated():
     without = "landlock.abi_version = lambda: 0\n"
     code, status, detail = child(
-        without + "seal.confine(read=(), bind_port=0, keep_descriptors=(out,), tolerate=LOCK)"
+        without + "seal.confine(read=(), bind_ports=(0,), keep_descriptors=(out,), tolerate=LOCK)"
     )
     assert (code, status) == ("piece_missing", ExitCode.KERNEL)
     assert "landlock.files" in detail
@@ -92,7 +93,7 @@ def test_a_missing_piece_ends_the_node_unless_tolerated():
         without
         + """
 pieces = (*LOCK, Piece.LANDLOCK_FILES, Piece.LANDLOCK_NETWORK, Piece.LANDLOCK_SCOPE)
-return seal.confine(read=(), bind_port=0, keep_descriptors=(out,), tolerate=pieces).as_json()
+return seal.confine(read=(), bind_ports=(0,), keep_descriptors=(out,), tolerate=pieces).as_json()
 """
     )
     missing = [row["piece"] for row in rows if row["state"] == "missing, tolerated"]
@@ -107,7 +108,7 @@ def test_an_older_interface_shows_what_it_does_not_cover():
     rows = child("""
 landlock.abi_version = lambda: 3
 pieces = (*LOCK, Piece.LANDLOCK_NETWORK, Piece.LANDLOCK_SCOPE)
-return seal.confine(read=(), bind_port=0, keep_descriptors=(out,), tolerate=pieces).as_json()
+return seal.confine(read=(), bind_ports=(0,), keep_descriptors=(out,), tolerate=pieces).as_json()
 """)
     states = {row["piece"]: row["state"] for row in rows}
     assert states["landlock.files"] == "in force"
@@ -117,7 +118,7 @@ return seal.confine(read=(), bind_port=0, keep_descriptors=(out,), tolerate=piec
 def test_some_pieces_are_never_tolerated():
     code, status, detail = child("""
 kernel_calls.prctl = lambda *a: 2
-seal.confine(read=(), bind_port=0, keep_descriptors=(out,), tolerate=tuple(Piece))
+seal.confine(read=(), bind_ports=(0,), keep_descriptors=(out,), tolerate=tuple(Piece))
 """)
     assert (code, status) == ("piece_missing", ExitCode.KERNEL)
     assert "not_dumpable" in detail
@@ -126,7 +127,7 @@ seal.confine(read=(), bind_port=0, keep_descriptors=(out,), tolerate=tuple(Piece
 def test_confining_after_a_thread_exists_is_an_error():
     code, *_ = child("""
 threading.Thread(target=threading.Event().wait, daemon=True).start()
-seal.confine(read=(), bind_port=0, keep_descriptors=(out,), tolerate=LOCK)
+seal.confine(read=(), bind_ports=(0,), keep_descriptors=(out,), tolerate=LOCK)
 """)
     assert code == "landlock_threads"
 
@@ -137,7 +138,7 @@ seal.confine(read=(), bind_port=0, keep_descriptors=(out,), tolerate=LOCK)
 def test_a_door_left_open_is_an_error(opened, tmp_path):
     (tmp_path / "file").touch()
     body = f"""
-confined = seal.confine(read=read_paths(), bind_port=0, keep_descriptors=(out,), tolerate=tuple(Piece))
+confined = seal.confine(read=read_paths(), bind_ports=(0,), keep_descriptors=(out,), tolerate=tuple(Piece))
 landlock_free = {opened}
 seal.seal(confined, keep_streams=(out,))
 """
@@ -149,7 +150,7 @@ seal.seal(confined, keep_streams=(out,))
 def test_a_seal_that_does_not_hold_is_an_error():
     code, status, detail = child("""
 from enclave_runtime import seccomp
-confined = seal.confine(read=read_paths(), bind_port=0, keep_descriptors=(out,), tolerate=LOCK)
+confined = seal.confine(read=read_paths(), bind_ports=(0,), keep_descriptors=(out,), tolerate=LOCK)
 seccomp.install = lambda program: None
 seal.seal(confined, keep_streams=(out,))
 """)
@@ -161,7 +162,7 @@ def test_inherited_descriptors_are_closed():
     assert (
         child("""
 extra = os.open("/dev/null", os.O_RDONLY)
-seal.confine(read=read_paths(), bind_port=0, keep_descriptors=(out,), tolerate=LOCK)
+seal.confine(read=read_paths(), bind_ports=(0,), keep_descriptors=(out,), tolerate=LOCK)
 try:
     os.fstat(extra)
     return "open"
