@@ -30,7 +30,9 @@ FOLDERS: Final = ("mini-sigstore", "peers")
 BAR_MS: Final = 5.0
 """What is wanted at the median; the run says how near it came and fails nobody."""
 
-_IMPORT: Final = "from time import perf_counter as t; s = t(); import measurements.sigstore.verify; print((t() - s) * 1000)"
+_IMPORT: Final = "from time import perf_counter as t; s = t(); " + (
+    "import measurements.sigstore.verify; print((t() - s) * 1000)"
+)
 
 
 def good_bundles(vectors: Path) -> list[dict[str, Any]]:
