@@ -82,4 +82,6 @@ def _check_keys(report: Report, policy: SnpPolicy) -> None:
         return
     if by_author or report.id_key_digest in (policy.trusted_id_key_digests or frozenset()):
         return
+    if policy.trusted_id_key_digests is None:
+        raise PolicyRejected(code="author_key_untrusted", found=report.author_key_digest)
     raise PolicyRejected(code="id_key_untrusted", found=report.id_key_digest)
