@@ -4,7 +4,7 @@ VENV ?= .venv
 STATE ?= .cloister
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check machines clean
+.PHONY: demo test test-all bench-smoke check machines clean
 
 demo: $(VENV)/.demo
 	$(BIN)/cloister demo --state $(STATE)
@@ -16,6 +16,11 @@ test: $(VENV)/.dev check machines
 test-all: $(VENV)/.dev check machines
 	$(BIN)/cloister demo --state $(STATE) --fetch-only
 	$(BIN)/python -m pytest --exhaustive
+
+# Every bench once, as small as it goes: that they run, not how fast anything is.
+bench-smoke: $(VENV)/.dev
+	$(BIN)/cloister demo --state $(STATE) --fetch-only
+	$(BIN)/python -m benchmarks.smoke --state $(STATE)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
