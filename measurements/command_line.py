@@ -78,9 +78,14 @@ def guarded(work: Callable[[], int]) -> int:
         return failed(f"{error.filename}: {error.strerror}" if error.filename else str(error), USAGE_OR_IO)
 
 
+def plain(text: str) -> str:
+    """``text`` with everything escaped that a terminal would obey: a log's entries are written by others."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def failed(message: str, status: int) -> int:
     """Say what went wrong on standard error; returns ``status``."""
-    print(f"error {message}", file=sys.stderr)
+    print(f"error {plain(message)}", file=sys.stderr)
     return status
 
 

@@ -16,6 +16,7 @@ from .command_line import (
     failed,
     guarded,
     http_witnesses,
+    plain,
     print_json,
     print_witnesses,
     utc_now,
@@ -258,9 +259,10 @@ def list_releases(
             return OK
         for entry in listing.releases:
             release = entry.release
-            print(f"{state(entry):<9} {release.name} {release.version:<12} {entry.leaf_hash.hex()}")
+            named = f"{plain(release.name)} {plain(release.version):<12}"
+            print(f"{state(entry):<9} {named} {entry.leaf_hash.hex()}")
         for notice in listing.revocations:
-            print(f"revoked   {notice.release} at {instant_text(notice.revoked_at)}: {notice.reason!a}")
+            print(f"revoked   {notice.release} at {instant_text(notice.revoked_at)}: {plain(notice.reason)}")
         if listing.newest_set is not None:
             chosen = listing.newest_set.signer_set
             print(

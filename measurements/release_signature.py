@@ -62,8 +62,8 @@ class ReleaseSignature:
         table: dict[str, Any] = {"issuer": self.rule.issuer, "subject": self.rule.subject}
         if self.root_json is not None:
             table["root_json"] = self.root_json.decode()
-        # JSON strings without control characters and DEL are TOML as well.
-        lines = (f"{name} = {json.dumps(value)}" for name, value in table.items())
+        # JSON strings are TOML as well but for DEL, which no URL and no root in base64 holds.
+        lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in table.items())
         return 'profile = "tlog+sigstore"\n\n[transparency.sigstore]\n' + "\n".join(lines) + "\n"
 
 

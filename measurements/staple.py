@@ -252,6 +252,13 @@ class _Check:
         self.prove("signers", self.staple.signers_leaf)
         listed = SignerSet.parse(open_leaf(self.staple.signers_leaf, policy.roots, policy.root_threshold))
         listed.judge(policy.channel, self.at, max_future_s=policy.max_future_s)
+        others = {key.public_key for key in (policy.log, *policy.trust.witnesses.values(), *policy.roots)}
+        if others & {key.public_key for key in listed.signers}:
+            raise TransparencyError(
+                Code.IDENTITY_MISMATCH,
+                "a signer has the key of the log, a witness or a root",
+                stage="log.signers",
+            )
         self.signers, self.threshold, self.signer_set = listed.signers, listed.threshold, listed
         return (
             Outcome.PASS,

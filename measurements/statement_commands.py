@@ -18,6 +18,7 @@ from .command_line import (
     failed,
     guarded,
     http_witnesses,
+    plain,
     print_json,
     utc_now,
 )
@@ -103,15 +104,15 @@ def show(
             print_json(result)
         else:
             print(f"entry    {index}  {result['leaf_hash']}  {len(leaf)} bytes")
-            print(f"kind     {result['kind'] or 'unknown'}")
+            print(f"kind     {plain(result['kind'] or 'unknown')}")
             for keyid in result["signed_by"]:
-                print(f"by       {keyid} (not verified here)")
+                print(f"by       {plain(keyid)} (not verified here)")
             if bundle:
                 print("sigstore a bundle lies beside the log")
             if result["statement"] is not None:
                 print(json.dumps(result["statement"], indent=2, ensure_ascii=True))
             if result["problem"]:
-                print(f"problem  {result['problem']}")
+                print(f"problem  {plain(result['problem'])}")
         return REFUSED if result["problem"] else OK
 
     return guarded(work)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..command_line import OK, REFUSED, JsonOption, failed, guarded, print_json, utc_now
+from ..command_line import OK, REFUSED, JsonOption, failed, guarded, plain, print_json, utc_now
 from ..errors import TransparencyError
 from ..statement import instant, instant_text
 
@@ -96,11 +96,11 @@ def attestation(
             print_json({"verdict": "verified", "attestations": results})
             return OK
         for result in results:
-            print(f"verified {result['predicate_type'] or 'signature'}")
-            print(f"by       {result['signed_by']}")
-            print(f"at       {result['signed_at']}, {result['log']} entry {result['log_index']}")
+            print(f"verified {plain(result['predicate_type'] or 'signature')}")
+            print(f"by       {plain(result['signed_by'] or 'a named key')}")
+            print(f"at       {result['signed_at']}, {plain(result['log'])} entry {result['log_index']}")
             for name, sha256 in result["subjects"]:
-                print(f"about    {name!a} sha256 {sha256!a}")
+                print(f"about    {plain(name)} sha256 {plain(sha256)}")
         return OK
 
     return guarded(work)

@@ -40,7 +40,8 @@ _ECDSA_HASHES: Final[dict[PublicKeyDetails, HashAlgorithm]] = {
 @dataclass(frozen=True, slots=True)
 class ProvedEntry:
     """An entry that is in the log: ``checkpoint`` and its ``note`` are signed by ``log``, ``promised_at`` is
-    the time in the log's promise, None where it made none.
+    the time in the log's promise, None where it made none. ``index`` is the one that the promise or the proof vouches
+    for.
     """
 
     log: TransparencyLogInstance
@@ -86,7 +87,10 @@ def prove_entry(entry: TransparencyLogEntry, root: TrustedRoot) -> ProvedEntry:
         path=proof.hashes,
         root=checkpoint.root,
     )
-    return ProvedEntry(log, checkpoint, note, entry.log_index, _promised_at(entry, log, kind))
+    promised_at = _promised_at(entry, log, kind)
+    # Rekor v1 counts over all its trees, and only its promise signs that number.
+    index = entry.log_index if promised_at is not None else proof.log_index
+    return ProvedEntry(log, checkpoint, note, index, promised_at)
 
 
 def _check_origin(origin: str, log: TransparencyLogInstance, *, tree_ids: bool) -> None:

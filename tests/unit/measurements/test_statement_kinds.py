@@ -241,6 +241,14 @@ def test_who_may_appoint(operator: Operator) -> None:
     assert why(operator.check(replace(staple, signers_leaf=b""))) == ("log.signers", Code.PROOF_MISSING)
 
 
+def test_a_signer_may_not_play_another_part(operator: Operator) -> None:
+    """The log, or a root that left its safe, as one of the signers: k of n would be fewer parties than it says."""
+    doubled = replace(SET, signers=(PUBLIC[0], PUBLIC[1], operator.roots[0].public))
+    operator.appoint(doubled)
+    staple = operator.publish(1, KEYS[:2]).staple
+    assert why(operator.check(staple)) == ("log.signers", Code.IDENTITY_MISMATCH)
+
+
 def test_a_set_counts_in_its_channel_and_its_time(operator: Operator) -> None:
     operator.appoint(replace(SET, not_after=AT + timedelta(hours=1)))
     staple = operator.publish(1, KEYS[:2]).staple
