@@ -47,7 +47,8 @@ def check_request_line(method: bytes, scheme: bytes, authority: bytes, path: byt
     valid = (
         _TOKEN.fullmatch(method)
         and (_SCHEME.fullmatch(scheme) or (connect and not scheme))
-        and all(_VISIBLE.fullmatch(part) for part in (authority, path))
+        and _VISIBLE.fullmatch(authority)
+        and _VISIBLE.fullmatch(path)
         and not (web and b"@" in authority)
         and (not web or connect or path[:1] == b"/" or (method == b"OPTIONS" and path == b"*"))
     )

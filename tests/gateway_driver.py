@@ -13,7 +13,7 @@ from ohttp.chunked import REQUEST_MEDIA_TYPE, ChunkedClient
 from ohttp.gateway import ExchangeEnd, Gateway
 from ohttp.http_date import format_http_date
 from ohttp.keyconfig import GatewayKey, KeyRing
-from ohttp.padding import CellProfile, padme
+from ohttp.padding import CellCheck, CellProfile, padme
 from ohttp.replay import ReplayWindow
 
 NOW = 1_800_000_000.0
@@ -49,6 +49,7 @@ class Node:
         self, app: App, *, profile: CellProfile = FAST, outer: App | None = None, **options: Any
     ) -> None:
         self.key = GatewayKey.generate(7, X25519)
+        self.profile = profile
         self.now = NOW
         self.live = {BUNDLE}
         self.ends: list[ExchangeEnd] = []
@@ -72,7 +73,7 @@ class Node:
         client = self.client()
         reply = await self.post(client.seal_request(sealed_form(request)))
         assert reply.status == 200, reply.body
-        return opened(client, reply.parts), reply
+        return opened(client, reply.parts, self.profile), reply
 
     async def post(
         self,
@@ -180,10 +181,15 @@ def sealed_form(request: Request) -> bytes:
     return encode_request(request, pad_to=padme(len(encode_request(request))))
 
 
-def opened(client: ChunkedClient, parts: Iterable[bytes]) -> Response:
-    """The inner response out of the parts of the outer one."""
+def opened(client: ChunkedClient, parts: Iterable[bytes], profile: CellProfile = OFF) -> Response:
+    """The inner response out of the parts of the outer one, held to the shape that ``profile`` promises."""
     plain = [chunk for part in parts for chunk in client.receive(part)]
-    return decode_response(b"".join(plain + client.finish()))
+    plain += client.finish()
+    check = CellCheck(profile)
+    for chunk in plain:
+        check.chunk(chunk)
+    check.finish()
+    return decode_response(b"".join(plain))
 
 
 def answering(
