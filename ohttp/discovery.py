@@ -9,6 +9,7 @@ matters, fetch them through the relay, compare with others, or pin them: ``diges
 something trustworthy vouched for.
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from .keyconfig import (
 )
 
 WELL_KNOWN = "/.well-known/ohttp-gateway"
+_AUTHORITY = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _HEADERS = {"accept": MEDIA_TYPE, "accept-encoding": "identity"}
 
 
@@ -60,11 +62,17 @@ def gateway_url(origin: str, *, pinned: bool = False) -> str:
     """
     try:
         parts = urlsplit(origin)
-        valid = parts.scheme in (("http", "https") if pinned else ("https",)) and bool(parts.hostname)
-        valid = valid and parts.port != 0 and parts.username is None and parts.path in ("", "/")
+        valid = (
+            parts.scheme in (("http", "https") if pinned else ("https",))
+            and _AUTHORITY.fullmatch(parts.netloc)
+            and parts.port != 0
+            and parts.path in ("", "/")
+            and not (parts.query or parts.fragment)
+            and origin.isprintable()
+        )
     except ValueError:
         valid = False
-    if not valid or parts.query or parts.fragment or not origin.isascii() or not origin.isprintable():
+    if not valid:
         raise DiscoveryError("origin", "a service is https://host, and a port where it has one of its own")
     return f"{parts.scheme}://{parts.netloc}{WELL_KNOWN}"
 
