@@ -241,7 +241,7 @@ class TileLog:
         refusals = [f"{one.key.name}: {one.refusal}" for one in self._asked if one.refusal]
         return TransparencyError(
             Code.WITNESS_QUORUM,
-            f"too few witnesses cosigned, so nothing was published: {'; '.join(refusals)}",
+            f"too few witnesses cosigned; what was to be published is kept for the next try: {'; '.join(refusals)}",
             stage="witness",
             expected=self._needed,
             found=len(self._asked) - len(refusals),

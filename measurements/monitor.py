@@ -290,7 +290,7 @@ def describe(report: Report) -> list[str]:
             if channel.status
             else "no status"
         )
-        lines.append(f"channel {name}: {len(channel.releases)} releases, {len(active)} active, {until}")
+        lines.append(f"channel {name}: releases {len(channel.releases)}, active {len(active)}, {until}")
         lines += [f"  active  {one.name} {one.version}  {one.leaf}  entry {one.index}" for one in active]
     for alert in report.alerts:
         lines.append(f"{alert.severity.upper()}  {alert.code}  {alert.detail}")

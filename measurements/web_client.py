@@ -43,6 +43,7 @@ class WebClient:
         import httpx2
 
         self._errors: tuple[type[Exception], ...] = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError)
+        self._timeouts, self._unconnected = httpx2.TimeoutException, httpx2.ConnectError
         self._client = httpx2.Client(
             transport=transport,
             timeout=httpx2.Timeout(read_s, connect=min(CONNECT_S, read_s)),
@@ -96,7 +97,10 @@ class WebClient:
                         raise _unreachable(url, "took too long")
                 return WebAnswer(response.status_code, response.headers.get("content-type", ""), bytes(body))
         except self._errors as error:
-            raise _unreachable(url, type(error).__name__) from error
+            if isinstance(error, self._timeouts):
+                raise _unreachable(url, "took too long") from error
+            refused = isinstance(error, self._unconnected)
+            raise _unreachable(url, "cannot be reached" if refused else type(error).__name__) from error
 
 
 def _plain(headers: Mapping[str, str] | None) -> Any:

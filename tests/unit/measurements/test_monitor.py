@@ -151,7 +151,7 @@ def test_an_honest_log_has_nothing_to_report(place: Place) -> None:
         ("1.2", "active"),
     ]
     assert place.look().added == 0
-    assert any("2 active" in line for line in describe(report))
+    assert any("releases 2, active 2" in line for line in describe(report))
 
 
 def test_it_goes_on_across_tiles(place: Place) -> None:
