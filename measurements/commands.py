@@ -156,13 +156,15 @@ def publish(
             make_folder(staple.parent)
             replace_file(staple, done.staple.encode())
         if policy is not None:
+            appointed = opened.listing(channel, None).newest_set
+            chosen = None if appointed is None else appointed.signer_set
             table = policy_table(
                 log=opened.tiles.key,
                 witnesses=opened.tiles.witnesses,
-                signers=[key.public for key in keys],
+                signers=[key.public for key in keys] if chosen is None else chosen.signers,
                 channel=channel,
                 quorum=quorum,
-                threshold=len(keys),
+                threshold=len(keys) if chosen is None else chosen.threshold,
             )
             make_folder(policy.parent)
             replace_file(policy, (table + (signature.policy_lines() if signature else "")).encode())

@@ -1,15 +1,18 @@
-"""``cloister release attestation``: who built a file, by its Sigstore bundle, GitHub or PyPI attestation."""
+"""``cloister release attestation | trusted-root``: who built a file, and whom to trust for that."""
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..command_line import OK, REFUSED, JsonOption, failed, guarded, plain, print_json, utc_now
 from ..errors import TransparencyError
 from ..statement import instant, instant_text
+
+if TYPE_CHECKING:
+    from .root import TrustedRoot
 
 _HELP = """Verify a Sigstore bundle, a GitHub attestation or a PyPI attestation (PEP 740), offline.
 
@@ -20,9 +23,17 @@ version, or --root. Exit status 3: refused.
 """
 
 
+_TRUSTED_ROOT = """Fetch the current trusted root of Sigstore's public instance, verified by TUF, into a file.
+
+A policy names it as root_json. Nothing fetches it by itself: this version's own root stays what it is, and what differs
+from that one is printed. Exit status 2: the instance could not be reached.
+"""
+
+
 def register(release: typer.Typer) -> None:
-    """Add the command to ``cloister release``."""
+    """Add the commands to ``cloister release``."""
     release.command("attestation", help=_HELP)(attestation)
+    release.command("trusted-root", help=_TRUSTED_ROOT)(trusted_root)
 
 
 def attestation(
@@ -104,6 +115,49 @@ def attestation(
         return OK
 
     return guarded(work)
+
+
+def trusted_root(
+    file: Annotated[Path, typer.Argument(help="The new file.")],
+    as_json: JsonOption = False,
+) -> int:
+    """See ``cloister release trusted-root --help``."""
+
+    def work() -> int:
+        from ..durable import replace_file
+        from .root import TrustedRoot
+        from .sign import Instance
+
+        data = Instance.public().current_root()
+        now, pinned = TrustedRoot.parse(data), TrustedRoot.production()
+        replace_file(file, data)
+        before, after = _names(pinned), _names(now)
+        added, gone = sorted(after - before), sorted(before - after)
+        if as_json:
+            print_json({"sha256": now.sha256.hex(), "added": added, "gone": gone})
+            return OK
+        print(f"sha256   {now.sha256.hex()}")
+        for mark, names in (("new", added), ("gone", gone)):
+            for name in names:
+                print(f"{mark:<8} {plain(name)}")
+        return OK
+
+    return guarded(work)
+
+
+def _names(root: "TrustedRoot") -> set[str]:
+    """Every member with its window: an ended window is a change too."""
+    logs = [(log.base_url, log.public_key.valid_for) for log in (*root.model.tlogs, *root.model.ctlogs)]
+    authorities = [
+        (authority.uri or "", authority.valid_for)
+        for authority in (*root.model.certificate_authorities, *root.model.timestamp_authorities)
+    ]
+    return {
+        f"{name} from {instant_text(window.start)}"
+        + (f" to {instant_text(window.end)}" if window.end else "")
+        for name, window in (*logs, *authorities)
+        if window is not None
+    }
 
 
 def _digest(path: Path) -> bytes:

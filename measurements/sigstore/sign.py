@@ -13,15 +13,15 @@ from sigstore.sign import SigningContext
 
 from ..errors import Code, TransparencyError
 from .bundle import MAX_BUNDLE
+from .root import TrustedRoot
 from .strict_json import parse_strict
 
 _STAGE = "sigstore.sign"
-PUBLIC_INSTANCE = "the public instance"
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A Sigstore instance: where it is, and its trusted root. ``root_json`` is None for the public one."""
+    """A Sigstore instance: where it is, and its trusted root; ``root_json`` is None where that is the pinned one."""
 
     config: ClientTrustConfig
     root_json: bytes | None
@@ -32,20 +32,31 @@ class Instance:
         parse_strict(data, limit=MAX_BUNDLE, code=Code.TRUST_ROOT_INVALID, what="Sigstore configuration")
         try:
             config = ClientTrustConfig.from_json(data.decode())
-            root: str = config._inner.trusted_root.to_json()
         except (ValueError, RecursionError) as error:
             raise _error(Code.TRUST_ROOT_INVALID, "not a Sigstore client trust configuration") from error
-        return cls(config, root.encode())
+        return cls(config, cls(config, None).current_root())
 
     @classmethod
     def public(cls) -> "Instance":
-        """Sigstore's public instance, its addresses fetched and verified by TUF. Needs the network."""
+        """Sigstore's public instance, its addresses and its root fetched and verified by TUF. Needs the network.
+
+        Raises TransparencyError (NOT_AVAILABLE).
+        """
         try:
-            return cls(ClientTrustConfig.production(), None)
+            current = cls(ClientTrustConfig.production(), None)
         except Exception as error:
             raise _error(
                 Code.NOT_AVAILABLE, f"Sigstore cannot be reached ({type(error).__name__})"
             ) from error
+        root = TrustedRoot.parse(current.current_root())
+        # Clients that hold the pinned root need no other, unless the instance has moved on.
+        pinned = root.model == TrustedRoot.production().model
+        return current if pinned else cls(current.config, current.current_root())
+
+    def current_root(self) -> bytes:
+        """The instance's trusted root as it stands in its configuration."""
+        root: str = self.config._inner.trusted_root.to_json()
+        return root.encode()
 
 
 def ambient_token() -> str:

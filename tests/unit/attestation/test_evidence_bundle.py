@@ -39,6 +39,18 @@ def test_a_sigstore_bundle_is_carried() -> None:
     assert EvidenceBundle.parse(bundle.encode()) == bundle
 
 
+def test_the_set_of_signers_is_carried() -> None:
+    section = TransparencySection(b"", b"", b"", b"", signers_proof=b"proof", signers_leaf=b"leaf")
+    bundle = EvidenceBundle(
+        BUNDLE.claims, BUNDLE.cpu, b"", {}, BUNDLE.ohttp_keys, BUNDLE.runtime, section, BUNDLE.checkpoint
+    )
+    data = bundle.encode()
+    assert EvidenceBundle.parse(data) == bundle
+    for broken in (b'"signers":{"proof":"cHJvb2Y="}', b'"signers":"x"', b'"signers":{"proof":"!","leaf":""}'):
+        with pytest.raises(EvidenceMalformed):
+            EvidenceBundle.parse(data.replace(b'"signers":{"proof":"cHJvb2Y=","leaf":"bGVhZg=="}', broken))
+
+
 def _set(*path: str, value: object) -> Callable[[Any], None]:
     def change(document: Any) -> None:
         for name in path[:-1]:

@@ -14,7 +14,7 @@ import pytest
 import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mini_sigstore import AT, ISSUER, SUBJECT, MiniSigstore
+from mini_sigstore import AT, ISSUER, SUBJECT, MiniSigstore, Served
 
 from measurements.errors import Code, TransparencyError
 from measurements.sigstore.attestation import bundles_in, from_pypi
@@ -217,3 +217,40 @@ def test_control_characters_of_a_statement_do_not_reach_the_terminal(
     assert run("attestation", file, "--root", root, "--at", "2026-06-01T12:00:00Z", "--subject", SUBJECT) == 0
     assert "\x1b" not in capsys.readouterr().out
     assert base64.b64decode(BUNDLE["dsseEnvelope"]["payload"]) == PAYLOAD
+
+
+def test_a_newer_trusted_root_is_fetched_and_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the network gave, verified by TUF, is stood in for: a root with one log more and one CA less."""
+    from sigstore.models import ClientTrustConfig
+
+    from measurements.sigstore import sign
+    from measurements.sigstore.root import production_root
+
+    with Served(MiniSigstore(2)) as served:
+        config = json.loads(served.config)
+    root = json.loads(production_root())
+    root["tlogs"].append({**json.loads(MiniSigstore(2).root())["tlogs"][0], "baseUrl": "https://new.example"})
+    del root["certificateAuthorities"][0]
+    config["trustedRoot"] = root
+    found = ClientTrustConfig.from_json(json.dumps(config))
+    monkeypatch.setattr(sign.ClientTrustConfig, "production", lambda: found)
+    assert sign.Instance.public().root_json is not None
+    assert run("trusted-root", str(tmp_path / "root.json"), "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [name.partition(" ")[0] for name in result["added"]] == ["https://new.example"]
+    assert len(result["gone"]) == 1
+    assert TrustedRoot.parse((tmp_path / "root.json").read_bytes()).sha256.hex() == result["sha256"]
+    assert run("trusted-root", str(tmp_path / "root.json")) == 0
+    assert "new      https://new.example" in capsys.readouterr().out
+
+    config["trustedRoot"] = json.loads(production_root())
+    found = ClientTrustConfig.from_json(json.dumps(config))
+    assert sign.Instance.public().root_json is None
+
+    def unreachable() -> ClientTrustConfig:
+        raise ConnectionError
+
+    monkeypatch.setattr(sign.ClientTrustConfig, "production", unreachable)
+    assert run("trusted-root", str(tmp_path / "root.json")) == 2
