@@ -47,7 +47,7 @@ class Found:
     ``rung``: the accuracy from the number of records alone; ``bits_of_records``: the entropy of that number,
     ``bits_about_label``: how many bits of it tell the label, ``bits_by_chance``: how many seem to where none do.
     ``bits_of_size`` and ``bits_of_gap``: the entropies of one record's size, and of the time before it in steps of
-    ``GAP_BIN_S``.
+    ``GAP_BIN_S``; ``bytes_an_answer`` and ``seconds_an_answer``: what the profile costs, as means.
     """
 
     question: str
@@ -59,6 +59,8 @@ class Found:
     bits_by_chance: float
     bits_of_size: float
     bits_of_gap: float
+    bytes_an_answer: float
+    seconds_an_answer: float
 
 
 def analyse(
@@ -107,6 +109,8 @@ def judge(question: str, profile: str, traces: Sequence[Trace], seed: int, trees
         bits_by_chance=by_chance,
         bits_of_size=entropy(sizes),
         bits_of_gap=entropy(gaps),
+        bytes_an_answer=sum(sum(trace.sizes) for trace in traces) / len(traces),
+        seconds_an_answer=sum(trace.times[-1] for trace in traces) / len(traces),
     )
 
 

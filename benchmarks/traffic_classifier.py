@@ -81,7 +81,7 @@ def wilson(right: int, total: int) -> tuple[float, float]:
 def entropy(values: Sequence[Hashable]) -> float:
     """Bits of one value drawn from these, by their frequencies."""
     total = len(values)
-    return -sum(count / total * math.log2(count / total) for count in Counter(values).values())
+    return sum(count / total * math.log2(total / count) for count in Counter(values).values())
 
 
 def shared_bits(one: Sequence[Hashable], other: Sequence[Hashable], seed: int) -> tuple[float, float]:

@@ -73,7 +73,7 @@ def show(console: Console, summary: Mapping[str, Any]) -> None:
     console.print(f"{summary['answers_a_label']} answers a label, cut by {summary['tokens']}", markup=False)
     table = Table(
         *("question", "profile", "guessed right", "blind", "by number of records", "bits about it"),
-        *("bits of a size", "of a gap"),
+        *("bits of a size", "of a gap", "bytes", "seconds"),
         box=None,
         header_style="dim",
     )
@@ -88,6 +88,8 @@ def show(console: Console, summary: Mapping[str, Any]) -> None:
             f"{about} (chance ±{one['bits_by_chance']:.2f})",
             f"{one['bits_of_size']:.2f}",
             f"{one['bits_of_gap']:.2f}",
+            f"{one['bytes_an_answer']:,.0f}",
+            f"{one['seconds_an_answer']:.2f}",
         )
     console.print(table)
     console.print(

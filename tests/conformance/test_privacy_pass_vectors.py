@@ -72,8 +72,8 @@ def test_rfc_9577_headers(vectors: Path, subtests: pytest.Subtests) -> None:
             assert len(offered) == count
             for position, found in enumerate(offered):
                 assert found.token_type == case[f"token-type-{position}"]
-                assert (found.token_key or b"").hex() == case[f"token-key-{position}"]
-                assert found.max_age == case[f"max-age-{position}"]
+                assert (found.token_key or b"").hex() == case.get(f"token-key-{position}", "")
+                assert found.max_age == case.get(f"max-age-{position}")
                 assert found.challenge.hex() == case[f"token-challenge-{position}"]
                 assert found.parsed().encode() == found.challenge
             assert parse_www_authenticate(www_authenticate(offered)) == offered
