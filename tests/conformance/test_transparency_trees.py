@@ -12,7 +12,7 @@ import pytest
 from measurements.audit import audit
 from measurements.checkpoint import open_checkpoint
 from measurements.errors import TransparencyError
-from measurements.log import TileLog
+from measurements.log import MAX_BATCH, TileLog
 from measurements.merkle import (
     TreeFold,
     leaf_hash,
@@ -90,10 +90,10 @@ def test_consistency_proofs(vectors: Path) -> None:
     assert wrong == []
 
 
-def test_the_deterministic_tree(vectors: Path) -> None:
-    """Roots and proofs up to 70,000 leaves: the million-leaf tree takes seconds and shows nothing more."""
+@pytest.mark.parametrize("limit", [70_000, pytest.param(1_000_000, marks=pytest.mark.exhaustive)])
+def test_the_deterministic_tree(vectors: Path, limit: int) -> None:
+    """Roots and proofs up to ``limit`` leaves."""
     case = load(vectors, "merkle/deterministic-tree.json")
-    limit = 70_000
     levels = [[leaf_hash(f"entry {i}".encode()) for i in range(limit)]]
     while len(levels[-1]) > 1:
         below = levels[-1]
@@ -237,18 +237,23 @@ def test_split_views(vectors: Path) -> None:
             assert SplitView(old.encode(), new.encode()).verify(key) == (first, second)
 
 
-def test_digests_of_deterministic_tiles(vectors: Path, tmp_path: Path) -> None:
-    """A log of 257 of the tree's leaves writes the tiles that the tree names for 256 and 257."""
+@pytest.mark.parametrize("limit", [257, pytest.param(1_000_000, marks=pytest.mark.exhaustive)])
+def test_digests_of_deterministic_tiles(vectors: Path, tmp_path: Path, limit: int) -> None:
+    """A log of the tree's leaves, published at each size that the tree names, writes the tiles that it names."""
     names = load(vectors, "merkle/deterministic-tree.json")["tiles_sha256"]
     log = TileLog(tmp_path, SigningKey.generate("log.example/tiles"), ())
     log.create()
-    for first, last in ((0, 256), (256, 257)):
-        with log.exclusive():
-            log.append([f"entry {i}".encode() for i in range(first, last)])
+    at = 0
+    for size in sorted({int(name.split(":")[0]) for name in names}):
+        while at < min(size, limit):
+            last = min(at + MAX_BATCH, size)
+            with log.exclusive():
+                log.append([f"entry {i}".encode() for i in range(at, last)])
+            at = last
     compared = 0
     for name, digest in names.items():
         size, path = name.split(":")
-        if int(size) <= 257:
+        if int(size) <= limit:
             data = (tmp_path / "public" / path).read_bytes()
             assert hashlib.sha256(data).hexdigest() == digest, name
             compared += 1
