@@ -11,12 +11,11 @@ from typing import Any
 
 from .asgi import Receive, Send, disconnected, stop
 from .cells import CellStream, UnpaddedStream
-from .chunked import RESPONSE_MEDIA_TYPE, ResponseSealer
-from .fields import Fields
+from .chunked import RESPONSE_MEDIA_TYPE
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
-_HEADERS: Fields = ((b"content-type", RESPONSE_MEDIA_TYPE.encode()), (b"cache-control", b"no-store"))
+_NO_STORE = (b"cache-control", b"no-store")
 _INCREMENTAL = (b"incremental", b"?1")
 _LOOK_AFTER_S = 0.02
 _LOOK_EVERY_S = 1.0
@@ -50,6 +49,7 @@ class Answer(ABC):
 
     stream: CellStream | UnpaddedStream
     clock: CellClock | None = None
+    media_type = RESPONSE_MEDIA_TYPE.encode()
 
     _receive: Receive
     _limit: asyncio.Timeout
@@ -62,9 +62,7 @@ class Answer(ABC):
         self._watcher: asyncio.Task[None] | None = None
         self._waits_since: float | None = None
 
-    async def deliver(
-        self, work: Work, sealer: ResponseSealer, receive: Receive, send: Send, limit: asyncio.Timeout
-    ) -> bool:
+    async def deliver(self, work: Work, receive: Receive, send: Send, limit: asyncio.Timeout) -> bool:
         """Let ``work`` write, and send what it writes. Whether the answer left whole.
 
         ``limit`` is of a block around the call, without a deadline: a reader who leaves or stalls ends that block.
@@ -75,7 +73,7 @@ class Answer(ABC):
         # Answers that do not stream are mostly gone before a look at their reader is worth its cost.
         self._watch = self._loop.call_later(_LOOK_AFTER_S, self._look)
         try:
-            return await self._deliver(work, sealer, send)
+            return await self._deliver(work, send)
         finally:
             self._watch.cancel()
             if self._tasks:
@@ -99,12 +97,13 @@ class Answer(ABC):
         """The application wrote something of its body, or ended it. Returns when it may go on."""
 
     @abstractmethod
-    async def _deliver(self, work: Work, sealer: ResponseSealer, send: Send) -> bool: ...
+    async def _deliver(self, work: Work, send: Send) -> bool: ...
 
     async def _start(self, send: Send, *, whole: int | None = None) -> None:
         """Send the outer head; ``whole``: bytes of the body, where they are known."""
         framing = _INCREMENTAL if whole is None else (b"content-length", b"%d" % whole)
-        await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, framing]})
+        headers = [(b"content-type", self.media_type), _NO_STORE, framing]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def _send_body(self, send: Send, data: bytes, *, more: bool) -> None:
         self._waits_since = self._loop.time()

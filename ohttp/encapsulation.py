@@ -15,6 +15,8 @@ from .errors import EncapsulationError, HpkeError, SessionReused, UnsupportedSui
 from .kem import Ephemeral
 from .keyconfig import GatewayKey, KeyConfig, KeyRing, supports
 
+MEDIA_TYPE_REQUEST = "message/ohttp-req"
+MEDIA_TYPE_RESPONSE = "message/ohttp-res"
 HEADER_SIZE = 7
 REQUEST_LABEL = b"message/bhttp request"
 RESPONSE_LABEL = b"message/bhttp response"
@@ -202,6 +204,51 @@ class GatewayRequest:
         self._answered = True
         nonce = self._random(response_nonce_size(self._context.suite))
         return nonce + response_aead(self._context, self.enc, nonce, RESPONSE_LABEL).seal(response)
+
+
+class WholeGateway:
+    """A gateway's single exchange with a message in one piece, by the verbs of ``chunked.ChunkedGateway``.
+
+    ``max_request``: bytes of the encapsulated request.
+    """
+
+    def __init__(
+        self, keys: KeyRing, *, max_request: int, random: Callable[[int], bytes] = os.urandom
+    ) -> None:
+        self._keys = keys
+        self._max = max_request
+        self._random = random
+        self._data = bytearray()
+        self._request: GatewayRequest | None = None
+
+    @property
+    def enc(self) -> bytes:
+        """The request's encapsulated key; empty before ``end``."""
+        return b"" if self._request is None else self._request.enc
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """Feed bytes of the request; nothing comes out before ``end``. EncapsulationError ``too_large``."""
+        if len(self._data) + len(data) > self._max:
+            raise EncapsulationError("too_large", "the request is longer than its limit")
+        self._data += data
+        return []
+
+    def end(self) -> bytes:
+        """The plaintext, authenticated. Raises as ``GatewayRequest.open``; SessionReused the second time."""
+        if self._request is not None:
+            raise SessionReused("reused", "this session has read its message")
+        self._request = GatewayRequest.open(
+            self._keys, bytes(self._data), max_size=self._max, random=self._random
+        )
+        self._data.clear()
+        plaintext, self._request.plaintext = self._request.plaintext, b""
+        return plaintext
+
+    def response(self) -> Callable[[bytes], bytes]:
+        """What seals the answer, once. Raises SessionReused before ``end`` has authenticated."""
+        if self._request is None:
+            raise SessionReused("out_of_order", "the response follows an authenticated request")
+        return self._request.seal
 
 
 def _undecryptable() -> EncapsulationError:

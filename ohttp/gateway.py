@@ -21,12 +21,14 @@ from .asgi import (
     Scope,
     Send,
     Started,
+    header_values,
     refuse,
     respond,
     serve_lifespan,
 )
 from .bhttp import Request, decode_request
 from .chunked import MAX_REQUEST, REQUEST_MEDIA_TYPE, ChunkedGateway
+from .encapsulation import MEDIA_TYPE_REQUEST, WholeGateway
 from .errors import OhttpError, ReplayError, UnknownKey
 from .fields import Limits
 from .http_date import format_http_date, parse_http_date
@@ -37,7 +39,7 @@ from .padding import CellProfile
 from .places import Places
 from .problems import ATTESTATION, DATE, OHTTP_KEY, REPLAYED, Problem
 from .replay import KEY_BYTES, ReplayWindow
-from .unpaced import UnpacedAnswer
+from .unpaced import UnpacedAnswer, WholeAnswer
 
 GATEWAY_PATH = "/ohttp"
 KEYS_PATH = "/.well-known/ohttp-gateway"
@@ -49,7 +51,7 @@ _NOT_FOUND = Problem(404, "Not found", "not_found")
 _METHOD = Problem(405, "Method not allowed", "method_not_allowed")
 _TIMEOUT = Problem(408, "The request took too long to arrive", "timeout")
 _TOO_LARGE = Problem(413, "The request is too large", "too_large")
-_MEDIA_TYPE = Problem(415, "Not a chunked encapsulated request", "unsupported_media_type")
+_MEDIA_TYPE = Problem(415, "Not an encapsulated request that is taken here", "unsupported_media_type")
 _BROKEN = Problem(500, "Internal error", "internal_error")
 _BUSY = Problem(503, "Too many requests are open", "overloaded")
 
@@ -64,7 +66,7 @@ _BY_REPLAY_CODE = {"stale": _INNER_DATE, "replayed": _INNER_REPLAYED, "full": _I
 LIMITS = Limits(pieces=1024)
 """Of inner requests. Every piece costs time on the loop that paces everybody's cells."""
 
-_MEDIA_TYPE_BYTES = REQUEST_MEDIA_TYPE.encode()
+_CHUNKED, _WHOLE = REQUEST_MEDIA_TYPE.encode(), MEDIA_TYPE_REQUEST.encode()
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z_-]{16,64}")
 _DIGEST = re.compile(rb"sha-256=:([A-Za-z0-9+/]{43}=):")
 
@@ -83,7 +85,8 @@ class Gateway:
 
     ``keyring``: the keys accepted now. ``is_live``: whether evidence with this SHA-256 still stands, which every
     request then has to name; None for a gateway that has no evidence, and asks for a ``date`` alone. ``now``: POSIX
-    seconds. ``max_request``: bytes of an encapsulated request. ``max_open``: exchanges at a time; beyond
+    seconds. ``whole_messages``: whether requests in one piece (RFC 9458) are taken too, and answered in one piece.
+    ``max_request``: bytes of an encapsulated request. ``max_open``: exchanges at a time; beyond
     them the slowest to arrive goes, else 503 before anything is opened. ``body_timeout_s``: time for a request
     to arrive. ``stall_s``: how long one write may wait for the reader before the answer is dropped.
     ``observe`` is told how each exchange ended.
@@ -99,6 +102,7 @@ class Gateway:
         profile: CellProfile,
         now: Callable[[], float],
         outer: App | None = None,
+        whole_messages: bool = False,
         max_request: int = MAX_REQUEST,
         max_open: int = 512,
         body_timeout_s: float = 30.0,
@@ -111,6 +115,7 @@ class Gateway:
         self._is_live = is_live
         self._replay = replay
         self._profile = profile
+        self._media_types = (_CHUNKED, _WHOLE) if whole_messages else (_CHUNKED,)
         self._now = now
         self._max_request = max_request
         self._places = Places(max_open)
@@ -168,7 +173,7 @@ class Gateway:
         if refusal is not None:
             await refuse(send, refusal)
             return ExchangeEnd.REFUSED
-        session = ChunkedGateway(self._keyring(), max_request=self._max_request)
+        session = self._session(scope)
         refusal = _TIMEOUT
         try:
             async with asyncio.timeout(self._body_timeout) as limit:
@@ -176,11 +181,10 @@ class Gateway:
                 limit.reschedule(None)
                 refusal = opened if isinstance(opened, Problem) else None
                 if isinstance(opened, bytes):
-                    paced = self._profile.name == "constant"
-                    answer = (PacedAnswer if paced else UnpacedAnswer)(self._profile, self._stall)
+                    answer = self._answer(session)
                     work = self._work(opened, session.enc, answer)
                     del opened  # plaintext is held by nobody who does not need it
-                    if await answer.deliver(work, session.response(), receive, send, limit):
+                    if await answer.deliver(work, receive, send, limit):
                         return ExchangeEnd.ANSWERED
         except TimeoutError:
             pass  # the sender dawdled; or, where the request had come, its reader left or stalled
@@ -201,10 +205,20 @@ class Gateway:
                     return _MALFORMED
                 if int(value) > self._max_request:
                     return _TOO_LARGE
-        return None if kinds == [_MEDIA_TYPE_BYTES] else _MEDIA_TYPE
+        return None if len(kinds) == 1 and kinds[0] in self._media_types else _MEDIA_TYPE
+
+    def _session(self, scope: Scope) -> ChunkedGateway | WholeGateway:
+        chunked = header_values(scope, b"content-type") == [_CHUNKED]
+        return (ChunkedGateway if chunked else WholeGateway)(self._keyring(), max_request=self._max_request)
+
+    def _answer(self, session: ChunkedGateway | WholeGateway) -> Answer:
+        if isinstance(session, WholeGateway):
+            return WholeAnswer(self._profile, self._stall, session.response())
+        paced = self._profile.name == "constant"
+        return (PacedAnswer if paced else UnpacedAnswer)(self._profile, self._stall, session.response())
 
     async def _read(
-        self, session: ChunkedGateway, receive: Receive, limit: asyncio.Timeout
+        self, session: ChunkedGateway | WholeGateway, receive: Receive, limit: asyncio.Timeout
     ) -> bytes | Problem | None:
         """The plaintext once its final chunk has authenticated, a refusal, or None for a sender who left."""
         plain: list[bytes] = []
@@ -221,7 +235,7 @@ class Gateway:
         except UnknownKey:
             return _UNKNOWN_KEY
         except OhttpError as error:
-            return _TOO_LARGE if error.code == "message_too_large" else _MALFORMED
+            return _TOO_LARGE if error.code in ("message_too_large", "too_large") else _MALFORMED
         finally:
             self._places.arrived(ticket)
         return b"".join(plain)

@@ -19,9 +19,10 @@ class PacedAnswer(Answer):
 
     clock: CellClock
 
-    def __init__(self, profile: CellProfile, stall_s: float) -> None:
+    def __init__(self, profile: CellProfile, stall_s: float, sealer: ResponseSealer) -> None:
         super().__init__(stall_s)
         self._profile = profile
+        self._sealer = sealer
         self._room = asyncio.Event()
         self._cells = self.stream = CellStream(profile)
         self.clock = CellClock()
@@ -32,7 +33,8 @@ class PacedAnswer(Answer):
             self._room.clear()
             await self._room.wait()
 
-    async def _deliver(self, work: Work, sealer: ResponseSealer, send: Send) -> bool:
+    async def _deliver(self, work: Work, send: Send) -> bool:
+        sealer = self._sealer
         loop = self._loop
         self._tasks.append(loop.create_task(work()))
         await self._start(send)

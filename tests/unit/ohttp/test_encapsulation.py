@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ohttp import kem
-from ohttp.encapsulation import HEADER_SIZE, ClientRequest, GatewayRequest, RequestHeader
+from ohttp.encapsulation import HEADER_SIZE, ClientRequest, GatewayRequest, RequestHeader, WholeGateway
 from ohttp.errors import EncapsulationError, OhttpError, SessionReused, UnknownKey, UnsupportedSuite
 from ohttp.keyconfig import GatewayKey, KeyRing
 
@@ -143,3 +143,27 @@ def test_any_bytes_are_refused_within_the_family(data: bytes, start: bytes) -> N
     client.seal(b"")
     with pytest.raises(EncapsulationError):
         client.open(data)
+
+
+@pytest.mark.parametrize("portion", [1, 7, 10_000])
+def test_a_gateways_session_gathers_one_request_and_gives_it_out_once(portion: int) -> None:
+    client = ClientRequest(XWING.config)
+    sealed = client.seal(b"question")
+    session = WholeGateway(RING, max_request=len(sealed))
+    with pytest.raises(SessionReused):
+        session.response()
+    for at in range(0, len(sealed), portion):
+        assert session.receive(sealed[at : at + portion]) == []
+    assert session.enc == b""
+    assert session.end() == b"question"
+    assert session.enc == sealed[HEADER_SIZE : HEADER_SIZE + 1120]
+    with pytest.raises(SessionReused):
+        session.end()
+    seal = session.response()
+    assert client.open(seal(b"answer")) == b"answer"
+    with pytest.raises(SessionReused):
+        seal(b"another")
+    short = WholeGateway(RING, max_request=len(sealed) - 1)
+    with pytest.raises(EncapsulationError) as caught:
+        short.receive(sealed)
+    assert caught.value.code == "too_large"

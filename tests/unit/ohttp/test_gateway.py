@@ -16,6 +16,7 @@ from gateway_driver import (
     NOW,
     OFF,
     Node,
+    Reply,
     answering,
     drive,
     inner,
@@ -26,7 +27,9 @@ from gateway_driver import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ohttp.bhttp import decode_response
 from ohttp.chunked import REQUEST_MEDIA_TYPE, ChunkedClient
+from ohttp.encapsulation import ClientRequest
 from ohttp.errors import ChunkError
 from ohttp.gateway import ExchangeEnd
 from ohttp.http_date import format_http_date
@@ -325,6 +328,67 @@ def test_refused_inside_the_encryption(request_: Any, status: int, kind: str, pr
         assert json.loads(response.body)["type"] == kind
         assert dict(response.headers)[b"date"] == format_http_date(NOW)
         assert app.scopes == []
+
+    run(work())
+
+
+WHOLE = ((b"content-type", b"message/ohttp-req"),)
+
+
+async def ask_whole(node: Node, request: Any, pieces: int = 1) -> tuple[Any, Reply]:
+    client = ClientRequest(node.key.config)
+    reply = await node.post(client.seal(sealed_form(request)), headers=WHOLE, pieces=pieces)
+    assert reply.status == 200, reply.body
+    return decode_response(client.open(reply.body)), reply
+
+
+@pytest.mark.parametrize("profile", [FAST, BUCKET, OFF])
+def test_messages_in_one_piece_are_taken_where_that_is_wanted(profile: CellProfile) -> None:
+    async def work() -> None:
+        app = Recorder()
+        node = Node(app, profile=profile, whole_messages=True)
+        response, reply = await ask_whole(node, inner(b'{"a":1}'), pieces=5)
+        assert (response.status, response.headers, response.body) == (200, JSON, b"{}")
+        assert reply.header(b"content-type") == b"message/ohttp-res"
+        assert reply.header(b"content-length") == b"%d" % len(reply.body)
+        padded = len(reply.body) - 32 - 16
+        assert padded == 16 * 512 if profile is not OFF else padded < 100
+        assert (await ask_whole(node, without(inner(), b"date")))[0].status == 400
+        assert (await node.ask(inner()))[0].status == 200, "and chunks as before"
+        sealed = ClientRequest(node.key.config).seal(sealed_form(inner()))
+        for body, status in ((sealed[:-1], 400), (sealed[:20], 400), (b"", 400), (bytes(2_000_000), 413)):
+            assert (await node.post(body, headers=WHOLE, pieces=3)).status == status
+        assert len(app.scopes) == 2
+        for _ in range(2):
+            await node.post(sealed, headers=WHOLE)
+        assert len(app.scopes) == 3, "the second was a replay"
+
+    run(work())
+
+
+def test_messages_in_one_piece_are_refused_where_nothing_was_said() -> None:
+    async def work() -> None:
+        app = Recorder()
+        node = Node(app)
+        reply = await node.post(ClientRequest(node.key.config).seal(sealed_form(inner())), headers=WHOLE)
+        assert reply.status == 415
+        assert app.scopes == []
+
+    run(work())
+
+
+@pytest.mark.parametrize("app_name", ["raising", "returning_early", "endless"])
+def test_a_broken_application_behind_whole_messages_gives_one_uniform_answer(app_name: str) -> None:
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": list(JSON)})
+        while True:
+            await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+
+    async def work() -> None:
+        app = {"raising": raising, "returning_early": returning_early, "endless": endless}[app_name]
+        response, _ = await ask_whole(Node(app, whole_messages=True), inner(b"secret"))
+        assert response.status == 500
+        assert json.loads(response.body)["error"]["code"] == "internal_error"
 
     run(work())
 
