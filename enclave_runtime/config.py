@@ -49,6 +49,9 @@ _DEVICES: Mapping[str, Mapping[str, range]] = {
 STAPLE_DESCRIPTOR = "CLOISTER_STAPLE_FD"
 """The environment variable with the number of the pipe through which fresh staples come; it may be absent."""
 
+MAX_PUBLIC_PREFIX = 16 * 1024
+"""Characters of a public prefix at most."""
+
 _VERSION = 1
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:+-]{0,127}")
 
@@ -63,7 +66,8 @@ class NodeConfig:
     ``engine`` and ``padding`` hold the settings of EngineConfig and CellProfile, ``gpu_policy`` the tables
     of an attestation policy by which the node judges its own GPUs, ``tolerate`` the pieces of the seal that
     a kernel may lack, ``tokens`` which blind tokens requests must bring (empty: none), ``metrics`` the closed list
-    of metrics (MetricsSchema), ``admission`` the limits of AdmissionLimits.
+    of metrics (MetricsSchema), ``admission`` the limits of AdmissionLimits, ``public_prefix`` a system message that
+    everybody knows, whose keys and values are computed at the start (empty: none).
     """
 
     model_name: str
@@ -77,6 +81,7 @@ class NodeConfig:
     tolerate: tuple[Piece, ...] = ()
     tokens: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=DEFAULT.table)
+    public_prefix: str = ""
     admission: Mapping[str, int] = field(default_factory=dict)
 
     def encode(self) -> bytes:
@@ -103,6 +108,11 @@ class NodeConfig:
         for table in ("devices", "gpu_policy", "engine", "padding", "tokens", "metrics", "admission"):
             if not isinstance(members[table], dict):
                 raise ConfigurationError("config_malformed", f"'{table}' is not an object")
+        prefix = members["public_prefix"]
+        if not isinstance(prefix, str) or len(prefix) > MAX_PUBLIC_PREFIX:
+            raise ConfigurationError(
+                "config_public_prefix", f"a text of at most {MAX_PUBLIC_PREFIX} characters"
+            )
         refuse_by_name(members["engine"])
         MetricsSchema.parse(members["metrics"])
         AdmissionLimits.from_table(members["admission"])
@@ -118,6 +128,7 @@ class NodeConfig:
             tolerate=_pieces(members["tolerate"]),
             tokens=members["tokens"],
             metrics=members["metrics"],
+            public_prefix=prefix,
             admission=members["admission"],
         )
 

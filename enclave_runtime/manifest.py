@@ -2,6 +2,8 @@
 its claims.
 """
 
+import hashlib
+
 import rfc8785
 
 from enclave_runtime import openai_requests
@@ -26,6 +28,7 @@ def runtime_manifest(
     confined: SealReport,
     tokens: TokenPolicy | None,
     metrics: MetricsSchema,
+    public_prefix: str,
     admission: AdmissionLimits,
 ) -> bytes:
     """The manifest's bytes: canonical JSON (RFC 8785). Digests are 32 bytes and appear as lower-case hex.
@@ -43,6 +46,7 @@ def runtime_manifest(
             },
             "engine": dict(engine.manifest()),
             "metrics": metrics.table(),
+            "public_prefix": hashlib.sha256(public_prefix.encode("utf-8", "replace")).hexdigest(),
             "admission": admission.manifest(),
             "padding": dict(padding.manifest()),
             "api": {

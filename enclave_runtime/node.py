@@ -59,13 +59,20 @@ def run(
     """
     limits = AdmissionLimits.from_table(config.admission)
     engine_config, padding, tokens = _engine_config(config), _padding(config), _tokens(config)
+    if engine_config.speculate and padding.name == "off":
+        # How many guesses come true is told by the words, and would be heard in the rhythm.
+        raise ConfigurationError("config_speculation", "'speculate' needs cells at a pace of their own")
     gpu_policy = _policy(config).gpu
     staple = _staple(host)
     model = _model(host)
     try:
-        engine = Engine(model, engine_config)
+        engine = Engine(model, engine_config, public_prefix=bool(config.public_prefix))
         engine.start()
         engine.warm_up()
+        if config.public_prefix:
+            message = {"role": "system", "content": config.public_prefix}
+            text = model.chat_template.render([message], add_generation_prompt=False)
+            engine.keep_public_prefix(model.tokenizer.encode(text))
     except EngineError as error:
         raise NodeError(error.code, ExitCode.WARM_UP, error.detail) from None
     manifest = runtime_manifest(
@@ -76,6 +83,7 @@ def run(
         padding=padding,
         confined=confined,
         tokens=tokens,
+        public_prefix=config.public_prefix,
         metrics=egress.schema,
         admission=limits,
     )

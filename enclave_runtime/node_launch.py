@@ -60,6 +60,7 @@ def node_config(
     tolerate: tuple[Piece, ...] = (Piece.MEMORY_LOCKED,),
     metrics: Mapping[str, Any] | None = None,
     admission: Mapping[str, int] | None = None,
+    public_prefix: str = "",
 ) -> NodeConfig:
     """The configuration of a node on the simulated platform with these ``roots`` (``Platform.roots``).
 
@@ -78,6 +79,7 @@ def node_config(
         tolerate=tolerate,
         metrics=DEFAULT.table() if metrics is None else dict(metrics),
         admission=dict(admission or {}),
+        public_prefix=public_prefix,
     )
 
 

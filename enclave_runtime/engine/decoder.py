@@ -38,7 +38,8 @@ class Span:
 
     ``tokens`` is int64 [count] for positions ``start`` onward; everything before ``start`` is in ``table``
     already. ``start`` is a multiple of `ATTENTION_TILE` unless the span is a single token. ``wants_logits``
-    asks for the logits after the last token.
+    asks for the logits after the last token. A step may have several spans of one sequence that follow one another:
+    the keys and values of all are stored before any of them attends.
     """
 
     tokens: np.ndarray

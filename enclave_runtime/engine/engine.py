@@ -10,7 +10,10 @@ decoded text, and activations in memory that the allocator has taken back but no
 import atexit
 import secrets
 import threading
+from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Ordered
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
@@ -29,8 +32,10 @@ from enclave_runtime.engine.errors import (
 )
 from enclave_runtime.engine.generation import Generation, Mailbox
 from enclave_runtime.engine.model import LoadedModel
+from enclave_runtime.engine.public_prefix import PUBLIC_OWNER, PublicPrefix, unit
 from enclave_runtime.engine.sampling import Sampler
 from enclave_runtime.engine.scheduler import Scheduler, Sequence
+from enclave_runtime.engine.speculate import MAX_GUESSES
 from enclave_runtime.engine.stop_strings import StopFilter
 
 MAX_STOPS = 16
@@ -43,7 +48,8 @@ class EngineConfig:
 
     ``max_batch`` requests run at once, ``max_queue`` more may wait; a prompt and its answer hold at most
     ``max_context`` tokens (less if the model's own context is shorter); KV pages hold ``page_tokens`` tokens;
-    a step computes at most ``step_budget`` tokens on ``threads`` CPU threads.
+    a step computes at most ``step_budget`` tokens on ``threads`` CPU threads, among them at most ``speculate`` guesses
+    for each request.
     """
 
     max_batch: int = 8
@@ -52,6 +58,7 @@ class EngineConfig:
     page_tokens: int = 16
     step_budget: int = 256
     threads: int = 2
+    speculate: int = 0
 
     def __post_init__(self) -> None:
         for name, most in (
@@ -65,6 +72,10 @@ class EngineConfig:
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= most:
                 raise InvalidRequest(f"{name} of the engine", expected=f"1 to {most}", found=value)
+        if type(self.speculate) is not int or not 0 <= self.speculate <= MAX_GUESSES:
+            raise InvalidRequest(
+                "speculate of the engine", expected=f"0 to {MAX_GUESSES}", found=self.speculate
+            )
         if self.step_budget < self.max_batch + ATTENTION_TILE:
             raise InvalidRequest(
                 "step_budget leaves prompts no room beside a full batch",
@@ -133,11 +144,12 @@ class EngineStats:
 class Engine:
     """Runs a model for many requests at once. `start`, then `warm_up`, then `submit` from any thread."""
 
-    def __init__(self, model: LoadedModel, config: EngineConfig) -> None:
+    def __init__(self, model: LoadedModel, config: EngineConfig, *, public_prefix: bool = False) -> None:
         self.model = model
         self.config = config
         self.max_context = min(config.max_context, model.config.context_length)
-        pages = config.max_batch * -(-self.max_context // config.page_tokens)
+        # A place in the batch has pages of its own; a public prefix has as many as the longest prompt besides.
+        pages = (config.max_batch + public_prefix) * -(-self.max_context // config.page_tokens)
         self.pool = model.decoder.new_pool(pages, config.page_tokens)
         model.decoder.reserve(self.max_context, rows=config.step_budget, threads=config.threads)
         self._scheduler = Scheduler(
@@ -145,10 +157,12 @@ class Engine:
             max_batch=config.max_batch,
             max_queue=config.max_queue,
             step_budget=config.step_budget,
+            speculate=config.speculate,
         )
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._errands: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._next_owner = 1
         self._counts = dict.fromkeys(
             ("finished", "cancelled", "refused", "faults", "prompt_tokens", "generated_tokens"), 0
@@ -249,6 +263,36 @@ class Engine:
         with self._changed:
             self._counts = dict.fromkeys(self._counts, 0)
 
+    def keep_public_prefix(self, tokens: Ordered[int]) -> int:
+        """Compute the keys and values of a text that everybody knows, for prompts that begin with it; how many of its
+        tokens are kept, which are whole pages and tiles.
+
+        Call it before requests come, with the engine running. Raises `PromptTooLong` where it leaves prompts no
+        room.
+        """
+        whole = len(tokens) - len(tokens) % unit(self.config.page_tokens)
+        if whole >= self.max_context:
+            raise PromptTooLong("tokens in the public prefix", expected=self.max_context - 1, found=whole)
+        if not whole:
+            return 0
+        kept = np.array(tokens[:whole], dtype=np.int64)
+
+        def compute() -> None:
+            table = self.pool.allocate(PUBLIC_OWNER, whole)
+            for start in range(0, whole, ATTENTION_TILE):
+                span = Span(kept[start : start + ATTENTION_TILE], start, table, False)
+                self.model.decoder.step([span], self.pool)
+            self._scheduler.public_prefix = PublicPrefix(kept, table, self.config.page_tokens)
+
+        done: Future[None] = Future()
+        with self._changed:
+            if self._thread is None or self._stopping:
+                raise EngineStopped("the engine is not running")
+            self._errands.append((compute, done))
+            self._changed.notify()
+        done.result()
+        return whole
+
     def stats(self) -> EngineStats:
         """How much is going on. Counts only."""
         return EngineStats(
@@ -274,8 +318,14 @@ class Engine:
     def _ready(self) -> bool:
         """Sleep until there is work, settle who takes part in the next step; False when asked to stop."""
         with self._changed:
-            while not (self._stopping or self._scheduler.waiting or self._scheduler.running):
+            while not (self._stopping or self._errands or self._scheduler.waiting or self._scheduler.running):
                 self._changed.wait()
+            while self._errands:
+                work, done = self._errands.popleft()
+                try:
+                    done.set_result(work())
+                except EngineError as error:
+                    done.set_exception(error)
             if self._stopping:
                 return False
             for sequence in self._scheduler.leave_where(lambda sequence: sequence.cancelled):
@@ -306,6 +356,9 @@ class Engine:
     def _advance(self, planned: list[tuple[Sequence, Span]], logits: Tensor) -> None:
         row = 0
         for sequence, span in planned:
+            if span.start != sequence.computed or sequence.table is None or not _as_planned(sequence, span):
+                row += 1  # a guess that did not come true, or whose request has ended
+                continue
             sequence.computed = span.start + len(span.tokens)
             if span.wants_logits:
                 self._extend(sequence, sequence.sampler.pick(logits[row]))
@@ -339,3 +392,9 @@ class Engine:
         for sequence in lost:
             sequence.wipe()
             sequence.mailbox.fail(EngineFault("the engine ended itself"))
+
+
+def _as_planned(sequence: Sequence, span: Span) -> bool:
+    """Whether the tokens that were computed are those that the sequence has by now."""
+    end = span.start + len(span.tokens)
+    return end <= sequence.length and bool(np.array_equal(sequence.tokens[span.start : end], span.tokens))

@@ -132,6 +132,15 @@ class PagePool:
         first, last = start // self.page_tokens, (start + count - 1) // self.page_tokens
         self._written[table.pages[first : last + 1]] = True
 
+    def copy(self, source: PageTable, target: PageTable, pages: int) -> None:
+        """Write the first ``pages`` pages of ``source`` into those of ``target``; both stay who they were."""
+        self.check(source)
+        self.check_span(target, 0, pages * self.page_tokens)
+        if pages > len(source.pages):
+            raise PageOwnershipError("more pages than a sequence has", found=pages)
+        for taken, given in zip(source.pages[:pages], target.pages[:pages], strict=True):
+            self.storage[:, :, int(given)] = self.storage[:, :, int(taken)]
+
     def store(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Write rows of keys and values [rows, kv heads, head size] into ``slots`` (from `slots`)."""
         self._by_slot[layer, 0].index_copy_(0, slots, keys)

@@ -3,7 +3,8 @@
 First come, first served: requests are admitted in order of arrival as soon as a place in the batch and all
 the KV pages they can ever need are free, so an admitted request always runs to its end. In a step every
 answering request gets its one token; what is left of the token budget goes to prompts, oldest first. A
-prompt is cut only at multiples of `ATTENTION_TILE`, so the cuts do not depend on who else is there.
+prompt is cut only at multiples of `ATTENTION_TILE`, so the cuts do not depend on who else is there. Guesses of
+further tokens (`enclave_runtime.engine.speculate`) get what is left after that.
 """
 
 from collections import deque
@@ -15,7 +16,9 @@ from enclave_runtime.engine.decoder import ATTENTION_TILE, Span
 from enclave_runtime.engine.errors import QueueFull
 from enclave_runtime.engine.generation import Mailbox
 from enclave_runtime.engine.pages import PagePool, PageTable
+from enclave_runtime.engine.public_prefix import PublicPrefix
 from enclave_runtime.engine.sampling import Sampler
+from enclave_runtime.engine.speculate import guesses
 from enclave_runtime.engine.stop_strings import StopFilter
 from enclave_runtime.engine.tokenizer import TextStream
 
@@ -91,11 +94,15 @@ class Sequence:
 class Scheduler:
     """The waiting line and the running batch. The engine's lock guards `add`; the rest is its thread's."""
 
-    def __init__(self, pool: PagePool, *, max_batch: int, max_queue: int, step_budget: int) -> None:
+    def __init__(
+        self, pool: PagePool, *, max_batch: int, max_queue: int, step_budget: int, speculate: int = 0
+    ) -> None:
         self._pool = pool
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._step_budget = step_budget
+        self._speculate = speculate
+        self.public_prefix: PublicPrefix | None = None
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -112,10 +119,15 @@ class Scheduler:
             if self._pool.pages_for(len(sequence.tokens)) > self._pool.free_pages:
                 return
             sequence.table = self._pool.allocate(sequence.owner, len(sequence.tokens))
+            if self.public_prefix is not None:
+                prompt = sequence.tokens[: sequence.prompt_length]
+                sequence.computed = self.public_prefix.begin(prompt, sequence.table, self._pool)
             self.running.append(self.waiting.popleft())
 
     def plan(self) -> list[tuple[Sequence, Span]]:
-        """The spans of the next step, one at most for each running request."""
+        """The spans of the next step: one for each running request, and one for each guess, after those they go on
+        from.
+        """
         planned = []
         budget = self._step_budget
         for sequence in self.running:
@@ -133,7 +145,23 @@ class Scheduler:
                     break
                 planned.append((sequence, _span(sequence, end)))
                 budget -= end - sequence.computed
+        if self._speculate and budget > 0:
+            planned += self._guessed(planned, budget)
         return planned
+
+    def _guessed(self, planned: list[tuple[Sequence, Span]], budget: int) -> list[tuple[Sequence, Span]]:
+        """Spans of guesses for the answering requests of ``planned``, one token each."""
+        found = []
+        for sequence, span in planned:
+            if not span.wants_logits or sequence.table is None:
+                continue
+            room = len(sequence.tokens) - 1 - sequence.length
+            most = min(self._speculate, room, budget)
+            for offset, token in enumerate(guesses(sequence.tokens[: sequence.length], most)):
+                guess = Span(np.array([token]), sequence.length + offset, sequence.table, True)
+                found.append((sequence, guess))
+                budget -= 1
+        return found
 
     def leave(self, sequence: Sequence) -> None:
         """Take a request out, wherever it is, and clear everything it left."""

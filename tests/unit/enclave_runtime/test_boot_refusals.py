@@ -72,6 +72,7 @@ def refused(platform, egress):
         ({"engine": {"max_batch": 0}}, "config_engine"),
         ({"engine": {"unheard_of": 1}}, "config_engine"),
         ({"engine": {"prefix_cache": 1}}, "optimisation_refused"),
+        ({"engine": {"speculate": 2}, "padding": {"name": "off"}}, "config_speculation"),
         ({"admission": {"bytes_per_token": 0}}, "config_admission"),
         ({"admission": {"users": 1}}, "config_admission"),
         ({"padding": {"name": "none"}}, "config_padding"),

@@ -82,6 +82,8 @@ def test_the_command_line_names_no_place_on_the_host():
         {"metrics": None},
         {"metrics": {"interval_s": 10, "metrics": []}},
         {"admission": []},
+        {"public_prefix": None},
+        {"public_prefix": "x" * 20_000},
         {"admission": {"request_s": "long"}},
     ],
 )
