@@ -439,6 +439,7 @@ def test_a_budget_that_could_starve_prompts_is_refused() -> None:
         "page_tokens": 16,
         "step_budget": 256,
         "threads": 2,
+        "speculate": 0,
     }
 
 
