@@ -48,14 +48,14 @@ BARS: dict[str, tuple[str, float]] = {
     "staple_check_p50_ms": ("≤", 2.0),
     "append_by_256_per_s": (">=", 5000),
     "replay_s": ("≤", 10.0),
-    "proof_path_bytes": ("≤", 2048),
+    "proof_file_bytes": ("≤", 2048),
     "import_ms": ("≤", 60),
 }
 """What is wanted of a million entries; the run says how near it came and fails nobody."""
 
-_PATH = "import sys; from time import perf_counter as t; s = t(); " + (
+_PATH = "import sys; from time import perf_counter as t, process_time as c; s, d = t(), c(); " + (
     "import measurements.staple, measurements.policy, measurements.rollback; "
-    "print((t() - s) * 1000, any(n.partition('.')[0] == 'sigstore' for n in sys.modules))"
+    "print((t() - s) * 1000, any(n.partition('.')[0] == 'sigstore' for n in sys.modules), (c() - d) * 1000)"
 )
 
 
@@ -197,6 +197,7 @@ def import_times() -> dict[str, Any]:
     return {
         "import_ms": round(median([float(one[0]) for one in found]), 1),
         "import_least_ms": round(min(float(one[0]) for one in found), 1),
+        "import_cpu_ms": round(median([float(one[2]) for one in found]), 1),
         "import_loads_sigstore": any(one[1] == "True" for one in found),
     }
 
@@ -228,7 +229,9 @@ def measure(entries: int, parent: Path | None) -> dict[str, Any]:
         if tree.root() != checkpoint.root:
             raise RuntimeError("the replay did not end at the signed root")
         bar.update(task, completed=entries * 2, description="checks, appends, imports")
-        proof = TlogProof.parse(built.members["release_proof"])
+        # The first entry's path is as long as any; that of the last ones is shorter.
+        path = prove_inclusion(0, entries, built.log.reader(entries).node)
+        proof = TlogProof(0, path, built.members["checkpoint"]).encode()
         return {
             "cpu": cpu_name(),
             "cores": len(os.sched_getaffinity(0)),
@@ -239,8 +242,8 @@ def measure(entries: int, parent: Path | None) -> dict[str, Any]:
             "build_by_4096_per_s": round(entries / built.build_s),
             "replay_s": round(replay_s, 2),
             "replay_per_s": round(entries / replay_s),
-            "proof_path_bytes": 32 * len(proof.path),
-            "proof_file_bytes": len(built.members["release_proof"]),
+            "proof_path_bytes": 32 * len(path),
+            "proof_file_bytes": len(proof),
             **import_times(),
         }
 
