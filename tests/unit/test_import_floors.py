@@ -46,6 +46,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     # Measures the log and the client's check of it, below the client.
     "benchmarks/transparency.py": {"measurements"},
     "benchmarks/simulated_year.py": {"measurements"},
+    "benchmarks/sigstore_path.py": {"measurements"},
     # Measure the library by itself, below the client.
     "benchmarks/ohttp_peers.py": {"ohttp"},
     "benchmarks/ohttp_gateway.py": {"ohttp"},
