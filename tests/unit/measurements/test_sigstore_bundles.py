@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -415,3 +416,14 @@ def test_policies_and_clients_load_nothing_of_sigstore() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_nothing_is_asked_of_anybody(instance: MiniSigstore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle is judged from its bytes: a look-up would tell a log who is talking to which node."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a socket")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    check(instance, instance.sign(PAYLOAD))
