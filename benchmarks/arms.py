@@ -90,7 +90,8 @@ async def _plain(model: Path, engine: Mapping[str, int], *, sealed: bool) -> Asy
         booted = time.monotonic() - began
         async with _openai(f"http://127.0.0.1:{node.port}") as reached:
             facts: dict[str, Any] = {name: node.event[name] for name in _PLAIN_FACTS if name in node.event}
-            yield Booted(reached.client, reached.model, {metrics.BOOT.name: booted}, facts)
+            components = {metrics.BOOT.name: booted, **_steps(node.event)}
+            yield Booted(reached.client, reached.model, components, facts)
 
 
 @asynccontextmanager
@@ -105,21 +106,21 @@ async def _node(
 ) -> AsyncIterator[Booted]:
     released = release(state, model, engine, padding)
     began = time.monotonic()
-    with _serving(released, model) as relay:
+    with _serving(released, model) as (relay, steps):
         booted = time.monotonic() - began
         async with _verified(relay, released.policy) as reached:
-            components = {metrics.BOOT.name: booted, **reached.components}
+            components = {metrics.BOOT.name: booted, **steps, **reached.components}
             yield Booted(reached.client, reached.model, components, reached.facts)
 
 
 @contextmanager
-def _serving(released: Released, model: Path) -> Iterator[str]:
-    """The node and a relay before it, each a process; the relay's URL."""
+def _serving(released: Released, model: Path) -> Iterator[tuple[str, dict[str, float]]]:
+    """The node and a relay before it, each a process; the relay's URL, and the seconds of the node's boot."""
     serve = cloister("serve", "--image", str(released.image), "--model", str(model), *released.options)
     with listening("the node", [*serve, "--staple", str(released.staple), "--port", "0"]) as node:
         target = f"node=http://127.0.0.1:{node.port}"
         with listening("the relay", cloister("relay", "--target", target, "--port", "0", "--json")) as relay:
-            yield f"http://127.0.0.1:{relay.port}/node"
+            yield f"http://127.0.0.1:{relay.port}/node", _steps(node.event)
 
 
 @asynccontextmanager
@@ -146,6 +147,12 @@ async def _verified(relay: str, policy: Policy) -> AsyncIterator[Booted]:
             yield Booted(client, await _model_of(client), components, facts)
     finally:
         await private.aclose()
+
+
+def _steps(event: Mapping[str, Any]) -> dict[str, float]:
+    """What a server says of the steps of its boot, those that are known here."""
+    known = {metric.name for metric in metrics.PER_BOOT}
+    return {name: float(took) for name, took in event.get("seconds", {}).items() if name in known}
 
 
 def _sealing_time(key_configs: bytes) -> float:

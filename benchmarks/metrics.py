@@ -47,6 +47,12 @@ TOTAL_TOKENS_PER_S = Metric(
 GOODPUT = Metric("goodput", "1/s", "requests within the objective / (last completion - first sending)", False)
 EMPTY = Metric("empty_request", "s", "GET /v1/models over the same path, an empty handler: the limit", True)
 BOOT = Metric("boot", "s", "time the server said it listens - time it was started", True)
+LOAD = Metric("load", "s", "part of boot: reading, checking and packing the model's weights", True)
+WARM_UP = Metric(
+    "warm_up", "s", "part of boot: the engine's first requests, so that nothing is made later", True
+)
+EVIDENCE = Metric("evidence", "s", "part of boot: making keys and collecting evidence", True)
+SEAL = Metric("seal", "s", "part of boot: putting the seal in force", True)
 ATTEST = Metric("attest", "s", "client's fetch and verification of the node's evidence", True)
 FIRST_TOKEN = Metric("first_token", "s", "TTFT of the first request after a boot", True)
 ENCAPSULATE = Metric("encapsulate", "s", "median of sealing one request to the node's key config", True)
@@ -113,6 +119,6 @@ PER_REQUEST = {
     TOKENS_PER_S: tokens_per_s,
 }
 PER_LOAD = {QPS: requests_per_s, TOTAL_TOKENS_PER_S: total_tokens_per_s, GOODPUT: goodput}
-PER_BOOT = (BOOT, ATTEST, FIRST_TOKEN, ENCAPSULATE, EMPTY)
+PER_BOOT = (BOOT, LOAD, WARM_UP, EVIDENCE, SEAL, ATTEST, FIRST_TOKEN, ENCAPSULATE, EMPTY)
 ALL = (*PER_REQUEST, *PER_LOAD, *PER_BOOT)
 BY_NAME = {metric.name: metric for metric in ALL}

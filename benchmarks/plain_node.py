@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from enclave_runtime import seal, wiped_memory
 from enclave_runtime.boot import DEVICES_AND_FACTS, code_paths
+from enclave_runtime.boot_clock import BootClock
 
 if TYPE_CHECKING:
     import uvicorn
@@ -54,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     from enclave_runtime.engine.errors import EngineError
     from enclave_runtime.engine.model import load_model
 
+    clock = BootClock()
     try:
         model = load_model(options.model.resolve())
         engine = Engine(model, EngineConfig(**options.engine))
@@ -63,10 +65,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (EngineError, OSError, TypeError) as error:
         print(f"plain_node: {error}", file=sys.stderr)
         return 1
+    clock.mark("load")
     engine.start()
     try:
         engine.warm_up()
-        asyncio.run(_serve(engine, options.name or model.name, listener, confined))
+        clock.mark("warm_up")
+        asyncio.run(_serve(engine, options.name or model.name, listener, confined, clock))
     finally:
         engine.stop()
     return 0
@@ -79,7 +83,9 @@ def _confined(options: argparse.Namespace) -> seal.SealReport:
     return seal.confine(read=read, bind_ports=(options.port,), tolerate=_TOLERATED)
 
 
-async def _serve(engine: Any, name: str, listener: socket.socket, confined: seal.SealReport | None) -> None:
+async def _serve(
+    engine: Any, name: str, listener: socket.socket, confined: seal.SealReport | None, clock: BootClock
+) -> None:
     from enclave_runtime.api import inner_app
     from enclave_runtime.completions import EngineCompletions
     from enclave_runtime.http_server import Server, server_config
@@ -108,6 +114,8 @@ async def _serve(engine: Any, name: str, listener: socket.socket, confined: seal
             said["seal"] = seal.seal(
                 confined, keep_streams={announcement, listener.fileno()}, tolerate=_TOLERATED
             ).as_json()
+            clock.mark("seal")
+        said["seconds"] = clock.seconds
         os.write(announcement, json.dumps(said).encode() + b"\n")
         os.close(announcement)
         await serving

@@ -147,11 +147,12 @@ def serve(
     measurement = node.measurement.hex()
     event = {
         "event": "listening",
-        "port": node.port,
-        "metrics_port": node.metrics_port,
+        "port": node.said.port,
+        "metrics_port": node.said.metrics_port,
         "measurement": measurement,
         "simulated": True,
-        "seal": node.seal,
+        "seal": node.said.seal,
+        "seconds": node.said.seconds,
     }
     print(json.dumps(event), flush=True)
     status = node.process.wait()

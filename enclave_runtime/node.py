@@ -20,6 +20,7 @@ from enclave_runtime import rehearsal, seal
 from enclave_runtime.admission import AdmissionLimits
 from enclave_runtime.api import inner_app, outer_app
 from enclave_runtime.boot import bind
+from enclave_runtime.boot_clock import BootClock
 from enclave_runtime.completions import EngineCompletions
 from enclave_runtime.config import HostInputs, Inherited, NodeConfig
 from enclave_runtime.egress import Egress
@@ -57,6 +58,7 @@ def run(
 
     Raises NodeError for every step that fails before, and for an ``egress`` that is gone.
     """
+    clock = BootClock()
     limits = AdmissionLimits.from_table(config.admission)
     engine_config, padding, tokens = _engine_config(config), _padding(config), _tokens(config)
     if engine_config.speculate and padding.name == "off":
@@ -65,6 +67,7 @@ def run(
     gpu_policy = _policy(config).gpu
     staple = _staple(host)
     model = _model(host)
+    clock.mark("load")
     try:
         engine = Engine(model, engine_config, public_prefix=bool(config.public_prefix))
         engine.start()
@@ -75,6 +78,7 @@ def run(
             engine.keep_public_prefix(model.tokenizer.encode(text))
     except EngineError as error:
         raise NodeError(error.code, ExitCode.WARM_UP, error.detail) from None
+    clock.mark("warm_up")
     manifest = runtime_manifest(
         model_name=config.model_name,
         model_digest=model.model_digest,
@@ -94,11 +98,12 @@ def run(
         now=time.time,
         thread=StandingThread("evidence"),
     )
+    clock.mark("evidence")
     completions = EngineCompletions(engine, config.model_name, StandingThread("prompts"), limits)
     metrics = Metrics(egress.schema, completions.queue_depth)
     service = Service(completions, identity, metrics, padding, tokens, Sweep())
     try:
-        asyncio.run(_serve(service, config, host, inherited, confined, egress))
+        asyncio.run(_serve(service, config, host, inherited, confined, egress, clock))
     finally:
         engine.stop()
     return int(ExitCode.STOPPED)
@@ -155,6 +160,7 @@ async def _serve(
     inherited: Inherited,
     confined: SealReport,
     egress: Egress,
+    clock: BootClock,
 ) -> None:
     await _rehearse(service)
     service.metrics.restart()
@@ -169,12 +175,15 @@ async def _serve(
         _take_staples(loop, inherited.staples, service.identity)
     service.sweep.begin()
     named = {announcement, listener.fileno(), egress.pipe, *inherited.descriptors}
+    clock.mark("rehearsal")
     report = seal.seal(confined, keep_streams=named, tolerate=config.tolerate)
+    clock.mark("seal")
     said = {
         "event": "listening",
         "port": listener.getsockname()[1],
         "metrics_port": egress.port,
         "seal": report.as_json(),
+        "seconds": clock.seconds,
     }
     server.when_listening = lambda: _say_once(announcement, said)
     renewal = loop.create_task(service.identity.keep_renewed())

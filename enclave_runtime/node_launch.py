@@ -29,15 +29,11 @@ class LaunchFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RunningNode:
-    """A node that listens: its process, its ports, its launch digest (48 bytes), the rows of its seal, and
-    the pipe for fresh staples.
-    """
+    """A node that listens: its process, its launch digest (48 bytes), what it said, and the pipe for fresh staples."""
 
     process: "subprocess.Popen[bytes]"
-    port: int
-    metrics_port: int
     measurement: bytes
-    seal: tuple[Mapping[str, str], ...]
+    said: "Announcement"
     staples: int = -1
 
     def renew_staple(self, file: bytes) -> None:
@@ -109,15 +105,18 @@ def start(platform: Platform, image_dir: Path, config: NodeConfig, host: HostInp
     )
     os.close(staples)
     said = await_listening(launched.process)
-    return RunningNode(launched.process, said.port, said.metrics_port, launched.measurement, said.seal, feed)
+    return RunningNode(launched.process, launched.measurement, said, feed)
 
 
 class Announcement(NamedTuple):
-    """What a node says once: where it listens, where its metrics can be read, and the rows of its seal."""
+    """What a node says once: where it listens, where its metrics can be read, the rows of its seal, and the
+    seconds of each step of its boot.
+    """
 
     port: int
     metrics_port: int
     seal: tuple[Mapping[str, str], ...]
+    seconds: Mapping[str, float]
 
 
 def await_listening(process: "subprocess.Popen[bytes]") -> Announcement:
@@ -130,8 +129,9 @@ def await_listening(process: "subprocess.Popen[bytes]") -> Announcement:
     line = process.stdout.readline()
     try:
         event = json.loads(line)
-        return Announcement(int(event["port"]), int(event["metrics_port"]), tuple(event["seal"]))
-    except (ValueError, LookupError, TypeError):
+        seconds = {str(step): float(took) for step, took in event["seconds"].items()}
+        return Announcement(int(event["port"]), int(event["metrics_port"]), tuple(event["seal"]), seconds)
+    except (ValueError, LookupError, TypeError, AttributeError):
         pass
     if line:
         process.kill()  # it talks, but not as a node does
