@@ -72,6 +72,8 @@ def test_the_command_line_names_no_place_on_the_host():
         {"epoch_hours": 1000},
         {"engine": []},
         {"padding": "off"},
+        {"tokens": []},
+        {"tokens": None},
         {"gpu_policy": None},
         {"tolerate": "seccomp"},
         {"tolerate": ["seccomp"]},
