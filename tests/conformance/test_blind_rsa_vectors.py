@@ -44,7 +44,7 @@ def signing_key(vector: dict[str, Any]) -> SigningKey:
         rsa.rsa_crt_iqmp(p, q),
         rsa.RSAPublicNumbers(e, n),
     )
-    der = numbers.private_key().private_bytes(
+    der = numbers.private_key(unsafe_skip_rsa_key_validation=True).private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return SigningKey(der)

@@ -6,13 +6,13 @@ import pickle
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 from token_world import signer
 
 from ohttp import pss
-from ohttp.blind_rsa import Blinding, SigningKey, Variant, prepare
+from ohttp.blind_rsa import Blinding, SigningKey, Variant, generate_pkcs8, prepare
 from ohttp.errors import TokenError
 
 
@@ -104,3 +104,17 @@ def test_pss_leaves_the_top_bits_clear() -> None:
         assert int.from_bytes(encoded).bit_length() <= bits
     with pytest.raises(TokenError, match="invalid_input"):
         pss.encode(b"m", 8 * 97, b"s" * 48)
+
+
+def test_a_private_key_that_is_broken_signs_nothing() -> None:
+    private = serialization.load_der_private_key(generate_pkcs8(), None)
+    assert isinstance(private, rsa.RSAPrivateKey)
+    good = private.private_numbers()
+    broken = rsa.RSAPrivateNumbers(
+        good.p, good.q, good.d ^ 2, good.dmp1 ^ 2, good.dmq1, good.iqmp, good.public_numbers
+    )
+    der = broken.private_key(unsafe_skip_rsa_key_validation=True).private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    with pytest.raises(TokenError, match=r"signing_fault|signing_failed|invalid_key"):
+        SigningKey(der).blind_sign(bytes(255) + b"\x05")

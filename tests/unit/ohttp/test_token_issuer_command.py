@@ -18,6 +18,12 @@ app = typer.Typer()
 register_issuer(app)
 
 
+@pytest.fixture(autouse=True)
+def few_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making a key takes a while, and eight ahead show no more than one."""
+    monkeypatch.setattr("ohttp.token_issuer_command.AHEAD", 1)
+
+
 def run(*arguments: str) -> Any:
     return CliRunner().invoke(app, list(arguments))
 
