@@ -161,13 +161,16 @@ class MiniSigstore:
         *,
         subject: str = SUBJECT,
         issuer: str = ISSUER,
-        claims: Mapping[int, str] = {},
+        claims: Mapping[int, str | bytes] = {},
         begin: datetime | None = None,
         ct_key: ec.EllipticCurvePrivateKey | None = None,
         sct: bool = True,
+        raw_issuer: str = "",
+        further_name: str = "",
     ) -> x509.Certificate:
-        """A certificate of ten minutes for ``key``; ``claims`` are Fulcio's extensions by number."""
+        """A certificate of ten minutes for ``key``; ``claims`` are Fulcio's extensions by number, bytes as they are."""
         begin = begin or self.now().replace(microsecond=0)
+        names = [x509.UniformResourceIdentifier(name) for name in (subject, further_name) if name]
         builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([]))
@@ -182,16 +185,13 @@ class MiniSigstore:
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self.ca.key.public_key()), critical=False
             )
-            .add_extension(
-                x509.SubjectAlternativeName([x509.UniformResourceIdentifier(subject)]), critical=True
-            )
-            .add_extension(_unknown(f"{_FULCIO}.1", issuer.encode()), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=True)
+            .add_extension(_unknown(f"{_FULCIO}.1", (raw_issuer or issuer).encode()), critical=False)
             .add_extension(_unknown(f"{_FULCIO}.8", element(0x0C, issuer.encode())), critical=False)
         )
         for number, value in claims.items():
-            builder = builder.add_extension(
-                _unknown(f"{_FULCIO}.{number}", element(0x0C, value.encode())), critical=False
-            )
+            der = value if isinstance(value, bytes) else element(0x0C, value.encode())
+            builder = builder.add_extension(_unknown(f"{_FULCIO}.{number}", der), critical=False)
         if not sct:
             return builder.sign(self.ca.key, SHA256())
         before = builder.sign(self.ca.key, SHA256()).tbs_certificate_bytes

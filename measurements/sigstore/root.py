@@ -56,7 +56,7 @@ class TrustedRoot:
         if len(found) != 1:
             raise TransparencyError(
                 Code.LOG_UNKNOWN,
-                "the trusted root does not name this log (refresh the root where it is out of date)",
+                "the trusted root does not name this log (cloister release trusted-root fetches a newer one)",
                 stage="sigstore.log",
                 expected="one log",
                 found=f"{len(found)} with id {log_id.hex()[:64]}",

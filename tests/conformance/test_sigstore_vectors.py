@@ -73,3 +73,21 @@ def test_every_verdict(vectors: Path, name: str) -> None:
 def test_the_pinned_root_is_the_stored_production_root(vectors: Path) -> None:
     stored = (vectors / "transparency" / "trusted-roots" / "sigstore-production.json").read_bytes()
     assert TrustedRoot.production().sha256 == hashlib.sha256(stored).digest()
+
+
+def test_a_build_of_a_pull_request_is_no_release(vectors: Path) -> None:
+    """A rule for tags refuses what was built from anything else, whatever its pattern lets through."""
+    case = next((case for case in cases(vectors, "peers") if "/pull/" in case["identity"]), None)
+    if case is None:
+        pytest.skip("no such case among these vectors")
+    workflow = case["identity"].partition("@")[0]
+    arguments: dict[str, Any] = {
+        "root": TrustedRoot.parse((vectors / "transparency" / case["trusted_root"]).read_bytes()),
+        "at": AT,
+    }
+    data = (vectors / "transparency" / case["bundle"]).read_bytes()
+    rule = IdentityRule(issuer=case["issuer"], workflow=workflow, tags=".*")
+    with pytest.raises(TransparencyError) as caught:
+        verify_statement(data, signer=rule, **arguments)
+    assert caught.value.code is Code.IDENTITY_MISMATCH
+    verify_statement(data, signer=IdentityRule(issuer=case["issuer"], subject=case["identity"]), **arguments)

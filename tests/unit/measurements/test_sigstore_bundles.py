@@ -16,13 +16,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mini_sigstore import AT, ISSUER, SUBJECT, MiniSigstore
+from mini_sigstore import AT, ISSUER, SUBJECT, MiniSigstore, new_key
 
 from attestation.simulated.der_writer import integer, oid
 from measurements.errors import Code, TransparencyError
 from measurements.note import COSIGNATURE_ED25519
 from measurements.signing_key import SigningKey
-from measurements.sigstore.identity import IdentityRule
+from measurements.sigstore.identity import IdentityRule, read_identity
 from measurements.sigstore.policy import SigstorePolicy
 from measurements.sigstore.root import TrustedRoot
 from measurements.sigstore.verify import VerifiedStatement, verify_statement
@@ -133,6 +133,42 @@ def test_further_claims(instance: MiniSigstore) -> None:
         assert refused(lambda rule=rule: check(instance, bundle, signer=rule)) == (  # type: ignore[misc]
             Code.IDENTITY_MISMATCH
         )
+
+
+@pytest.mark.parametrize("length", [0, 1, 127, 128, 255, 256, 5000])
+def test_claims_of_every_length(length: int) -> None:
+    certificate = GOOD[2].issue(new_key().public_key(), claims={15: "7" * length})
+    assert read_identity(certificate).claims == {"source_repository_id": "7" * length}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"\x0c",
+        b"123",
+        b"\x0c\x02a",
+        b"\x0c\x01ab",
+        b"\x13\x01a",
+        b"\x0c\x81\x01a",
+        b"\x0c\x82\x00\x80" + b"a" * 128,
+        b"\x0c\x83\x00\x00\x01a",
+        b"\x0c\x80a",
+        b"\x0c\x01\xff",
+    ],
+)
+def test_claims_that_are_no_der_text(value: bytes) -> None:
+    certificate = GOOD[2].issue(new_key().public_key(), claims={15: value})
+    assert refused(lambda: read_identity(certificate)) == Code.IDENTITY_MISMATCH
+
+
+def test_two_names_or_two_issuers() -> None:
+    two = GOOD[2].issue(new_key().public_key(), issuer=ISSUER)
+    assert read_identity(two).issuer == ISSUER
+    other = GOOD[2].issue(new_key().public_key(), raw_issuer="https://another.example")
+    assert refused(lambda: read_identity(other)) == Code.IDENTITY_MISMATCH
+    crowd = GOOD[2].issue(new_key().public_key(), further_name="https://another.example/x")
+    assert refused(lambda: read_identity(crowd)) == Code.IDENTITY_MISMATCH
 
 
 @pytest.mark.parametrize(
