@@ -33,6 +33,7 @@ from .statistics import median, quantile
 BODY = 1024
 ROUNDS, CALLS = 60, 20
 GOAL = 2.0
+TURN_S = 600
 _EVIDENCE = bytes(32)
 
 
@@ -71,6 +72,7 @@ def serve(kem_id: int | None) -> None:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     print(listener.getsockname()[1], flush=True)
     config = uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_config=None, access_log=False)
+    config.timeout_keep_alive = TURN_S  # an arm waits for its turn
     uvicorn.Server(config).run(sockets=[listener])
 
 
