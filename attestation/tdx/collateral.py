@@ -4,7 +4,6 @@
 checked up to a pinned root; dates and revocation depend on the moment, and are never part of it.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -20,6 +19,7 @@ from .signed_document import MAX_DOCUMENT, Document
 from .tcb_info import TcbInfo, read_tcb_info
 
 MAX_COLLATERAL: Final = 2 * 1024 * 1024
+_SIGNATURE_BYTES: Final = 64
 _SERVED: Final = {"tcbInfo", "enclaveIdentity"}
 _HEX: Final = frozenset({"root_ca_crl", "pck_crl", "tcb_info_signature", "qe_identity_signature"})
 
@@ -84,13 +84,6 @@ class TdxCollateral:
             times.append(Document(document, name).time("nextUpdate"))
         return min(times)
 
-    @property
-    def digest(self) -> bytes:
-        """SHA-256 over all pieces, each behind its length."""
-        pieces = [getattr(self, name) for name in COLLATERAL_NAMES]
-        sized = [part for piece in pieces for part in (len(piece).to_bytes(8, "big"), piece)]
-        return hashlib.sha256(b"".join(sized)).digest()
-
 
 COLLATERAL_NAMES: Final = tuple(piece.name for piece in fields(TdxCollateral))
 """Names of the pieces, in the bundle and in files."""
@@ -105,18 +98,17 @@ class Signers(NamedTuple):
 
 
 class AuthenticCollateral(NamedTuple):
-    """Collateral whose signatures were checked up to a pinned root. Immutable: it may serve many appraisals."""
+    """Collateral whose signatures were checked up to a pinned root. Immutable: it may serve many appraisals.
 
-    digest: bytes
+    ``root`` is SHA-256 of the root certificate, in hexadecimal.
+    """
+
+    collateral: TdxCollateral
+    root: str
     signers: Signers
     revocations: Revocations
     tcb_info: TcbInfo
     qe_identity: QeIdentity
-
-    @property
-    def root(self) -> str:
-        """SHA-256 of the root certificate, in hexadecimal."""
-        return self.signers.pck_crl.root.sha256.hex()
 
     @property
     def issued(self) -> tuple[tuple[Certificate, Certificate], ...]:
@@ -132,7 +124,8 @@ def authenticate(collateral: TdxCollateral, roots: frozenset[str]) -> AuthenticC
     """
     signers = read_signers(collateral, Trust(roots))
     return AuthenticCollateral(
-        digest=collateral.digest,
+        collateral=collateral,
+        root=signers.pck_crl.root.sha256.hex(),
         signers=signers,
         revocations=read_lists(collateral, signers),
         tcb_info=read_levels(collateral, signers),
@@ -172,10 +165,11 @@ def read_enclave(collateral: TdxCollateral, signers: Signers) -> QeIdentity:
 
 @dataclass(frozen=True, slots=True)
 class CollateralCache:
-    """What earlier checks found authentic, by the digest of its bytes. Immutable: adding gives a larger one.
+    """What earlier checks found authentic, of the very same bytes. Immutable: adding gives a larger one.
 
-    ``entries`` are collateral. ``chains`` are PCK chains as quotes carry them, by SHA-256 of their PEM text;
-    quotes of one platform carry the same one. Dates and revocation are checked anew each time.
+    ``entries`` are collateral, by the signatures in it, and every byte is compared. ``chains`` are PCK chains as
+    quotes carry them, by their PEM text; quotes of one platform carry the same one. Dates and revocation are checked
+    anew each time.
     """
 
     entries: Mapping[bytes, AuthenticCollateral] = field(default_factory=dict)
@@ -184,15 +178,15 @@ class CollateralCache:
     @classmethod
     def of(cls, *entries: AuthenticCollateral) -> "CollateralCache":
         """A cache of these."""
-        return cls({entry.digest: entry for entry in entries})
+        return cls({_signatures(entry.collateral): entry for entry in entries})
 
     def adding(self, entry: AuthenticCollateral) -> "CollateralCache":
         """A cache of these and one more."""
-        return CollateralCache({**self.entries, entry.digest: entry}, self.chains)
+        return CollateralCache({**self.entries, _signatures(entry.collateral): entry}, self.chains)
 
     def adding_chain(self, pem: bytes, chain: PckChain) -> "CollateralCache":
         """A cache of these and the chain that ``Trust.pck_chain`` gave for this text."""
-        return CollateralCache(self.entries, {**self.chains, hashlib.sha256(pem).digest(): chain})
+        return CollateralCache(self.entries, {**self.chains, pem: chain})
 
     def learning(
         self, collateral: TdxCollateral, pem: bytes, roots: frozenset[str], limit: int
@@ -213,13 +207,21 @@ class CollateralCache:
 
     def find_chain(self, pem: bytes, roots: frozenset[str]) -> PckChain | None:
         """What is known of exactly this text under one of these roots."""
-        found = self.chains.get(hashlib.sha256(pem).digest()) if self.chains else None
+        found = self.chains.get(pem)
         return found if found is not None and found.root.sha256.hex() in roots else None
 
     def find(self, collateral: TdxCollateral, roots: frozenset[str]) -> AuthenticCollateral | None:
         """What is known of exactly these bytes under one of these roots."""
-        found = self.entries.get(collateral.digest)
-        return found if found is not None and found.root in roots else None
+        found = self.entries.get(_signatures(collateral))
+        if found is None or found.collateral != collateral or found.root not in roots:
+            return None
+        return found
+
+
+def _signatures(collateral: TdxCollateral) -> bytes:
+    """What tells sets of collateral apart: the signatures of their documents, and the ends of their lists'."""
+    lists = collateral.root_ca_crl[-_SIGNATURE_BYTES:] + collateral.pck_crl[-_SIGNATURE_BYTES:]
+    return collateral.tcb_info_signature + collateral.qe_identity_signature + lists
 
 
 def split_served(body: bytes, member: str) -> tuple[bytes, bytes]:

@@ -18,6 +18,10 @@ REGISTER_LENGTH: Final = 48
 INTEL_QE_VENDOR: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
 
 _HEADER: Final = Struct("<HHI4s16s20s")
+_TD10: Final = Struct("<16s48s48s8sQQ48s48s48s48s48s48s48s48s64s")
+_AUTHENTICATION: Final = Struct("<64s64sHI")
+_CERTIFICATION: Final = Struct("<384s64sH")
+_CERTIFICATES: Final = Struct("<HI")
 _DESCRIPTOR: Final = Struct("<HI")
 _KEY_ECDSA_P256: Final = 2
 _TEE_TDX: Final = 0x81
@@ -136,14 +140,25 @@ def parse_quote(data: bytes) -> Quote:
     size = int.from_bytes(data[end : end + 4], "little")
     if size > len(data) - end - 4:
         raise _malformed("the authentication data is truncated")
-    parts = _Parts(data[end + 4 : end + 4 + size])
-    signature, key = parts.take(_SIGNATURE), parts.take(64)
-    certification = parts.typed(_DATA_QE_REPORT)
-    parts.end()
-    qe_report, qe_signature = certification.take(_QE_REPORT), certification.take(_SIGNATURE)
-    qe_data = certification.take(certification.number(2))
-    chain = certification.typed(_DATA_PCK_CHAIN)
-    certification.end()
+    at, limit = end + 4, end + 4 + size
+    if size < _AUTHENTICATION.size:
+        raise _malformed("the authentication data ends early")
+    signature, key, kind_of_data, size = _AUTHENTICATION.unpack_from(data, at)
+    _require_kind(kind_of_data, _DATA_QE_REPORT)
+    at += _AUTHENTICATION.size
+    if at + size != limit or size < _CERTIFICATION.size:
+        raise _malformed("the authentication data does not hold what it says")
+    qe_report, qe_signature, size = _CERTIFICATION.unpack_from(data, at)
+    at += _CERTIFICATION.size
+    if at + size + _CERTIFICATES.size > limit:
+        raise _malformed("the authentication data ends early")
+    qe_data = data[at : at + size]
+    at += size
+    kind_of_data, size = _CERTIFICATES.unpack_from(data, at)
+    _require_kind(kind_of_data, _DATA_PCK_CHAIN)
+    at += _CERTIFICATES.size
+    if at + size != limit:
+        raise _malformed("the authentication data does not hold what it says")
     return Quote(
         version=version,
         signed=data[:end],
@@ -153,35 +168,18 @@ def parse_quote(data: bytes) -> Quote:
         qe_report=_read_qe_report(qe_report),
         qe_report_signature=qe_signature,
         qe_authentication_data=qe_data,
-        pck_chain=chain.rest(),
+        pck_chain=data[at:limit],
     )
 
 
 def _read_body(kind: int, body: bytes) -> TdReport:
-    partitioned = kind == 4
-    return TdReport(
-        kind=kind,
-        tee_tcb_svn=body[0x000:0x010],
-        mrseam=body[0x010:0x040],
-        mrsignerseam=body[0x040:0x070],
-        seam_attributes=body[0x070:0x078],
-        td_attributes=int.from_bytes(body[0x078:0x080], "little"),
-        xfam=int.from_bytes(body[0x080:0x088], "little"),
-        mrtd=body[0x088:0x0B8],
-        mr_config_id=body[0x0B8:0x0E8],
-        mr_owner=body[0x0E8:0x118],
-        mr_owner_config=body[0x118:0x148],
-        rtmr0=body[0x148:0x178],
-        rtmr1=body[0x178:0x1A8],
-        rtmr2=body[0x1A8:0x1D8],
-        rtmr3=body[0x1D8:0x208],
-        report_data=body[0x208:0x248],
-        tee_tcb_svn2=body[0x248:0x258] if kind >= 3 else None,
-        # MRSERVICETD; then hash and attributes of the service TDs bound at first and bound now.
-        service_tds=body[0x258:0x288] + body[0x2D9:0x311] + body[0x33D:0x375],
-        vmid=body[0x288] if partitioned else 0,
-        td_id=body[0x289:0x2A9] if partitioned else None,
-    )
+    first = _TD10.unpack_from(body)
+    if kind == 2:
+        return TdReport._make((kind, *first, None, b"", 0, None))
+    # MRSERVICETD; then hash and attributes of the service TDs bound at first and bound now.
+    service_tds = body[0x258:0x288] + body[0x2D9:0x311] + body[0x33D:0x375]
+    partition = (body[0x288], body[0x289:0x2A9]) if kind == 4 else (0, None)
+    return TdReport._make((kind, *first, body[0x248:0x258], service_tds, *partition))
 
 
 def _read_qe_report(report: bytes) -> QeReport:
@@ -196,35 +194,9 @@ def _read_qe_report(report: bytes) -> QeReport:
     )
 
 
-class _Parts:
-    """Reads authentication data piece by piece; nothing may be left over."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def take(self, length: int) -> bytes:
-        end = self._at + length
-        if end > len(self._data):
-            raise _malformed("the authentication data ends early")
-        piece, self._at = self._data[self._at : end], end
-        return piece
-
-    def number(self, length: int) -> int:
-        return int.from_bytes(self.take(length), "little")
-
-    def typed(self, expected: int) -> "_Parts":
-        kind = self.number(2)
-        if kind != expected:
-            raise EvidenceMalformed(code="quote_cert_data_type", expected=expected, found=kind)
-        return _Parts(self.take(self.number(4)))
-
-    def rest(self) -> bytes:
-        return self._data[self._at :]
-
-    def end(self) -> None:
-        if self._at != len(self._data):
-            raise _malformed("bytes are left over in the authentication data")
+def _require_kind(found: int, expected: int) -> None:
+    if found != expected:
+        raise EvidenceMalformed(code="quote_cert_data_type", expected=expected, found=found)
 
 
 def _malformed(detail: str) -> EvidenceMalformed:
