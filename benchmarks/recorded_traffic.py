@@ -45,6 +45,7 @@ class _Piece:
     text: str
     token_count: int
     finish_reason: str | None
+    logprobs: tuple[()] = ()
 
 
 class _Speaking:

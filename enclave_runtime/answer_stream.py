@@ -8,10 +8,10 @@ comes.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
-from enclave_runtime.openai_answers import AnswerShape, Usage, error_event
+from enclave_runtime.openai_answers import AnswerShape, TokenLogprob, Usage, error_event
 from enclave_runtime.openai_requests import RequestRefused
 
 _TIGHT = 8
@@ -30,6 +30,8 @@ class Piece(Protocol):
     def token_count(self) -> int: ...
     @property
     def finish_reason(self) -> str | None: ...
+    @property
+    def logprobs(self) -> Sequence[TokenLogprob]: ...
 
 
 class Generation(Protocol):
@@ -52,7 +54,10 @@ class Answer:
     answer was completed, with False where it failed.
     """
 
-    def __init__(self, generation: Generation, shape: AnswerShape, prompt_tokens: int) -> None:
+    def __init__(
+        self, generation: Generation, shape: AnswerShape, prompt_tokens: int, *, logprobs: bool = False
+    ) -> None:
+        self._logprobs: list[TokenLogprob] | None = [] if logprobs else None
         self._generation = generation
         self._shape = shape
         self._prompt_tokens = prompt_tokens
@@ -72,7 +77,7 @@ class Answer:
             text = "".join([piece.text async for piece in self._counted()])
         finally:
             self._generation.cancel()
-        return self._shape.whole(text, self.finish_reason or "stop", self.usage)
+        return self._shape.whole(text, self.finish_reason or "stop", self.usage, self._logprobs)
 
     async def events(
         self, clock: CellClock | None, include_usage: bool, failed: Callable[[], None]
@@ -107,6 +112,8 @@ class Answer:
         async for piece in self._generation.pieces():
             self.completion_tokens += piece.token_count
             self.finish_reason = piece.finish_reason or self.finish_reason
+            if self._logprobs is not None:
+                self._logprobs += piece.logprobs
             yield piece
 
     async def _read_into(self, arriving: "_Arriving") -> None:

@@ -79,7 +79,8 @@ def inner_app(
         _require_model(wanted.model, completions.model_name)
         generation, prompt_tokens = await completions.chat(wanted)
         shape = AnswerShape("chat", f"chatcmpl-{secrets.token_hex(8)}", completions.model_name, int(now()))
-        return await _answer(request, wanted, generation, Answer(generation, shape, prompt_tokens), metrics)
+        answer = Answer(generation, shape, prompt_tokens, logprobs=wanted.logprobs)
+        return await _answer(request, wanted, generation, answer, metrics)
 
     async def complete(request: Request) -> Response:
         wanted = parse_request(CompletionRequest, await _body(request, MAX_BODY))

@@ -6,6 +6,7 @@ node that is full says so before it spends that time, and a prompt that is too l
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 
 from enclave_runtime.admission import AdmissionLimits
 from enclave_runtime.answer_stream import Generation
@@ -101,10 +102,7 @@ class EngineCompletions:
             self._tokenising += 1
             try:
                 prompt = await self._thread.run(tokens)
-            finally:
-                self._tokenising -= 1
-            generation = self._engine.submit(
-                GenerationRequest(
+                asked = GenerationRequest(
                     prompt_tokens=prompt,
                     max_tokens=limit if request.token_limit is None else min(limit, request.token_limit),
                     temperature=request.temperature,
@@ -112,8 +110,19 @@ class EngineCompletions:
                     stop=request.stop,
                     seed=request.seed,
                     ignore_eos=request.ignore_eos,
+                    top_k=request.top_k,
+                    min_p=request.min_p,
+                    repetition_penalty=request.repetition_penalty,
+                    presence_penalty=request.presence_penalty,
+                    frequency_penalty=request.frequency_penalty,
+                    top_logprobs=request.wanted_logprobs,
+                    json_schema=request.json_schema,
                 )
-            )
+                submit = partial(self._engine.submit, asked)
+                # A schema takes its time to compile.
+                generation = submit() if asked.json_schema is None else await self._thread.run(submit)
+            finally:
+                self._tokenising -= 1
         except EngineError as error:
             raise _refusal(error, self._engine.max_context) from None
         return TimedGeneration(generation, self.limits.request_s), generation.prompt_tokens

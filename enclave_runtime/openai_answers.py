@@ -3,9 +3,9 @@ send.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from enclave_runtime.openai_requests import RequestRefused
 
@@ -17,6 +17,17 @@ _ERROR_TYPES: Mapping[int, str] = {
     500: "server_error",
     503: "server_error",
 }
+
+
+class TokenLogprob(Protocol):
+    """A token by its bytes with its log-probability, and the likeliest tokens in its place."""
+
+    @property
+    def token(self) -> bytes: ...
+    @property
+    def logprob(self) -> float: ...
+    @property
+    def top(self) -> Sequence[tuple[bytes, float]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +56,18 @@ class AnswerShape:
     model: str
     created: int
 
-    def whole(self, text: str, finish_reason: str, usage: Usage) -> bytes:
+    def whole(
+        self, text: str, finish_reason: str, usage: Usage, logprobs: Sequence[TokenLogprob] | None = None
+    ) -> bytes:
         """The body of an answer that is not streamed."""
         chat = self.kind == "chat"
         content: dict[str, object] = (
             {"message": {"role": "assistant", "content": text, "refusal": None}} if chat else {"text": text}
         )
-        choice = {"index": 0, **content, "logprobs": None, "finish_reason": finish_reason}
+        reported = (
+            None if logprobs is None else {"content": [_token(entry) for entry in logprobs], "refusal": None}
+        )
+        choice = {"index": 0, **content, "logprobs": reported, "finish_reason": finish_reason}
         kind = "chat.completion" if chat else "text_completion"
         return encode({**self._head(kind), "choices": [choice], "usage": usage.as_json()})
 
@@ -106,6 +122,16 @@ def error_event(refused: RequestRefused) -> bytes:
 def encode(members: Mapping[str, object]) -> bytes:
     """Compact UTF-8 JSON."""
     return json.dumps(members, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _token(entry: TokenLogprob) -> dict[str, object]:
+    top = [_probability(token, logprob) for token, logprob in entry.top]
+    return {**_probability(entry.token, entry.logprob), "top_logprobs": top}
+
+
+def _probability(token: bytes, logprob: float) -> dict[str, object]:
+    # JSON has no infinity; OpenAI's lowest number stands for "never".
+    return {"token": token.decode("utf-8", "replace"), "logprob": max(logprob, -9999.0), "bytes": list(token)}
 
 
 def _model(name: str, created: int) -> dict[str, object]:

@@ -6,8 +6,9 @@ the value that means "as if absent". Names of options come from the closed lists
 request.
 """
 
+import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -29,17 +30,12 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "best_of": (1,),
     "echo": (False,),
     "suffix": (),
-    "logprobs": (False,),
-    "top_logprobs": (),
     "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -50,6 +46,8 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "store": (False,),
     "metadata": ({},),
 }
+
+_NUMBERS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
 
 _Bounded = TypeVar("_Bounded", bound="_Request")
 
@@ -114,6 +112,34 @@ class StreamOptions(_Closed):
     include_obfuscation: bool = False
 
 
+class SchemaFormat(_Closed):
+    """A JSON schema that the answer must fit. Answers always follow it, ``strict`` or not."""
+
+    name: Annotated[str, Field(max_length=64)]
+    description: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(_Closed):
+    """What the answer has to be: any text, any JSON object, or JSON of a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaFormat | None = None
+
+    @property
+    def schema_text(self) -> str | None:
+        """The schema as a JSON text; None for any text."""
+        if self.type == "text":
+            return None
+        schema = (
+            self.json_schema.schema_
+            if self.type == "json_schema" and self.json_schema
+            else {"type": "object"}
+        )
+        return json.dumps(schema)
+
+
 class _Request(_Closed):
     model: Annotated[str, Field(min_length=1, max_length=256)]
     max_tokens: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
@@ -123,6 +149,12 @@ class _Request(_Closed):
         (), max_length=MAX_STOPS
     )
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] = 0.0
+    # Not OpenAI's; the names are those that other servers use.
+    top_k: Annotated[int, Field(ge=0, le=1 << 31)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)] = 1.0
     # Not OpenAI's: an answer of a known length, for measuring; the name is the one that other servers use.
     ignore_eos: bool = False
     stream: bool = False
@@ -142,8 +174,8 @@ class _Request(_Closed):
             known["stop"] = (stop,)
         elif isinstance(stop, list) and len(stop) <= MAX_STOPS:
             known["stop"] = tuple(stop)
-        for name in ("temperature", "top_p"):
-            if type(known.get(name)) is int and abs(known[name]) <= 2:
+        for name in _NUMBERS:
+            if type(known.get(name)) is int and abs(known[name]) <= 100:
                 known[name] = float(known[name])
         return known
 
@@ -153,6 +185,19 @@ class ChatRequest(_Request):
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    @property
+    def json_schema(self) -> str | None:
+        """The schema that the answer must fit, as a JSON text."""
+        return self.response_format.schema_text if self.response_format is not None else None
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """How many of the likeliest tokens to report for each; None for no log-probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def token_limit(self) -> int | None:
@@ -165,6 +210,9 @@ class CompletionRequest(_Request):
     """``POST /v1/completions``."""
 
     prompt: Annotated[str, Field(max_length=MAX_TEXT)]
+    logprobs: None = None
+    json_schema: ClassVar[None] = None
+    wanted_logprobs: ClassVar[None] = None
 
     @property
     def token_limit(self) -> int | None:
@@ -187,9 +235,27 @@ def parse_request(kind: type[_Bounded], body: bytes) -> _Bounded:
     if len(document) > len(kind.model_fields) + len(_NEUTRAL):
         raise _UNKNOWN
     try:
-        return kind.model_validate(_without_neutral_options(document))
+        request = kind.model_validate(_without_neutral_options(document))
     except ValidationError as error:
         raise _refusal(kind, error) from None
+    if isinstance(request, ChatRequest):
+        _check_combination(request)
+    return request
+
+
+def _check_combination(request: ChatRequest) -> None:
+    if request.logprobs and request.stream:
+        raise _unsupported("logprobs")  # their size would show in the cells which token was sure
+    if request.top_logprobs is not None and not request.logprobs:
+        raise RequestRefused(400, "invalid_value", "'top_logprobs' needs 'logprobs'.", "top_logprobs")
+    wanted = request.response_format
+    if wanted is not None and (wanted.type == "json_schema") != (wanted.json_schema is not None):
+        raise RequestRefused(400, "invalid_value", "'response_format' lacks its schema.", "response_format")
+
+
+def _unsupported(name: str) -> RequestRefused:
+    message = f"The option '{name}' is not supported here with this value."
+    return RequestRefused(400, "unsupported_parameter", message, name)
 
 
 def _without_neutral_options(document: dict[str, Any]) -> dict[str, Any]:
@@ -199,8 +265,7 @@ def _without_neutral_options(document: dict[str, Any]) -> dict[str, Any]:
         if neutral is None:
             kept[name] = value
         elif value is not None and not any(value == same and _kind(value) == _kind(same) for same in neutral):
-            message = f"The option '{name}' is not supported here with this value."
-            raise RequestRefused(400, "unsupported_parameter", message, name)
+            raise _unsupported(name)
     return kept
 
 

@@ -80,6 +80,7 @@ async def rehearse(
             key = keys[0]
             for stream in (False, True):
                 await stage.sealed(key, "/v1/chat/completions", stage.chat(stream=stream), 200)
+            await stage.sealed(key, "/v1/chat/completions", stage.chat(logprobs=True, top_logprobs=1), 200)
             await stage.sealed(key, "/v1/completions", stage.completion(), 200)
             await stage.sealed(key, "/attestation", None, 200)
             await stage.sealed(key, "/nowhere", None, 404)

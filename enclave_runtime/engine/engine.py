@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from enclave_runtime.engine.constraint import ANY_OBJECT, Constraint, ConstraintCompiler
 from enclave_runtime.engine.decoder import ATTENTION_TILE, Span
 from enclave_runtime.engine.errors import (
     EngineError,
@@ -30,10 +31,10 @@ from enclave_runtime.engine.errors import (
     PageOwnershipError,
     PromptTooLong,
 )
-from enclave_runtime.engine.generation import Generation, Mailbox
+from enclave_runtime.engine.generation import Generation, Mailbox, TokenLogprob
 from enclave_runtime.engine.model import LoadedModel
 from enclave_runtime.engine.public_prefix import PUBLIC_OWNER, PublicPrefix, unit
-from enclave_runtime.engine.sampling import Sampler
+from enclave_runtime.engine.sampling import Logprobs, Sampler, SamplingSettings
 from enclave_runtime.engine.scheduler import Scheduler, Sequence
 from enclave_runtime.engine.speculate import MAX_GUESSES
 from enclave_runtime.engine.stop_strings import StopFilter
@@ -93,8 +94,9 @@ class GenerationRequest:
     """What to answer, and how.
 
     ``max_tokens`` None means as many as the context holds. ``temperature`` 0 takes the likeliest token each
-    time. ``stop`` strings end the answer and are left out of it. Without a ``seed`` a random one is drawn.
-    With ``ignore_eos`` an end token does not end the answer, so that its length is known beforehand.
+    time; the other settings of sampling are those of `SamplingSettings`. ``json_schema`` (a JSON text) makes the
+    answer JSON of that schema. ``stop`` strings end the answer and are left out of it. Without a ``seed`` a random
+    one is drawn. With ``ignore_eos`` an end token does not end the answer, so that its length is known beforehand.
     """
 
     prompt_tokens: Ordered[int] = field(repr=False)
@@ -104,15 +106,33 @@ class GenerationRequest:
     stop: tuple[str, ...] = field(default=(), repr=False)
     seed: int | None = None
     ignore_eos: bool = False
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    top_logprobs: int | None = None
+    json_schema: str | None = field(default=None, repr=False)
+
+    def sampling(self) -> SamplingSettings:
+        """The settings of sampling among these."""
+        return SamplingSettings(
+            self.temperature,
+            self.top_k,
+            self.top_p,
+            self.min_p,
+            self.repetition_penalty,
+            self.presence_penalty,
+            self.frequency_penalty,
+            self.top_logprobs,
+        )
 
     def check(self, vocab_size: int) -> None:
         """Raise `InvalidRequest` for a setting out of range."""
         if self.max_tokens is not None and (type(self.max_tokens) is not int or self.max_tokens < 1):
             raise InvalidRequest("max_tokens", expected="an integer of at least 1")
-        if not 0.0 <= self.temperature <= 100.0:
-            raise InvalidRequest("temperature", expected="0 to 100")
-        if not 0.0 < self.top_p <= 1.0:
-            raise InvalidRequest("top_p", expected="above 0, at most 1")
+        if problem := self.sampling().problem():
+            raise InvalidRequest(problem[0], expected=problem[1])
         if self.seed is not None and not -(1 << 63) <= self.seed < 1 << 64:
             raise InvalidRequest("seed", expected="a 64-bit integer")
         if len(self.stop) > MAX_STOPS or not all(1 <= len(stop) <= MAX_STOP_CHARACTERS for stop in self.stop):
@@ -159,6 +179,7 @@ class Engine:
             step_budget=config.step_budget,
             speculate=config.speculate,
         )
+        self._constraints = ConstraintCompiler(model.tokenizer, model.config.vocab_size)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopping = False
@@ -204,10 +225,9 @@ class Engine:
                 np.array(request.prompt_tokens, dtype=np.int64),
                 max_tokens,
                 sampler=Sampler(
-                    temperature=request.temperature,
-                    top_p=request.top_p,
-                    seed=secrets.randbits(128) if request.seed is None else request.seed,
+                    request.sampling(), secrets.randbits(128) if request.seed is None else request.seed
                 ),
+                constraint=self._constraint(request),
                 stops=StopFilter(request.stop),
                 stream=self.model.tokenizer.stream(),
                 mailbox=mailbox,
@@ -233,6 +253,9 @@ class Engine:
 
         return Generation(mailbox, cancel, prompt_tokens=count, max_tokens=max_tokens)
 
+    def _constraint(self, request: GenerationRequest) -> Constraint | None:
+        return None if request.json_schema is None else self._constraints.compile(request.json_schema)
+
     @property
     def alive(self) -> bool:
         """Whether requests are being served."""
@@ -251,7 +274,12 @@ class Engine:
             GenerationRequest(long, 2, temperature=0.0),
             GenerationRequest(short, 3, temperature=0.7, top_p=0.5, seed=1, stop=("\u0000",)),
             GenerationRequest(short, 3, temperature=100.0, top_p=0.999999, seed=2),
+            GenerationRequest(
+                short, 3, top_k=5, min_p=0.1, repetition_penalty=1.1, presence_penalty=0.1, top_logprobs=2
+            ),
         ]
+        if self._constraints.available:
+            requests.append(GenerationRequest(short, 3, json_schema=ANY_OBJECT))
         requests += [GenerationRequest(short, 3)] * (self.config.max_batch - len(requests))
         generations = [self.submit(request) for request in requests[: self.config.max_queue]]
         generations[0].cancel()
@@ -260,6 +288,8 @@ class Engine:
         self.submit(requests[0]).collect()
         with suppress(InvalidRequest):
             self.submit(GenerationRequest(short, 0))
+        with suppress(InvalidRequest):
+            self.submit(GenerationRequest(short, 3, json_schema='{"type": 1}'))
         with self._changed:
             self._counts = dict.fromkeys(self._counts, 0)
 
@@ -361,25 +391,46 @@ class Engine:
                 continue
             sequence.computed = span.start + len(span.tokens)
             if span.wants_logits:
-                self._extend(sequence, sequence.sampler.pick(logits[row]))
+                self._choose(sequence, logits[row])
                 row += 1
 
-    def _extend(self, sequence: Sequence, token: int) -> None:
+    def _choose(self, sequence: Sequence, logits: Tensor) -> None:
+        mask = None if sequence.constraint is None else sequence.constraint.mask()
+        try:
+            token = sequence.sampler.pick(
+                logits, sequence.tokens[: sequence.length], sequence.prompt_length, mask
+            )
+        except EngineFault as fault:  # a grammar that ran into its limits: this answer's end, nobody else's
+            self._counts["faults"] += 1
+            self._scheduler.leave(sequence)
+            sequence.mailbox.fail(fault)
+            return
+        self._extend(sequence, token, sequence.sampler.logprobs(logits, token))
+
+    def _extend(self, sequence: Sequence, token: int, logprobs: Logprobs | None = None) -> None:
         """Add one generated token. If it is the last, the memory is cleared before the reader is told."""
         self._counts["generated_tokens"] += 1
         reason = None
+        ended = sequence.constraint is not None and sequence.constraint.accept(token)
         if token in self.model.tokenizer.end_ids and not sequence.ignore_eos:
             text, reason = sequence.text_end(), "stop"
         else:
             text, stopped = sequence.append(token)
             if stopped:
                 reason = "stop"
+            elif ended:
+                text, reason = text + sequence.text_end(), "stop"
             elif sequence.full:
                 text, reason = text + sequence.text_end(), "length"
         if reason is not None:
             self._counts["finished"] += 1
             self._scheduler.leave(sequence)
-        sequence.mailbox.put(text, 1, reason)
+        sequence.mailbox.put(text, 1, reason, None if logprobs is None else self._spelled(logprobs))
+
+    def _spelled(self, logprobs: Logprobs) -> TokenLogprob:
+        spell = self.model.tokenizer.bytes_of
+        top = tuple((spell(token), logprob) for token, logprob in logprobs.top)
+        return TokenLogprob(spell(logprobs.token), logprobs.logprob, top)
 
     def _abandon(self) -> None:
         with self._changed:

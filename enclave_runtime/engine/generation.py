@@ -13,17 +13,27 @@ from enclave_runtime.engine.errors import EngineError
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token by its bytes with the natural logarithm of its probability, and the likeliest in its place."""
+
+    token: bytes = field(repr=False)
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A part of an answer.
 
     ``token_count`` is how many tokens were generated since the piece before (its text may be empty while
-    characters are unfinished). ``finish_reason`` is None until the last piece, then ``stop`` (end token or
-    stop string), ``length`` (max_tokens or context) or ``cancelled``.
+    characters are unfinished), ``logprobs`` theirs where they were asked for. ``finish_reason`` is None until the
+    last piece, then ``stop`` (end token or stop string), ``length`` (max_tokens or context) or ``cancelled``.
     """
 
     text: str = field(repr=False)
     token_count: int
     finish_reason: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = field(default=(), repr=False)
 
 
 class Mailbox:
@@ -32,15 +42,22 @@ class Mailbox:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._text: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
         self._count = 0
         self._finish: str | None = None
         self._error: EngineError | None = None
         self._full = False
         self._wake: Callable[[], None] | None = None
 
-    def put(self, text: str, token_count: int, finish_reason: str | None = None) -> None:
+    def put(
+        self,
+        text: str,
+        token_count: int,
+        finish_reason: str | None = None,
+        logprobs: TokenLogprob | None = None,
+    ) -> None:
         """Add to what waits for the reader."""
-        self._deliver(text, token_count, finish_reason, None)
+        self._deliver(text, token_count, finish_reason, None, logprobs)
 
     def fail(self, error: EngineError) -> None:
         """End the answer with ``error``; text not yet taken is dropped."""
@@ -51,11 +68,13 @@ class Mailbox:
         with self._lock:
             if self._error is not None:
                 self._text.clear()
+                self._logprobs.clear()
                 raise self._error
             if not self._full:
                 return None
-            piece = Piece("".join(self._text), self._count, self._finish)
+            piece = Piece("".join(self._text), self._count, self._finish, tuple(self._logprobs))
             self._text.clear()
+            self._logprobs.clear()
             self._count, self._full = 0, False
             return piece
 
@@ -67,12 +86,21 @@ class Mailbox:
         if ready:
             wake()
 
-    def _deliver(self, text: str, count: int, finish: str | None, error: EngineError | None) -> None:
+    def _deliver(
+        self,
+        text: str,
+        count: int,
+        finish: str | None,
+        error: EngineError | None,
+        logprobs: TokenLogprob | None = None,
+    ) -> None:
         with self._lock:
             if self._finish is not None or self._error is not None:
                 return
             if text:
                 self._text.append(text)
+            if logprobs is not None:
+                self._logprobs.append(logprobs)
             self._count += count
             self._finish, self._error = finish, error
             wake = None if self._full else self._wake
@@ -134,6 +162,7 @@ class Generation:
         ready = threading.Event()
         self._mailbox.subscribe(ready.set)
         text, count = [], 0
+        logprobs: list[TokenLogprob] = []
         try:
             while True:
                 if not ready.wait(timeout):
@@ -144,8 +173,9 @@ class Generation:
                     continue
                 text.append(piece.text)
                 count += piece.token_count
+                logprobs += piece.logprobs
                 if piece.finish_reason is not None:
-                    return Piece("".join(text), count, piece.finish_reason)
+                    return Piece("".join(text), count, piece.finish_reason, tuple(logprobs))
         finally:
             self._cancel()
 

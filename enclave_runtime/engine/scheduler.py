@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from enclave_runtime.engine.constraint import Constraint
 from enclave_runtime.engine.decoder import ATTENTION_TILE, Span
 from enclave_runtime.engine.errors import QueueFull
 from enclave_runtime.engine.generation import Mailbox
@@ -33,6 +34,7 @@ class Sequence:
     __slots__ = (
         "cancelled",
         "computed",
+        "constraint",
         "ignore_eos",
         "length",
         "mailbox",
@@ -56,6 +58,7 @@ class Sequence:
         stream: TextStream,
         mailbox: Mailbox,
         ignore_eos: bool = False,
+        constraint: Constraint | None = None,
     ) -> None:
         self.owner = owner
         self.prompt_length = self.length = len(prompt)
@@ -68,6 +71,7 @@ class Sequence:
         self.stream = stream
         self.mailbox = mailbox
         self.ignore_eos = ignore_eos
+        self.constraint = constraint
         self.cancelled = False
 
     @property
@@ -87,8 +91,9 @@ class Sequence:
         return text if stopped else text + self.stops.finish()
 
     def wipe(self) -> None:
-        """Overwrite every token id."""
+        """Overwrite every token id, and let go of the grammar's state."""
         self.tokens.fill(0)
+        self.constraint = None
 
 
 class Scheduler:

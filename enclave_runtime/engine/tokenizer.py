@@ -47,6 +47,10 @@ class Tokenizer:
         """One more than the highest token id."""
         return len(self._text_bytes)
 
+    def bytes_of(self, token: int) -> bytes:
+        """The bytes that ``token`` adds to an answer; empty for markers and for ids without a token."""
+        return self._text_bytes[token] if 0 <= token < len(self._text_bytes) else b""
+
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Token ids of ``text``. Markers spelled out in it (as chat templates do) become their tokens.
 

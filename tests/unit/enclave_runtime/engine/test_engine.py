@@ -38,7 +38,7 @@ def prompt(length: int, seed: int = 0) -> list[int]:
 
 
 def request(length: int = 10, max_tokens: int | None = 12, **settings: Any) -> GenerationRequest:
-    return GenerationRequest(prompt(length), max_tokens, **({"seed": 3} | settings))
+    return GenerationRequest(prompt(length), max_tokens, **({"seed": 4} | settings))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -103,7 +103,7 @@ def test_greedy_answers_follow_the_largest_logit(make_engine: MakeEngine) -> Non
 
 def test_counts_and_reasons(make_engine: MakeEngine) -> None:
     engine = make_engine()
-    generation = engine.submit(request(250, 500))
+    generation = engine.submit(request(250, 500, ignore_eos=True))
     assert (generation.prompt_tokens, generation.max_tokens) == (250, 6)
     piece = generation.collect()
     assert (piece.token_count, piece.finish_reason) == (6, "length")
@@ -258,9 +258,9 @@ def test_memory_is_clear_before_the_reader_hears_of_the_end(make_engine: MakeEng
     left_over: list[bool] = []
     put = generation._mailbox.put
 
-    def watching(text: str, count: int, reason: str | None = None) -> None:
+    def watching(text: str, count: int, reason: str | None = None, *rest: Any) -> None:
         left_over.append(bool(engine.pool.storage.any()))
-        put(text, count, reason)
+        put(text, count, reason, *rest)
 
     generation._mailbox.put = watching  # type: ignore
     slow.allow()
