@@ -86,11 +86,11 @@ def test_other_forms_are_left_to_the_full_reader(data: bytes) -> None:
     assert Certificate.parse(data) == Certificate._parse(data)
 
 
-@pytest.mark.parametrize("data", FORMS.values(), ids=FORMS)
-def test_no_change_of_a_byte_makes_the_two_differ(data: bytes) -> None:
-    taken = 0
+@pytest.mark.parametrize("name", ["short", "long", "wide", "device"])
+def test_no_change_of_a_byte_makes_the_two_differ(name: str) -> None:
+    data, taken = FORMS[name], 0
     for at in range(len(data)):
-        for change in (0x01, 0x02, 0x20, 0x80, 0xFF):
+        for change in (0x01, 0x20, 0x80, 0xFF):
             changed = data[:at] + bytes([data[at] ^ change]) + data[at + 1 :]
             taken += _same(changed)
     assert taken > 100
