@@ -8,6 +8,7 @@ that are small and whole, and for peers that speak nothing else.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from . import hkdf, hpke
 from .aead import KEY_SIZE, NONCE_SIZE, SequencedAead
@@ -38,7 +39,7 @@ class RequestHeader:
         """Read the first seven bytes of ``data``; raises EncapsulationError ``truncated``."""
         if len(data) < HEADER_SIZE:
             raise EncapsulationError("truncated", "the request ends inside its header")
-        return cls(data[0], int.from_bytes(data[1:3]), int.from_bytes(data[3:5]), int.from_bytes(data[5:7]))
+        return _header(bytes(data[:HEADER_SIZE]))
 
     def encode(self) -> bytes:
         """The seven bytes."""
@@ -52,6 +53,14 @@ class RequestHeader:
     def info(self, label: bytes) -> bytes:
         """What the HPKE context is bound to: a request label, a zero byte and this header."""
         return label + b"\x00" + self.encode()
+
+
+# A gateway's clients have the same few.
+@lru_cache(maxsize=256)
+def _header(data: bytes) -> RequestHeader:
+    return RequestHeader(
+        data[0], int.from_bytes(data[1:3]), int.from_bytes(data[3:5]), int.from_bytes(data[5:7])
+    )
 
 
 def start_request(

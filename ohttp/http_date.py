@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -11,6 +12,8 @@ _FORM = re.compile(
 )
 
 
+# Those who ask in the same second say the same date.
+@lru_cache(maxsize=16)
 def parse_http_date(value: bytes) -> float | None:
     """POSIX seconds, or None for anything else than that form (a leap second counts as the second before)."""
     found = _FORM.fullmatch(value.decode("latin-1"))
