@@ -5,6 +5,7 @@ parsed, so no other file can be asked for.
 """
 
 import gzip
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,10 @@ from .tiles import MAX_BUNDLE, parse_tile_path, tile_path
 CHECKPOINT_CACHE: Final = "public, max-age=2, must-revalidate"
 """The one resource that changes; nobody should see it older than a few seconds."""
 TILE_CACHE: Final = "public, max-age=31536000, immutable"
+BUNDLE_CACHE: Final = "public, max-age=3600"
+"""Sigstore bundles of releases, beside the log: not of the format, and not proved by it."""
+_BUNDLE: Final = re.compile(r"sigstore/[0-9a-f]{64}\.json", re.ASCII)
+_JSON: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _TEXT: Final = "text/plain; charset=utf-8"
 _BYTES: Final = "application/octet-stream"
 _COMMON: Final = {"x-content-type-options": "nosniff", "access-control-allow-origin": "*"}
@@ -35,6 +40,8 @@ def log_application(public: Path) -> Any:
             return Response(b"", 404, _GONE)
         if named == "checkpoint":
             return Response(data, 200, {**_COMMON, "cache-control": CHECKPOINT_CACHE, "content-type": _TEXT})
+        if named.startswith("sigstore/"):
+            return Response(data, 200, {**_COMMON, "cache-control": BUNDLE_CACHE, "content-type": _JSON})
         headers = {**_COMMON, "cache-control": TILE_CACHE, "content-type": _BYTES}
         if named.startswith("tile/entries/"):
             # Hashes do not compress; entries are text and do.
@@ -54,6 +61,8 @@ def log_application(public: Path) -> Any:
 def resource_file(resource: str) -> str | None:
     """The path below the public folder that a request's path names; None where it names no resource."""
     if resource == "checkpoint":
+        return resource
+    if _BUNDLE.fullmatch(resource):
         return resource
     tile = parse_tile_path(resource)
     return None if tile is None else tile_path(*tile)

@@ -16,6 +16,7 @@ from .channel_watch import Channel, ChannelWatch, SeenRelease
 from .checkpoint import SignedCheckpoint
 from .errors import Code, TransparencyError
 from .log_source import CHECKPOINT, LogSource
+from .merkle import leaf_hash
 from .monitor_state import MonitorState, StateFolder
 from .note import VerifierKey
 from .policy import TransparencyPolicy
@@ -88,21 +89,12 @@ def release_state(channel: Channel, release: SeenRelease) -> str:
     return "active" if release.leaf in channel.status.active else "inactive"
 
 
-@dataclass(frozen=True, slots=True)
-class Artefacts:
-    """Where what releases name by digest must be, ``due`` after they begin: PLACE/<sha256>, and, with
-    ``sigstore``, PLACE/<leaf hash>.sigstore.json.
-    """
-
-    source: LogSource
-    due: timedelta = timedelta(days=7)
-    sigstore: bool = False
-
-
 class Monitor:
     """Watches the one log of ``policy``: read from ``log``, compared with ``others``.
 
-    ``former_signers`` are those that a rotation has replaced, for who begins to read after it.
+    ``former_signers`` are those that a rotation has replaced, for who begins to read after it. ``artefacts`` is where
+    files that releases name lie under their SHA-256; they, and the Sigstore bundle that the policy may ask for, must be
+    there ``due`` after the release begins.
     """
 
     def __init__(
@@ -112,7 +104,8 @@ class Monitor:
         log: LogSource,
         others: Sequence[LogSource] = (),
         *,
-        artefacts: Artefacts | None = None,
+        artefacts: LogSource | None = None,
+        due: timedelta = timedelta(days=7),
         former_signers: Sequence[VerifierKey] = (),
     ) -> None:
         self._former = tuple(former_signers)
@@ -121,6 +114,7 @@ class Monitor:
         self._log = log
         self._others = tuple(others)
         self._artefacts = artefacts
+        self._due = due
         self._found: list[Alert] = []
 
     def look(self, at: datetime, progress: Progress = lambda *_: None) -> Report:
@@ -233,34 +227,50 @@ class Monitor:
         return SignerHistory(policy.signers, policy.threshold, self._former, rotated=state.rotated)
 
     def _look_for_artefacts(self, state: MonitorState, at: datetime) -> None:
-        wanted = self._artefacts
-        if wanted is None:
-            return
         for channel in state.channels.values():
             for leaf in channel.status.active if channel.status else ():
                 release = channel.releases.get(leaf)
-                if release is None or at < instant(release.not_before, "notBefore") + wanted.due:
+                if release is None or at < instant(release.not_before, "notBefore") + self._due:
                     continue
-                for name, digest in release.materials.items():
-                    self._artefact(wanted.source, release, name, digest)
-                if wanted.sigstore:
-                    self._artefact(wanted.source, release, "Sigstore bundle", None)
+                if self._policy.sigstore is not None:
+                    self._bundle(release, at)
+                for name, digest in release.materials.items() if self._artefacts else ():
+                    self._artefact(release, name, digest)
 
-    def _artefact(self, source: LogSource, release: SeenRelease, name: str, digest: str | None) -> None:
-        resource = digest or f"{release.leaf}.sigstore.json"
-        code = AlertCode.ARTEFACT_MISSING if digest else AlertCode.SIGSTORE_BUNDLE_MISSING
-        what = f"{name} of {release.name} {release.version}"
+    def _artefact(self, release: SeenRelease, name: str, digest: str) -> None:
+        what, source = f"{name} of {release.name} {release.version}", self._artefacts
+        if source is None:
+            return
         try:
-            data = source.read(resource)
+            data = source.read(digest)
+        except (FileNotFoundError, TransparencyError) as error:
+            why = "is not there" if isinstance(error, FileNotFoundError) else str(error)
+            self._wanting(AlertCode.ARTEFACT_MISSING, release, f"{what}: {source.name}/{digest} {why}")
+            return
+        if hashlib.sha256(data).hexdigest() != digest:
+            self._wanting(AlertCode.ARTEFACT_WRONG, release, f"{what} at {source.name} is another file")
+
+    def _bundle(self, release: SeenRelease, at: datetime) -> None:
+        # Here, not above: who asks for no bundle never loads what judges one.
+        from .sigstore.release_bundle import verify_release_bundle
+
+        policy, resource = self._policy, f"sigstore/{release.leaf}.json"
+        what = f"Sigstore bundle of {release.name} {release.version}"
+        if policy.sigstore is None:
+            return
+        try:
+            data = self._log.read(resource)
+            found = verify_release_bundle(data, policy.sigstore, at=at, max_future_s=policy.max_future_s)
         except FileNotFoundError:
-            detail = f"{what} is not at {source.name}/{resource}"
+            self._wanting(AlertCode.SIGSTORE_BUNDLE_MISSING, release, f"{what}: no {resource} at the log")
         except TransparencyError as error:
-            detail = f"{what}: {error}"
+            self._wanting(AlertCode.SIGSTORE_BUNDLE_WRONG, release, f"{what}: {error.code}: {error}")
         else:
-            if digest is None or hashlib.sha256(data).hexdigest() == digest:
-                return
-            code, detail = AlertCode.ARTEFACT_WRONG, f"{what} at {source.name}/{resource} is another file"
-        self._found.append(Alert(code, Severity.STALE, detail, f"{code} {release.leaf} {name}"))
+            if leaf_hash(found.payload).hex() != release.payload:
+                self._wanting(AlertCode.SIGSTORE_BUNDLE_WRONG, release, f"{what} is for another statement")
+
+    def _wanting(self, code: AlertCode, release: SeenRelease, detail: str) -> None:
+        self._found.append(Alert(code, Severity.STALE, detail, f"{code} {release.leaf} {detail}"))
 
     def _finish(self, state: MonitorState, grown: MonitorState) -> Report:
         known = {alert.key for alert in state.alerts}

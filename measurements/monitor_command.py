@@ -11,10 +11,10 @@ from typing import Annotated, Final
 
 import typer
 
-from .command_line import OK, USAGE_OR_IO, JsonOption, failed, guarded, print_json, utc_now
+from .command_line import OK, JsonOption, failed, guarded, print_json, utc_now
 from .errors import Code, TransparencyError
 from .log_source import LogSource, WitnessSource, open_source
-from .monitor import ERROR, PROVED, Artefacts, Monitor, Progress, Report, describe
+from .monitor import ERROR, PROVED, Monitor, Progress, Report, describe
 from .monitor_state import StateFolder
 from .note import VerifierKey
 from .policy import TransparencyPolicy
@@ -60,10 +60,9 @@ def monitor(
     artefacts: Annotated[
         str, typer.Option(metavar="PLACE", help="Where files lie by their SHA-256, to be looked for.")
     ] = "",
-    sigstore: Annotated[
-        bool, typer.Option(help="Also look there for LEAFHASH.sigstore.json of each active release.")
-    ] = False,
-    due_days: Annotated[int, typer.Option(min=0, help="Days after which they must be there.")] = 7,
+    due_days: Annotated[
+        int, typer.Option(min=0, help="Days after which they, and Sigstore bundles, must be there.")
+    ] = 7,
     former_signer: Annotated[
         list[str], typer.Option(metavar="VKEY", help="A release signer of before a rotation; repeatable.")
     ] = [],  # noqa: B006
@@ -74,23 +73,17 @@ def monitor(
     """See ``cloister log monitor --help``."""
 
     def work() -> int:
-        if sigstore and not artefacts:
-            return failed("--sigstore needs --artefacts PLACE", USAGE_OR_IO)
         trusted = load_policy(policy)
         with WebClient() as client, StateFolder(state).exclusive():
             others: list[LogSource] = [open_source(place, client) for place in mirror]
             others += [WitnessSource(url, client, trusted.log.name) for url in witness]
-            wanted = (
-                Artefacts(open_source(artefacts, client), timedelta(days=due_days), sigstore)
-                if artefacts
-                else None
-            )
             watching = Monitor(
                 trusted,
                 StateFolder(state),
                 open_source(log, client),
                 others,
-                artefacts=wanted,
+                artefacts=open_source(artefacts, client) if artefacts else None,
+                due=timedelta(days=due_days),
                 former_signers=[VerifierKey.parse(vkey) for vkey in former_signer],
             )
             return watch(lambda: _look(watching, as_json), follow=follow, interval=interval, sleep=time.sleep)

@@ -47,6 +47,22 @@ def test_every_resource_with_its_type_and_lifetime(folder: Path) -> None:
     assert served == 6  # checkpoint; two bundles, two tiles of level 0, one of level 1
 
 
+def test_sigstore_bundles_lie_beside_the_log(folder: Path) -> None:
+    (folder / "public" / "sigstore").mkdir()
+    name = f"sigstore/{'ab' * 32}.json"
+    (folder / "public" / name).write_bytes(b"{}")
+    (folder / "public" / "sigstore" / "other.json").write_bytes(b"{}")
+    application = log_application(folder / "public")
+    answer = ask(application, "GET", f"/{name}")
+    assert (answer.status, answer.body, answer.headers["cache-control"]) == (
+        200,
+        b"{}",
+        "public, max-age=3600",
+    )
+    for path in ("/sigstore/other.json", f"/sigstore/{'AB' * 32}.json", f"/{name}/", "/sigstore/"):
+        assert ask(application, "GET", path).status == 404
+
+
 def test_entry_bundles_are_compressed_where_that_is_wanted(folder: Path) -> None:
     application = log_application(folder / "public")
     plain = ask(application, "GET", "/tile/entries/000")

@@ -22,7 +22,7 @@ from measurements.errors import Code, TransparencyError
 from measurements.log import TileLog
 from measurements.log_source import FolderSource
 from measurements.merkle import leaf_hash
-from measurements.monitor import ERROR, OK, PROVED, STALE, Artefacts, Monitor, Report, describe
+from measurements.monitor import ERROR, OK, PROVED, STALE, Monitor, Report, describe
 from measurements.monitor_command import watch
 from measurements.monitor_state import StateFolder
 from measurements.note import COSIGNATURE_ED25519
@@ -112,7 +112,7 @@ class Place:
         return TransparencyPolicy.from_table(tomllib.loads(self.policy_text)["transparency"])
 
     def look(
-        self, *others: Path, log: Path | None = None, artefacts: Artefacts | None = None, former: Any = ()
+        self, *others: Path, log: Path | None = None, artefacts: Path | None = None, former: Any = ()
     ) -> Report:
         state = StateFolder(self.folder / "state")
         sources = [FolderSource(other) for other in others]
@@ -121,7 +121,8 @@ class Place:
             state,
             FolderSource(log or self.folder / "log"),
             sources,
-            artefacts=artefacts,
+            artefacts=FolderSource(artefacts) if artefacts else None,
+            due=timedelta(hours=1),
             former_signers=former,
         )
         with state.exclusive():
@@ -368,17 +369,15 @@ def test_artefacts_are_looked_for_when_they_are_due(place: Place) -> None:
         1, materials={"sbom": {"digest": {"sha256": digest}}, "note": "x", "other": {"sha256": "Z"}}
     )
     place.append(first, place.status(1, [first]))
-    wanted = Artefacts(FolderSource(files), timedelta(hours=1), sigstore=True)
-    assert codes(place.look(artefacts=wanted)) == []
+    assert codes(place.look(artefacts=files)) == []
     place.at += timedelta(hours=2)
-    report = place.look(artefacts=wanted)
-    assert codes(report) == [AlertCode.ARTEFACT_MISSING, AlertCode.SIGSTORE_BUNDLE_MISSING]
-    assert report.status == STALE
+    report = place.look(artefacts=files)
+    assert (codes(report), report.status) == ([AlertCode.ARTEFACT_MISSING], STALE)
     (files / digest).write_bytes(b"something else")
-    (files / f"{leaf_hash(first).hex()}.sigstore.json").write_bytes(b"{}")
-    assert codes(place.look(artefacts=wanted)) == [AlertCode.ARTEFACT_WRONG]
+    assert codes(place.look(artefacts=files)) == [AlertCode.ARTEFACT_WRONG]
     (files / digest).write_bytes(sbom)
-    assert codes(place.look(artefacts=wanted)) == []
+    assert codes(place.look(artefacts=files)) == []
+    assert codes(place.look()) == []
 
 
 def test_the_state_is_of_one_log_and_of_one_monitor(place: Place, tmp_path: Path) -> None:
