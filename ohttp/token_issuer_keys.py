@@ -19,6 +19,8 @@ from .token_policy import AcceptedKey
 
 EPOCH_S = 7 * 86_400
 AHEAD = 8
+CLOCK_SKEW_S = 300
+"""How far before its epoch a key's tokens are taken already, and before the end of the next no more."""
 
 _FILE = re.compile(r"([0-9]{1,12})\.(key|spki)")
 
@@ -92,9 +94,11 @@ class IssuerKeys:
         return IssuerDirectory(request_uri, tuple(listed))
 
     def accepted(self) -> tuple[AcceptedKey, ...]:
-        """All keys with the times for which nodes take their tokens."""
+        """All keys with the times for which nodes take their tokens, two at any time."""
+        early = min(CLOCK_SKEW_S, self.epoch_s // 10)
         return tuple(
-            AcceptedKey(key.key, start, start + 2 * self.epoch_s) for start, key in sorted(self._keys.items())
+            AcceptedKey(key.key, start - early, start - early + 2 * self.epoch_s)
+            for start, key in sorted(self._keys.items())
         )
 
     def _renew_in_a_new_epoch(self) -> None:

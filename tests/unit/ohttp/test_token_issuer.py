@@ -18,6 +18,7 @@ from ohttp.token_directory import WELL_KNOWN, IssuerDirectory
 from ohttp.token_issuance import PendingToken
 from ohttp.token_issuer import REQUEST_PATH, TokenIssuer
 from ohttp.token_issuer_keys import IssuerKeys
+from ohttp.token_policy import TokenPolicy
 
 EPOCH = 1000
 KIND = (b"content-type", b"application/private-token-request")
@@ -139,13 +140,20 @@ def test_keys_turn_and_the_old_private_ones_go(tmp_path: Path) -> None:
     assert len(first) == 3
     assert [k.not_after - k.not_before for k in first] == [2 * EPOCH] * 3
     assert len(keys.signing()) == 1
+    policy = TokenPolicy("issuer.test", "node.test", ("/",), first)
+    for late in range(
+        -EPOCH // 10, 3 * EPOCH, EPOCH // 20
+    ):  # a node's clock may be slow by a tenth of an epoch here
+        assert 1 <= len(policy.accepted(NOW + late)) <= 2
+    assert first[1] in policy.accepted(NOW + EPOCH - 60)
     again = IssuerKeys(tmp_path / "k", lambda: now[0], epoch_s=EPOCH, ahead=2)
     assert again.accepted() == first
     now[0] += EPOCH
     assert set(keys.signing()) == {first[1].key.truncated_key_id}
     assert keys.directory("/").keys[0].key == first[1].key
     assert first[0] in keys.accepted()
-    assert not (tmp_path / "k" / f"{first[0].not_before}.key").exists()
+    assert not (tmp_path / "k" / f"{NOW}.key").exists()
+    assert (tmp_path / "k" / f"{NOW + EPOCH}.key").exists()
     now[0] += EPOCH
     assert keys.directory("/").keys[0].key == first[2].key
     assert first[0] not in keys.accepted()
