@@ -171,8 +171,8 @@ def test_chat_on_the_command_line(world: World) -> None:
         (["chat", "hello"], 1, "--relay is missing"),
         (["verify", "--no-such-option"], 1, "No such option"),
         (["no-such-command"], 1, "No such command"),
-        (["log", "monitor"], 2, "not available yet"),
-        (["image", "boot"], 2, "not available yet"),
+        (["log", "monitor"], 1, "Missing option"),
+        (["image", "boot"], 1, "Missing argument"),
     ],
 )
 def test_exit_codes_mean_what_the_help_says(arguments: list[str], status: int, says: str) -> None:
