@@ -1,23 +1,35 @@
 """``cloister image boot``: run an image under QEMU until it is told to stop."""
 
+import contextlib
 import json
+import shutil
 import signal
 import threading
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from images import hypervisor, machine, vm_manifest
+from images import hypervisor, machine, virtual_tpm, vm_manifest
 from images.errors import ImageError, MachineError
 from images.hypervisor import Accelerator, Machine
+from images.machine import RunningMachine
 from images.terminal import NOT_AVAILABLE, OK, USAGE_OR_IO, failed
+from measurements.vm_predictions import SEV_FIRMWARE
 
 HELP = """Boot a virtual-machine image, and say when its node answers.
 
 KVM is tried for five seconds and left where no guest comes up under it. The machine has the image's volumes, one
 network card that reaches nothing but the forwarded port, and a port to the platform that makes evidence
-(`cloister platform --socket S`). One JSON line says where the node listens; Ctrl-C or SIGTERM stops it.
+(`cloister platform --socket S`).
+
+With --tpm the unified image is started by UEFI firmware, which measures it into a virtual TPM (swtpm) whose laboratory
+authority certifies the key that signs quotes; the folder's root.sha256 is what a policy names. With --simulated-snp,
+firmware made for SEV compares kernel, disk and command line with the image's hashes before it starts them.
+
+One JSON line says where the node listens; Ctrl-C or SIGTERM stops it.
 
 Exit status 2: QEMU is not installed. 1: the machine ended before its node listened.
 """
@@ -27,6 +39,17 @@ def boot(
     image_dir: Annotated[Path, typer.Argument(help="A folder that image build made.")],
     staple: Annotated[Path, typer.Option(help="The staple (cloister release publish --staple).")],
     platform: Annotated[Path | None, typer.Option(help="The platform's Unix socket.")] = None,
+    tpm: Annotated[
+        Path | None,
+        typer.Option(help="A folder for a virtual TPM, made where it is not there: a measured boot by UEFI."),
+    ] = None,
+    simulated_snp: Annotated[
+        bool,
+        typer.Option(help="Boot by SEV firmware, which checks what it loads against the image's hashes."),
+    ] = False,
+    append: Annotated[
+        str | None, typer.Option(help="Another command line than the image's, as a host may choose one.")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port here; 0: a free one.")] = 0,
     memory: Annotated[int, typer.Option(min=128, help="The machine's memory in MiB.")] = 2048,
     cpus: Annotated[int, typer.Option(min=1, max=255, help="The machine's processors.")] = 2,
@@ -35,30 +58,38 @@ def boot(
 ) -> int:
     """See ``cloister image boot --help``."""
     try:
+        described = vm_manifest.read(image_dir)
         chosen = choose_accelerator(accelerator, image_dir)
+        inputs = {"staple": staple.read_bytes()}
+        with contextlib.ExitStack() as machines:
+            virtual = None if tpm is None else virtual_tpm.create(tpm, lambda: datetime.now(UTC))
+            if virtual is not None:
+                inputs["ak_chain"] = virtual.ak_chain
 
-        def settings(scratch: Path, forwarded: int) -> Machine:
-            sockets = {"host_socket": scratch / "host", "serial": scratch / "serial", "platform": platform}
-            return Machine(chosen, memory, cpus, forwarded, **sockets)  # type: ignore[arg-type]
+            def settings(scratch: Path, forwarded: int) -> Machine:
+                basic = Machine(
+                    chosen,
+                    memory,
+                    cpus,
+                    forwarded,
+                    scratch / "host",
+                    scratch / "serial",
+                    platform,
+                    append=append,
+                )
+                if virtual is not None:
+                    control = machines.enter_context(virtual_tpm.running(virtual.folder, scratch))
+                    return _measured(basic, image_dir, scratch, control)
+                if simulated_snp:
+                    return _hashed(basic, image_dir, described.cmdline, scratch)
+                return basic
 
-        vm_manifest.read(image_dir)
-        with machine.running(image_dir, settings, {"staple": staple.read_bytes()}, patience, port) as node:
-            stopped = threading.Event()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: stopped.set())
-            event = {
-                "event": "listening",
-                "port": node.port,
-                "accelerator": chosen,
-                "seconds": round(node.seconds, 1),
-                "seal": machine.seal_rows(node.serial),
-            }
-            print(json.dumps(event), flush=True)
-            while not stopped.wait(0.2):
-                if node.process.poll() is not None:
-                    raise MachineError("machine_ended", "the machine ended")
+            node = machines.enter_context(machine.running(image_dir, settings, inputs, patience, port))
+            _say(node, chosen)
+            _wait(node)
     except MachineError as error:
-        return failed(error, NOT_AVAILABLE if error.code == "qemu_missing" else USAGE_OR_IO)
+        missing = error.code in ("qemu_missing", "tpm_missing", "firmware_missing")
+        return failed(error, NOT_AVAILABLE if missing else USAGE_OR_IO)
     except ImageError as error:
         return failed(error, USAGE_OR_IO)
     return OK
@@ -73,3 +104,46 @@ def choose_accelerator(asked: str, image_dir: Path) -> Accelerator:
     if asked != "auto":
         raise MachineError("accelerator_unknown", "one of auto, kvm, tcg", found=asked)
     return "kvm" if hypervisor.kvm_works(image_dir / "vmlinuz") else "tcg"
+
+
+def _measured(basic: Machine, image_dir: Path, scratch: Path, control: Path) -> Machine:
+    """A machine that starts the unified image by UEFI and has a TPM."""
+    variables = scratch / "variables"
+    shutil.copyfile(image_dir / "firmware" / "OVMF_VARS_4M.fd", variables)
+    code = image_dir / "firmware" / "OVMF_CODE_4M.fd"
+    return replace(basic, tpm=control, unified=True, flash=(code, variables))
+
+
+def _hashed(basic: Machine, image_dir: Path, cmdline: str, scratch: Path) -> Machine:
+    """A machine whose firmware has the hashes of the image, whatever the host hands it."""
+    # Its way of fetching the firmware needs what the extra `images` brings.
+    from images import snp_boot
+
+    path = image_dir / "firmware" / SEV_FIRMWARE
+    if not path.is_file():
+        raise MachineError(
+            "firmware_missing", f"{path} is not there: its package could not be had when building"
+        )
+    address, table = snp_boot.hash_table(image_dir, cmdline, path.read_bytes(), basic.memory)
+    (scratch / "hashes").write_bytes(table)
+    return replace(basic, firmware=path, loaded=(address, scratch / "hashes"), model=snp_boot.MODEL)
+
+
+def _say(node: RunningMachine, accelerator: Accelerator) -> None:
+    event = {
+        "event": "listening",
+        "port": node.port,
+        "accelerator": accelerator,
+        "seconds": round(node.seconds, 1),
+        "seal": machine.seal_rows(node.serial),
+    }
+    print(json.dumps(event), flush=True)
+
+
+def _wait(node: RunningMachine) -> None:
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    while not stopped.wait(0.2):
+        if node.process.poll() is not None:
+            raise MachineError("machine_ended", "the machine ended")

@@ -7,6 +7,7 @@ import typer
 
 from images import manifest, vm_commands, vm_manifest
 from images.errors import ImageError, ImageMismatch, ManifestError
+from images.sources import CacheOption, InputsOption, MirrorOption, Sources
 from images.terminal import OK, REFUSED, USAGE_OR_IO, Bars, failed, print_json
 
 
@@ -49,14 +50,14 @@ def build(
     model_id: Annotated[
         str, typer.Option(help="What the model volume is called, NAME@REVISION; default: from its file.")
     ] = "",
-    cache: vm_commands.CacheOption = None,
-    mirror: vm_commands.MirrorOption = None,
-    inputs: vm_commands.InputsOption = None,
+    cache: CacheOption = None,
+    mirror: MirrorOption = None,
+    inputs: InputsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> int:
     """See ``cloister image build --help``."""
     if recipe != "process":
-        sources = vm_commands.Sources(cache, mirror, inputs)
+        sources = Sources(cache, mirror, inputs)
         return vm_commands.build(recipe, out, model, config, model_id, sources, as_json)
     # Building needs what the extra `images` brings; verifying does not.
     from images import process_image
@@ -90,14 +91,14 @@ def verify(
     model: Annotated[
         Path | None, typer.Option(help="With --rebuild: the model, to build its volume again as well.")
     ] = None,
-    cache: vm_commands.CacheOption = None,
-    mirror: vm_commands.MirrorOption = None,
-    inputs: vm_commands.InputsOption = None,
+    cache: CacheOption = None,
+    mirror: MirrorOption = None,
+    inputs: InputsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> int:
     """See ``cloister image verify --help``."""
     if vm_manifest.is_vm(image_dir):
-        sources = vm_commands.Sources(cache, mirror, inputs)
+        sources = Sources(cache, mirror, inputs)
         return vm_commands.verify(image_dir, rebuild, model, sources, as_json)
     try:
         total = manifest.read(image_dir).size

@@ -23,7 +23,9 @@ class Machine:
     """What the host decides: memory in MiB, processors, the forwarded port, where its sockets lie.
 
     ``tpm`` and ``platform`` are Unix sockets of a virtual TPM and of a platform; ``firmware`` an OVMF image for
-    ``-bios``; ``flash`` code and variables instead; ``extra`` goes to QEMU as it is.
+    ``-bios``; ``flash`` code and variables instead; ``unified`` boots image.efi; ``append`` replaces the image's
+    command line; ``loaded`` is a file that is in memory at an address before the first instruction; ``extra`` goes
+    to QEMU as it is.
     """
 
     accelerator: Accelerator
@@ -37,27 +39,18 @@ class Machine:
     firmware: Path | None = None
     flash: tuple[Path, Path] | None = None
     unified: bool = False
+    append: str | None = None
+    loaded: tuple[int, Path] | None = None
+    model: str = "q35"
     extra: tuple[str, ...] = ()
 
 
 def command(image_dir: Path, address: str, guest_port: int, machine: Machine) -> list[str]:
     """QEMU's command line for an image that listens on ``address`` and ``guest_port``."""
-    words = [
-        qemu(),
-        "-machine",
-        f"q35,accel={machine.accelerator}",
-        "-cpu",
-        "max",
-        "-nodefaults",
-        "-no-reboot",
-    ]
-    words += ["-m", str(machine.memory), "-smp", str(machine.cpus), "-display", "none", "-monitor", "none"]
-    words += ["-serial", f"file:{_plain(machine.serial)}"]
-    if machine.unified:
-        words += ["-kernel", str(image_dir / "image.efi")]
-    else:
-        words += ["-kernel", str(image_dir / "vmlinuz"), "-initrd", str(image_dir / "initrd")]
-        words += ["-append", (image_dir / "cmdline").read_text()]
+    words = [qemu(), "-machine", f"{machine.model},accel={machine.accelerator}", "-cpu", "max", "-nodefaults"]
+    words += ["-no-reboot", "-m", str(machine.memory), "-smp", str(machine.cpus)]
+    words += ["-display", "none", "-monitor", "none", "-serial", f"file:{_plain(machine.serial)}"]
+    words += _boot(image_dir, machine)
     for name in ("root", "model"):
         drive = f"file={_plain(image_dir / f'{name}.img')},format=raw,if=none,readonly=on,id={name}"
         words += ["-drive", drive, "-device", f"virtio-blk-pci,drive={name},serial={name}"]
@@ -72,20 +65,31 @@ def command(image_dir: Path, address: str, guest_port: int, machine: Machine) ->
     if machine.platform is not None:
         words += _port("platform", machine.platform)
     if machine.tpm is not None:
-        words += [
-            "-chardev",
-            f"socket,id=tpm,path={_plain(machine.tpm)}",
-            "-tpmdev",
-            "emulator,id=tpm,chardev=tpm",
-        ]
+        chardev = f"socket,id=tpm,path={_plain(machine.tpm)}"
+        words += ["-chardev", chardev, "-tpmdev", "emulator,id=tpm,chardev=tpm"]
         words += ["-device", "tpm-crb,tpmdev=tpm"]
+    return [*words, *machine.extra]
+
+
+def _boot(image_dir: Path, machine: Machine) -> list[str]:
+    if machine.unified:
+        words = ["-kernel", str(image_dir / "image.efi")]
+        if machine.append is not None:
+            words += ["-append", machine.append]
+    else:
+        words = ["-kernel", str(image_dir / "vmlinuz"), "-initrd", str(image_dir / "initrd")]
+        line = machine.append if machine.append is not None else (image_dir / "cmdline").read_text()
+        words += ["-append", line]
     if machine.firmware is not None:
         words += ["-bios", str(machine.firmware)]
     if machine.flash is not None:
         code, variables = map(_plain, machine.flash)
         words += ["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={code}"]
         words += ["-drive", f"if=pflash,format=raw,unit=1,file={variables}"]
-    return [*words, *machine.extra]
+    if machine.loaded is not None:
+        address, path = machine.loaded
+        words += ["-device", f"loader,addr={address:#x},file={_plain(path)},force-raw=on"]
+    return words
 
 
 def qemu() -> str:

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import http.client
 import json
+import re
 import socket
 import subprocess
 import tempfile
@@ -18,6 +19,8 @@ from images.hypervisor import Machine
 
 POLL_S = 0.25
 _LAST_WORDS = 12
+_ESCAPES = re.compile(r"\x1b\[[0-9;=]*[A-Za-z]")
+_UNPRINTABLE = re.compile(r"[^\n\x20-\x7e]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +124,9 @@ def _last_words(folder: Path) -> str:
         for path in (folder / "qemu", folder / "serial")
         if path.exists()
     ]
-    lines = [line.strip() for text in said for line in text.splitlines() if line.strip()]
-    return " | ".join(line for line in lines[-_LAST_WORDS:] if line.isprintable()) or "it said nothing"
+    plain = [_UNPRINTABLE.sub("", _ESCAPES.sub("", text)) for text in said]
+    lines = [line.strip() for text in plain for line in text.splitlines() if line.strip()]
+    return " | ".join(lines[-_LAST_WORDS:]) or "it said nothing"
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -1,9 +1,7 @@
 """The image commands for virtual machines: ``build``, ``verify``, ``audit``, ``lock``, ``inputs``."""
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,53 +10,10 @@ from rich.table import Table
 from images import boot_command, recipe, vm_manifest
 from images.errors import CensusError, ImageError, ImageMismatch, InputUnavailable, ManifestError, RecipeError
 from images.lock import Lock
+from images.sources import CacheOption, InputsOption, MirrorOption, Sources
 from images.terminal import NOT_AVAILABLE, OK, REFUSED, USAGE_OR_IO, Bars, failed, not_available, print_json
 
-if TYPE_CHECKING:
-    from images.input_store import InputStore
-
-CacheOption = Annotated[
-    Path | None, typer.Option("--cache", help="The folder for inputs; default: in the user's cache folder.")
-]
-MirrorOption = Annotated[
-    str | None,
-    typer.Option(
-        "--mirror",
-        help="Address below which the archives debian and debian-security lie; default: apt's own.",
-    ),
-]
-InputsOption = Annotated[
-    Path | None, typer.Option("--inputs", help="An archive that image inputs wrote, to take inputs from.")
-]
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """Where inputs come from: cache folder, mirror, archive; None for what is usual."""
-
-    cache: Path | None
-    mirror: str | None
-    archive: Path | None
-
-    def store(self, locked: Lock) -> "InputStore":
-        """The store of inputs, filled from the archive where one is given. Raises ImageError."""
-        # Building and auditing need what the extra `images` brings; booting and rehashing do not.
-        from images import apt
-        from images.input_store import InputStore, mirrors_from
-
-        archives = sorted({deb.archive for deb in locked.debs})
-        found = {} if self.mirror else apt.mirrors()
-        store = InputStore(self.folder, mirrors_from(self.mirror, found, archives))
-        if self.archive is not None:
-            store.unpack(locked, self.archive)
-        return store
-
-    @property
-    def folder(self) -> Path:
-        """The cache folder."""
-        usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return self.cache or usual / "cloister" / "inputs"
 
 
 def register(image: typer.Typer) -> None:
@@ -109,7 +64,7 @@ def build(
         with Bars() as report:
             given = vm_image.VmInputs(model, identity, config.read_bytes())
             built = vm_image.build(chosen, locked, sources.store(locked), given, out, report)
-            predictions.write(out, chosen)
+            predicted = predictions.write(out, sources)
     except CensusError as error:
         return failed(error, REFUSED)
     except InputUnavailable as error:
@@ -125,6 +80,9 @@ def build(
             print(
                 f"  {part:<10} {built.artifacts[part].size / 1e6:>10,.1f} MB  {built.artifacts[part].sha256}"
             )
+        print(
+            f"{len(predicted.elements)} measurements predicted, {len(predicted.records)} records: {out}/predictions"
+        )
         print(f"image.json sha256 {built.digest()}")
     return OK
 

@@ -10,11 +10,13 @@
     IMAGE_DIR/policy.json    the measured policy, a copy of the one in the initial RAM disk
     IMAGE_DIR/sbom.cdx.json  what it is made of (CycloneDX)
     IMAGE_DIR/firmware/      firmware to launch it with; not part of the machine's volumes
+    IMAGE_DIR/predictions/   what hardware must report for it (images.predictions)
 
 Everything is made in ``IMAGE_DIR/building`` and moved into place at the end, the manifest last.
 """
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -40,6 +42,18 @@ FIRMWARE = {
     "usr/share/OVMF/OVMF_VARS_4M.fd": "OVMF_VARS_4M.fd",
 }
 MAX_CONFIG = 32 * 1024
+
+_TSM = ("/sys/kernel/config/tsm/report",)
+_LOG = "/sys/kernel/security/tpm0/binary_bios_measurements"
+DEVICES: Mapping[str, tuple[str, ...]] = {
+    "simulated": (),
+    "tpm": ("/dev/tpmrm0", _LOG),
+    "sev-snp": ("/dev/sev-guest", *_TSM),
+    "tdx": ("/dev/tdx_guest", *_TSM),
+    "azure-snp": ("/dev/tpmrm0", _LOG),
+    "azure-tdx": ("/dev/tpmrm0", _LOG),
+}
+"""By platform, what PID 1 gives to the node's user; what is not there is left out, and the node finds that it is."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -67,7 +81,7 @@ def build(
         raise RecipeError(
             "recipe_needs", f"{chosen.name} cannot be built from registries alone: {chosen.needs}"
         )
-    config = _config(given.config)
+    config, platform = _config(given.config)
     work = _prepare(out)
     stage = work / "stage"
     store.fetch(locked, progress)
@@ -90,7 +104,7 @@ def build(
             progress=progress,
         ),
     ]
-    policy = _policy(chosen, volumes, [name for name, _ in modules], given.model, config)
+    policy = _policy(chosen, volumes, [name for name, _ in modules], given.model, config, platform)
     measured_policy = rfc8785.dumps(policy)
     cmdline = chosen.kernel["cmdline"].encode()
     initrd = ram_disk.archive(disk, measured_policy)
@@ -123,6 +137,7 @@ def build(
         },
         cmdline.decode(),
         _artifacts(work, progress),
+        dict(chosen.platforms),
         policy,
         tuple(sorted(files, key=lambda file: file.path.encode())),
     )
@@ -153,18 +168,25 @@ def load(name: str) -> tuple[Recipe, Lock]:
     return chosen, lock.read(recipe.lock_path(chosen))
 
 
-def _config(data: bytes) -> str:
+def _config(data: bytes) -> tuple[str, str]:
+    """The node's configuration as text, and the platform that it names."""
     try:
         text = data.decode().strip()
     except UnicodeDecodeError as error:
         raise RecipeError("config_malformed", "the node's configuration is not UTF-8") from error
-    if not text.startswith("{") or len(data) > MAX_CONFIG:
-        raise RecipeError("config_malformed", "not what cloister serve --show-command-line prints")
-    return text
+    try:
+        platform = str(json.loads(text)["platform"]) if len(data) <= MAX_CONFIG else ""
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise RecipeError("config_malformed", "not what cloister serve --show-command-line prints") from error
+    if platform not in DEVICES:
+        raise RecipeError(
+            "config_malformed", "its platform is not known", expected=", ".join(DEVICES), found=platform
+        )
+    return text, platform
 
 
 def _policy(
-    chosen: Recipe, volumes: list[volume.Volume], modules: list[str], model: Path, config: str
+    chosen: Recipe, volumes: list[volume.Volume], modules: list[str], model: Path, config: str, platform: str
 ) -> dict[str, Any]:
     guest = chosen.guest
     return {
@@ -177,6 +199,8 @@ def _policy(
         "console": guest["console"],
         "user": guest["user"],
         "model": f"/models/0/{model.name}" if model.is_file() else "/models/0",
+        "platform": platform,
+        "devices": list(DEVICES[platform]),
         "node": config,
     }
 
@@ -214,7 +238,7 @@ def _members(locked: Lock, store: InputStore, package: str, wanted: Mapping[str,
 
 def _prepare(out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
-    ours = {"image.json", "building", "firmware", "predictions.json", *ARTIFACTS}
+    ours = {"image.json", "building", "firmware", "predictions", *ARTIFACTS}
     if foreign := sorted(entry.name for entry in out.iterdir() if entry.name not in ours):
         raise ImageError("folder_in_use", f"{out} holds other things: {', '.join(foreign[:3])}")
     work = out / "building"
@@ -242,7 +266,8 @@ def _artifacts(work: Path, progress: Progress) -> dict[str, Artifact]:
 
 def _move_in(work: Path, out: Path) -> None:
     (out / "image.json").unlink(missing_ok=True)  # Without it the rest is no image.
-    shutil.rmtree(out / "firmware", ignore_errors=True)
+    for folder in ("firmware", "predictions"):
+        shutil.rmtree(out / folder, ignore_errors=True)
     for path in sorted(work.iterdir(), key=lambda path: path.name == "image.json"):
         os.replace(path, out / path.name)
     work.rmdir()

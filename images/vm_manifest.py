@@ -35,7 +35,7 @@ ARTIFACTS = (
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ARTIFACT = re.compile(r"(firmware/)?[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_MEMBERS = {"v", "kind", "recipe", "lock", "kernel", "cmdline", "artifacts", "policy", "files"}
+_MEMBERS = {"v", "kind", "recipe", "lock", "kernel", "cmdline", "artifacts", "platforms", "policy", "files"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ class VmManifest:
     kernel: Mapping[str, str]
     cmdline: str
     artifacts: Mapping[str, Artifact]
+    platforms: Mapping[str, Any]
     policy: Mapping[str, Any]
     files: tuple[InnerFile, ...]
 
@@ -80,6 +81,7 @@ class VmManifest:
                 "kernel": dict(self.kernel),
                 "cmdline": self.cmdline,
                 "artifacts": {n: {"size": a.size, "sha256": a.sha256} for n, a in self.artifacts.items()},
+                "platforms": dict(self.platforms),
                 "policy": dict(self.policy),
                 "files": [[f.path, f"{f.mode:o}", f.size, f.sha256, f.package] for f in self.files],
             }
@@ -109,17 +111,22 @@ class VmManifest:
         texts = [members[name] for name in ("recipe", "lock", "cmdline")]
         if not all(isinstance(text, str) for text in texts) or not _SHA256.fullmatch(members["lock"]):
             raise _malformed("recipe, lock or cmdline is malformed")
-        kernel, policy = members["kernel"], members["policy"]
+        kernel, policy, platforms = members["kernel"], members["policy"], members["platforms"]
         if not isinstance(kernel, dict) or not all(isinstance(value, str) for value in kernel.values()):
             raise _malformed("kernel is malformed")
-        if not isinstance(policy, dict) or not isinstance(members["files"], list):
-            raise _malformed("policy or files is malformed")
+        if (
+            not isinstance(platforms, dict)
+            or not isinstance(policy, dict)
+            or not isinstance(members["files"], list)
+        ):
+            raise _malformed("platforms, policy or files is malformed")
         manifest = cls(
             members["recipe"],
             members["lock"],
             kernel,
             members["cmdline"],
             _artifacts(members["artifacts"]),
+            platforms,
             policy,
             tuple(_file(entry) for entry in members["files"]),
         )

@@ -1,5 +1,6 @@
 """From an image and a model on the disk to what a release says about them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from .publish import ReleaseDraft
 from .release import GPU
 from .statement import Subject
 from .vm_image import read_vm_image
+from .vm_predictions import predict
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ class MeasuredImage:
     """A predicted launch: the digest, and what went into it.
 
     ``model`` is the volume's digest (of a virtual machine: its verity root), ``model_signing`` the digest of the
-    same files as model signers state it; None where there is no volume, or it is not at hand.
+    same files as model signers state it; None where there is no volume, or it is not at hand. ``elements`` are a
+    virtual machine's predicted measurements; a process image has its launch digest alone.
     """
 
     launch_digest: bytes
@@ -47,6 +50,7 @@ class MeasuredImage:
     model: bytes | None
     model_files: int
     model_signing: bytes | None = None
+    elements: tuple[Mapping[str, Any], ...] = ()
 
 
 def measure_image(image_dir: Path, *, model: Path | None = None, cmdline: bytes = b"") -> MeasuredImage:
@@ -64,7 +68,12 @@ def measure_image(image_dir: Path, *, model: Path | None = None, cmdline: bytes 
                 stage="measure",
             )
         return MeasuredImage(
-            machine.launch_digest(), machine.sha256, machine.inner_files, machine.volumes.get("model"), 1
+            machine.launch_digest(),
+            machine.sha256,
+            machine.inner_files,
+            machine.volumes.get("model"),
+            1,
+            elements=predict(image_dir, machine).elements,
         )
     described = read_image(image_dir)
     files = None if model is None else hash_volume(model)
@@ -93,5 +102,7 @@ def draft_release(
         subjects.append(Subject(f"weights:{model_name}", measured.model.hex()))
     if measured.model_signing is not None:
         subjects.append(Subject(f"model-signing:{model_name}", measured.model_signing.hex()))
-    cpu = {"tee": "sev-snp", "launchDigest": measured.launch_digest.hex()}
-    return ReleaseDraft(name, version, channel, tuple(subjects), (cpu, *(gpu.element() for gpu in gpus)))
+    cpu: tuple[Mapping[str, Any], ...] = measured.elements or (
+        {"tee": "sev-snp", "launchDigest": measured.launch_digest.hex()},
+    )
+    return ReleaseDraft(name, version, channel, tuple(subjects), (*cpu, *(gpu.element() for gpu in gpus)))

@@ -29,6 +29,7 @@ class VmImage:
     artifacts: Mapping[str, MeasuredFile]
     cmdline: str
     volumes: Mapping[str, bytes]
+    platforms: Mapping[str, Any]
     inner_files: int
     sha256: bytes
 
@@ -53,13 +54,18 @@ def parse_vm_image(data: bytes) -> VmImage | None:
     if type(value.get("v")) is not int or value["v"] != 1:
         raise _malformed("image.json is not of a known version")
     artifacts, cmdline, policy, files = (value.get(n) for n in ("artifacts", "cmdline", "policy", "files"))
+    platforms = value.get("platforms")
     if not isinstance(artifacts, dict) or not isinstance(cmdline, str) or not isinstance(files, list):
         raise _malformed("image.json lacks artifacts, files or a command line")
+    if not isinstance(platforms, dict):
+        raise _malformed("image.json does not say how it is launched")
     measured = {name: _artifact(name, entry) for name, entry in artifacts.items()}
     listed = policy.get("volumes") if isinstance(policy, dict) else None
     if not isinstance(listed, list):
         raise _malformed("image.json has no policy with volumes")
-    return VmImage(measured, cmdline, dict(map(_volume, listed)), len(files), hashlib.sha256(data).digest())
+    return VmImage(
+        measured, cmdline, dict(map(_volume, listed)), platforms, len(files), hashlib.sha256(data).digest()
+    )
 
 
 def read_vm_image(image_dir: Path) -> VmImage | None:

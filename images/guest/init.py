@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import json
 import os
+import resource
 import socket
 import struct
 import sys
@@ -18,6 +19,8 @@ from typing import Any
 
 POLICY = "/run/policy.json"
 STAPLE = "/run/staple.json"
+COLLATERAL = "/run/collateral"
+COLLATERAL_PIECES = {"ak_chain", "ak_crl", "vek", "ask", "ark", "crl"}
 HOST_PORT = "org.cloister.host"
 PLATFORM_PORT = "org.cloister.platform"
 MAX_HOST_INPUTS = 4 << 20
@@ -55,13 +58,22 @@ def main() -> int:
     inputs = host_inputs()
     with open(STAPLE, "wb") as file:
         file.write(base64.b64decode(inputs["staple"], validate=True))
+    os.mkdir(COLLATERAL)
+    for name in sorted(set(inputs) & COLLATERAL_PIECES):
+        with open(f"{COLLATERAL}/{name}.bin", "wb") as file:
+            file.write(base64.b64decode(inputs[name], validate=True))
+    for device in policy["devices"]:
+        if os.path.exists(device):
+            os.chown(device, policy["user"], policy["user"])
+    simulated = policy["platform"] == "simulated"
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     node = os.fork()
     if node == 0:
         ours.close()
-        become_node(policy, theirs)
+        become_node(policy, theirs if simulated else None)
     theirs.close()
-    carry(ours, open_port(PLATFORM_PORT))
+    if simulated:
+        carry(ours, open_port(PLATFORM_PORT))
     while True:
         process, status = os.wait()
         if process == node:
@@ -122,11 +134,12 @@ def read_exactly(port: int, size: int) -> bytes:
     return data
 
 
-def become_node(policy: dict[str, Any], platform: socket.socket) -> None:
+def become_node(policy: dict[str, Any], platform: socket.socket | None) -> None:
     """In the child: give up being root, and become the node."""
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, 0)
     os.setsid()
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     os.setgroups([])
     os.setresgid(policy["user"], policy["user"], policy["user"])
     os.setresuid(policy["user"], policy["user"], policy["user"])
@@ -135,13 +148,13 @@ def become_node(policy: dict[str, Any], platform: socket.socket) -> None:
         "staple": STAPLE,
         "address": "0.0.0.0",
         "port": policy["network"]["port"],
+        "collateral": COLLATERAL,
+        "gpu_collateral": "",
     }
-    os.set_inheritable(platform.fileno(), True)
-    environment = {
-        "LC_ALL": "C",
-        "CLOISTER_HOST_INPUTS": json.dumps(given),
-        "CLOISTER_PLATFORM_FD": str(platform.fileno()),
-    }
+    environment = {"LC_ALL": "C", "CLOISTER_HOST_INPUTS": json.dumps(given)}
+    if platform is not None:
+        os.set_inheritable(platform.fileno(), True)
+        environment["CLOISTER_PLATFORM_FD"] = str(platform.fileno())
     with open("/start.json", "rb") as file:
         command = [word.replace("{root}", "") for word in json.load(file)]
     os.execve(command[0], [*command, policy["node"]], environment)

@@ -47,13 +47,16 @@ def main() -> None:
     for name in policy["modules"]:
         load_module(name, tolerated=name in policy["tolerated_modules"])
     write("/proc/sys/kernel/modules_disabled", "1")
+    for kind, place in (("securityfs", "/sys/kernel/security"), ("configfs", "/sys/kernel/config")):
+        if any(device.startswith(place) for device in policy["devices"]) and os.path.isdir(place):
+            mount(kind, place, kind, _NOSUID | _NODEV | _NOEXEC)
     for number, volume in enumerate(policy["volumes"]):
         device = open_volume(number, volume)
         mount(device, ROOT + volume["mount"].rstrip("/"), "erofs", _RDONLY | _NOSUID | _NODEV)
     mount("tmpfs", ROOT + "/run", "tmpfs", _NOSUID | _NODEV | _NOEXEC, "size=16m,mode=0755")
     write(ROOT + "/run/policy.json", text.decode())
     forget_ram_disk()
-    for place in ("/proc", "/sys", "/dev"):
+    for place in ("/proc", "/sys", "/dev"):  # with whatever is mounted below them
         mount(place, ROOT + place, "", _MOVE)
     os.chdir(ROOT)
     mount(".", "/", "", _MOVE)

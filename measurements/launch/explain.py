@@ -15,6 +15,7 @@ from .event_log import LoggedEvent, replay
 from .record import Event, LaunchRecord, malformed
 from .snp import REGISTER, Page, read_page, replay_pages
 from .tdx_mrtd import ONE_PASS, TWO_PASS
+from .uki import BANKS
 from .vmsa import BSP_EIP, Vmm, vmsa_page
 
 _MAX_VCPUS_TRIED: Final = 512
@@ -129,8 +130,9 @@ def _final(name: str, expected: bytes, found: bytes) -> Finding:
 def _place_in_log(kind: str, name: str) -> tuple[int, str] | None:
     if kind == "tdx" and name.startswith("rtmr"):
         return int(name.removeprefix("rtmr")) + 1 if name[4:].isdigit() else 0, "sha384"
-    if kind == "uki" and name.startswith("pcr11."):
-        return 11, name.removeprefix("pcr11.")
+    if kind == "uki" and name.startswith("pcr"):
+        number, _, bank = name.removeprefix("pcr").partition(".")
+        return (int(number), bank) if number.isdigit() and bank in BANKS else None
     return None
 
 

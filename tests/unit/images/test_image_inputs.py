@@ -51,6 +51,7 @@ MANIFEST = VmManifest(
     {"release": "6"},
     "quiet",
     {"initrd": Artifact(3, "1" * 64)},
+    {"vcpus": [1]},
     {"v": 1, "volumes": []},
     (InnerFile("root:a", 0o100644, 1, "2" * 64, "x 1"),),
 )
