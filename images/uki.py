@@ -9,8 +9,11 @@ from struct import Struct, pack_into, unpack_from
 
 from images.errors import InputError
 
-ORDER = ("osrel", "cmdline", "uname", "initrd", "linux")
-"""Sections in the order in which they lie in the file; the stub measures in an order of its own."""
+ORDER = ("osrel", "cmdline", "initrd", "linux")
+"""Sections in the order in which they lie in the file; the stub measures in an order of its own.
+
+Only those that stubs of every age measure: `.uname`, for one, is measured by newer ones alone.
+"""
 
 _SECTION = Struct("<8sIIIIIIHHI")
 _READ_DATA = 0x40000040  # IMAGE_SCN_CNT_INITIALIZED_DATA | IMAGE_SCN_MEM_READ

@@ -213,7 +213,6 @@ def _unified(
     sections = {
         "osrel": release,
         "cmdline": cmdline,
-        "uname": kernel.release.encode(),
         "initrd": initrd,
         "linux": kernel.image,
     }

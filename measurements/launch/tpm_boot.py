@@ -13,6 +13,7 @@ a host replace the embedded command line without a trace in PCRs 4 and 11, 9 and
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -25,6 +26,10 @@ PREDICTED: Final = (4, 9, 11, 12, 13)
 
 _ACTION: Final = b"Calling EFI Application from Boot Option"
 _SEPARATOR: Final = bytes(4)
+_STUB: Final = re.compile(rb"systemd-stub ([0-9]{1,4})")
+_OLD_STUB: Final = 252
+# Stubs up to 252 measure none of these, not even the .sbat that they have themselves.
+_LATER_SECTIONS: Final = frozenset({"uname", "sbat", "ucode", "profile", "dtbauto", "hwids", "efifw"})
 
 
 def predict_uki_boot(
@@ -40,9 +45,11 @@ def predict_uki_boot(
         options = sections["cmdline"].decode().rstrip("\0").encode("utf-16-le") + b"\0\0"
     except UnicodeDecodeError:
         raise malformed("the command line is not UTF-8") from None
+    parsed, kernel = Image.parse(image), Image.parse(sections["linux"])
+    if _stub_version(parsed) <= _OLD_STUB:
+        sections = {name: data for name, data in sections.items() if name not in _LATER_SECTIONS}
     eleven = predict_pcr11(sections, phases=(), banks=banks)
     registers, events = dict(eleven.registers), []
-    parsed, kernel = Image.parse(image), Image.parse(sections["linux"])
     for bank in banks:
 
         def digest(data: bytes, bank: str = bank) -> bytes:
@@ -60,3 +67,11 @@ def predict_uki_boot(
                 events.append(Event(name, what, measured))
             registers[name] = value
     return LaunchRecord("uki", registers, (*events, *eleven.events), eleven.inputs)
+
+
+def _stub_version(image: Image) -> int:
+    """The version that systemd's stub says it has; one beyond the old ones where it says nothing."""
+    for section in image.sections:
+        if section.name == ".sdmagic" and (found := _STUB.search(image.content(section))):
+            return int(found[1])
+    return _OLD_STUB + 1
