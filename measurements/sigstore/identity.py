@@ -5,7 +5,7 @@ Extension numbers are those of Fulcio's registry (1.3.6.1.4.1.57264.1.*).
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from ..errors import Code, TransparencyError
@@ -71,13 +71,13 @@ class IdentityRule:
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> "IdentityRule":
         """Read a policy's members; those of other subjects are not for here. Raises TransparencyError."""
+        known = {field.name for field in fields(cls)}
         for name, value in table.items():
+            if name not in known:
+                raise _invalid(f"unknown key {name!r}")
             if not isinstance(value, str) or not value:
                 raise _invalid(f"{name} must be a string")
-        try:
-            return cls(**table)
-        except TypeError as error:
-            raise _invalid("an unknown member, or issuer is missing") from error
+        return cls(**{"issuer": "", **table})
 
     def check(self, found: CertificateIdentity) -> None:
         """Raises TransparencyError (IDENTITY_MISMATCH) unless ``found`` satisfies every part."""
