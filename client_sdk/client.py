@@ -167,7 +167,7 @@ class PrivateClient:
         """``stream`` for asyncio. The checks take milliseconds and run in the calling task."""
         date, payment = None, Payment(self._wallet, request)
         for attempt in (0, 1):
-            exchange = self._begin(await self.anode(), request, date, payment)
+            exchange = await self._abegin(await self.anode(), request, date, payment)
             async with AsyncExitStack() as opened:
                 try:
                     reply = await opened.enter_async_context(
@@ -270,6 +270,14 @@ class PrivateClient:
         now = self._now()
         token = payment.token(node.tokens, now.timestamp())
         return node.begin(request, date=now, request_id=self._random(16), stated_date=date, token=token)
+
+    async def _abegin(
+        self, node: VerifiedNode, request: InnerRequest, date: datetime | None, payment: Payment
+    ) -> Exchange:
+        """``_begin``, beside the loop where it takes a token out of a file."""
+        if self._wallet is None or node.tokens is None:
+            return self._begin(node, request, date, payment)
+        return await asyncio.to_thread(self._begin, node, request, date, payment)
 
     def _corrected(self, correction: Correction) -> datetime | None:
         if correction.date is None:

@@ -1,5 +1,6 @@
 """A node that asks for blind tokens, an issuer that sells them, and a user with a wallet: the whole way."""
 
+import asyncio
 import io
 import json
 import subprocess
@@ -131,9 +132,25 @@ def test_tokens_are_bought_and_each_is_spent_once(paid: Paid, tmp_path: Path) ->
             list(client.chat(MESSAGES, max_tokens=2))
 
 
+def test_asyncio_pays_as_well(paid: Paid, tmp_path: Path) -> None:
+    wallet = tmp_path / "wallet"
+    assert paid.get(wallet, 2).returncode == 0
+
+    async def ask() -> int:
+        client = paid.world.client(wallet=wallet)
+        try:
+            async with client.astream(InnerRequest("POST", "/v1/completions", JSON, COMPLETION)) as answer:
+                return answer.head.status
+        finally:
+            await client.aclose()
+
+    assert asyncio.run(ask()) == 200
+    assert len(json.loads(wallet.read_bytes())["tokens"]) == 1
+
+
 def test_an_account_cannot_have_more_than_its_tokens(paid: Paid, tmp_path: Path) -> None:
     state = str(paid.issuer_state)
-    cloister("tokens", "account", "alice", "--state", state, "--tokens", "6")
+    cloister("tokens", "account", "alice", "--state", state, "--tokens", "8")
     got = paid.get(tmp_path / "wallet", 4)
     assert got.returncode == 1
     assert "token_limit" in got.stderr

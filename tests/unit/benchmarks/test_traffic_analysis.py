@@ -2,13 +2,17 @@
 
 import asyncio
 import itertools
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from benchmarks import traffic_analysis, virtual_time
+from benchmarks.commands import register
 from benchmarks.recorded_traffic import Trace, record
 from benchmarks.spoken_answers import TOPICS, WORDS, Spoken, speak, tokenizer
 from benchmarks.traffic_analysis import Found, as_expected, judge
@@ -117,3 +121,26 @@ def test_wilson() -> None:
 def test_features_have_one_length() -> None:
     shapes = {features(Trace("x", (1,) * n, tuple(map(float, range(n))))).shape for n in (1, 2, 47, 48, 500)}
     assert len(shapes) == 1
+
+
+@pytest.mark.exhaustive
+def test_the_command_says_that_constant_holds(tmp_path: Path) -> None:
+    app = typer.Typer()
+    register(app)
+    arguments = [
+        "bench",
+        "traffic",
+        "--answers",
+        "60",
+        "--state",
+        str(tmp_path),
+        "--out",
+        str(tmp_path),
+        "--json",
+    ]
+    ran = CliRunner().invoke(app, arguments, standalone_mode=False)
+    assert ran.return_value == 0, ran.output
+    told = json.loads(ran.stdout)
+    assert len(told["found"]) == 9
+    names = {"accuracy.svg", "accuracy.png", "traces.svg", "traces.png", "traffic.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
