@@ -87,12 +87,16 @@ class PagePool:
     def release(self, table: PageTable) -> None:
         """Overwrite what was written and hand the pages back. The table is empty afterwards."""
         self.check(table)
-        for page in table.pages[self._written[table.pages]]:
-            self.storage[:, :, int(page)].zero_()
+        self.zero(table.pages[self._written[table.pages]])
         self._written[table.pages] = False
         self._owners[table.pages] = FREE
         table.pages = np.empty(0, dtype=np.int64)
         table.first = -1
+
+    def zero(self, pages: np.ndarray) -> None:
+        """Overwrite ``pages`` with zeros."""
+        for page in pages:
+            self.storage[:, :, int(page)].zero_()
 
     def clear(self) -> None:
         """Overwrite everything and forget all owners: for an engine that ends in disorder."""

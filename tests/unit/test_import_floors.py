@@ -32,6 +32,8 @@ EXCEPTIONS: dict[str, set[str]] = {
     "benchmarks/crossing_trace.py": {"enclave_runtime"},
     # Times the sealing of one request by itself.
     "benchmarks/arms.py": {"ohttp"},
+    # An engine with some of a node's defences in force, and the rest without.
+    "benchmarks/defence_arm.py": {"enclave_runtime", "ohttp"},
     # Measures the verifier by itself, below the client.
     "benchmarks/cpu_evidence.py": {"attestation"},
     "benchmarks/gpu_evidence.py": {"attestation"},
