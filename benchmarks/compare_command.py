@@ -3,15 +3,18 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from benchmarks import comparison, report, workload
+from benchmarks import workload
 from benchmarks.experiment import AGAIN
 from benchmarks.metrics import Objective
 from benchmarks.recording import Recording, RecordingError, read
+
+if TYPE_CHECKING:
+    from benchmarks import comparison
 
 OK, USAGE_OR_IO, NOT_COMPARABLE = 0, 1, 3
 
@@ -44,6 +47,9 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summaries as JSON.")] = False,
 ) -> int:
     """See ``cloister bench compare --help``."""
+    # Statistics need what the extra ``bench`` brings; the command line must not need it to say so.
+    from benchmarks import comparison, report
+
     try:
         pairs = [(folder, second)] if second is not None else _arms(folder)
         compared = [
@@ -86,7 +92,9 @@ def _floor(first: Path, given: Path | None) -> Recording | None:
 
 def _compare(
     one: Recording, other: Recording, again: Recording | None, margin: float, objective: Objective
-) -> comparison.Comparison:
+) -> "comparison.Comparison":
+    from benchmarks import comparison
+
     bucket = None if "trace" in one.plan else workload.PROFILES.get(str(one.plan.get("profile")))
     return comparison.compare(
         one,
@@ -98,8 +106,8 @@ def _compare(
     )
 
 
-def _write(each: comparison.Comparison, folder: Path) -> None:
-    from benchmarks import plots
+def _write(each: "comparison.Comparison", folder: Path) -> None:
+    from benchmarks import comparison, plots, report
 
     names = plots.draw(each, folder)
     (folder / "report.md").write_text(report.as_markdown(each, names))
