@@ -5,7 +5,8 @@ that id, ``ocsp/<SHA-256 of a certificate's DER>`` the OCSP response about that 
 transport: manifests and responses prove themselves by their signatures.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,7 +14,7 @@ from attestation.certificate import Certificate
 from attestation.nvidia.errors import RevocationError, RimError
 from attestation.nvidia.ocsp import CertificateStatus, check_status
 from attestation.nvidia.ocsp import collateral_name as ocsp_name
-from attestation.nvidia.ocsp_response import Reason
+from attestation.nvidia.ocsp_response import Reason, parse_response
 from attestation.nvidia.once import Once
 from attestation.nvidia.policy import GpuPolicy
 from attestation.nvidia.rim import Paths, Rim, check_rim, verify_rim
@@ -66,6 +67,14 @@ class Collateral:
             found = self._rims[request.id, simulated] = self._verified(request.id, simulated)
         check_rim(found, request)
         return found
+
+    def read_ahead(self, subjects: Iterable[Certificate]) -> None:
+        """Read the responses about these, before any is judged: reading goes quicker in one go."""
+        for subject in subjects:
+            data = self._pieces.get(ocsp_name(subject))
+            if data is not None:
+                with suppress(RevocationError):  # which its judgement raises
+                    parse_response(data, self.once)
 
     def path_status(self, path: Sequence[tuple[Certificate, Certificate]], *, hold: bool) -> PathStatus:
         """The revocation status of certificates, each given with its verified issuer.

@@ -96,11 +96,15 @@ def parse_response(data: bytes, once: Once | None = None) -> Response:
         raise ocsp_error("revocation_missing", f"response of {len(data)} bytes, at most {MAX_RESPONSE}")
     once = once or Once()
     data = bytes(data)
+    known = once.responses.get(data)
+    if known is not None:
+        return known
     plain = read_plain_response(data)
     try:
-        return _read(data, once) if plain is None else _taken(plain, once)
+        found = once.responses[data] = _read(data, once) if plain is None else _taken(plain, once)
     except (der.DerError, CertificateMalformed) as error:
         raise ocsp_error("revocation_missing", f"the response cannot be read: {error.detail}") from None
+    return found
 
 
 def _taken(plain: PlainResponse, once: Once) -> Response:

@@ -1,4 +1,4 @@
-"""What one appraisal need not work out twice: certificates read, and signatures found good.
+"""What one appraisal need not work out twice: certificates and responses read, and signatures found good.
 
 Devices of one node share the upper part of their chains, manifests that of their signers' paths, and OCSP
 responses their responders. A `Once` is made at the start of an appraisal and goes with it, so that nothing is
@@ -6,21 +6,27 @@ remembered from one appraisal to the next. Failures are never remembered.
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestation.certificate import Certificate
 
+if TYPE_CHECKING:
+    from attestation.nvidia.ocsp_response import Response
+
 
 class Once:
     """The memory of one appraisal."""
 
-    __slots__ = ("_certificates", "_good")
+    __slots__ = ("_certificates", "_good", "responses")
 
     def __init__(self) -> None:
         self._certificates: dict[bytes, Certificate] = {}
         self._good: set[bytes] = set()
+        self.responses: dict[bytes, Response] = {}
+        """OCSP responses read so far, by their bytes; kept by ``parse_response``."""
 
     def certificate(self, encoding: bytes) -> Certificate:
         """`Certificate.parse`, once for the same bytes. Raises CertificateMalformed."""

@@ -41,6 +41,7 @@ DIGEST_BYTES = 48
 
 _ACTIVE = {"True": True, "False": False}
 _NUMBERS: Final = {str(number): number for number in range(1000)}
+_SIZE: Final = str(DIGEST_BYTES)
 _SPACE = " \t\r\n"
 
 
@@ -178,18 +179,27 @@ def _measurements(payload: Element) -> Mapping[int, tuple[bytes, ...]]:
         raise malformed("text between measurements")
     active: dict[int, tuple[bytes, ...]] = {}
     seen: set[int] = set()
+    plans: dict[int, _Plan] = {}  # by shape, which the elements keep alive
     for resource in payload.elements:
-        shape = resource.shape
-        if shape.local != "Resource" or shape.namespace != SWID or resource.children:
+        plan = plans.get(id(resource.shape))
+        if plan is None:
+            plan = plans[id(resource.shape)] = _plan(resource)
+        values = resource.values
+        if resource.children:
             raise malformed("something else than a Resource in the Payload")
-        if resource.attribute("type") != "Measurement" or resource.attribute("size") != str(DIGEST_BYTES):
+        if values[plan.kind] != "Measurement" or values[plan.size] != _SIZE:
             raise malformed(f"a Resource that is no measurement of {DIGEST_BYTES} bytes")
-        index = _number(resource, "index")
+        index = _NUMBERS.get(values[plan.index])
+        if index is None:
+            raise malformed("index is not a number")
         if index in seen or index > MAX_INDEX:
             raise malformed(f"index {index} occurs twice or is out of range")
         seen.add(index)
-        digests = _digests(resource)
-        is_active = _ACTIVE.get(_text(resource, "active"))
+        # As many as there are of that namespace, and each under a name of its own: no value is left unread.
+        if _NUMBERS.get(values[plan.alternatives]) != len(plan.digests):
+            raise malformed("alternatives and their values differ in number")
+        digests = tuple([_digest(values[place]) for place in plan.digests])
+        is_active = _ACTIVE.get(values[plan.active])
         if is_active is None:
             raise malformed(f"measurement {index} is neither active nor inactive")
         if is_active:
@@ -201,17 +211,37 @@ def _measurements(payload: Element) -> Mapping[int, tuple[bytes, ...]]:
     return MappingProxyType(active)
 
 
-def _digests(resource: Element) -> tuple[bytes, ...]:
-    count = _number(resource, "alternatives")
-    # As many as there are of that namespace, and each under a name of its own: no value is left unread.
-    if count != resource.count(SHA384_VALUES):
-        raise malformed("alternatives and their values differ in number")
-    return tuple([_digest(resource.attribute(f"Hash{place}", SHA384_VALUES)) for place in range(count)])
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Where among the values of measurements of one shape their attributes are; ``kind`` is their type."""
+
+    kind: int
+    size: int
+    index: int
+    alternatives: int
+    active: int
+    digests: tuple[int, ...]
 
 
-def _digest(text: str | None) -> bytes:
-    if text is None:
+def _plan(resource: Element) -> _Plan:
+    shape = resource.shape
+    if shape.local != "Resource" or shape.namespace != SWID:
+        raise malformed("something else than a Resource in the Payload")
+    digests = [
+        shape.places.get((SHA384_VALUES, f"Hash{place}")) for place in range(resource.count(SHA384_VALUES))
+    ]
+    if None in digests:
         raise malformed("alternatives and their values differ in number")
+    names = ("type", "size", "index", "alternatives", "active")
+    missing = [name for name in names if ("", name) not in shape.places]
+    if missing:
+        raise malformed(f"Resource has no {missing[0]}")
+    kind, size, index, alternatives, active = [shape.places["", name] for name in names]
+    hashes = tuple(place for place in digests if place is not None)
+    return _Plan(kind, size, index, alternatives, active, hashes)
+
+
+def _digest(text: str) -> bytes:
     try:
         digest = bytes.fromhex(text)
     except ValueError:
@@ -220,13 +250,6 @@ def _digest(text: str | None) -> bytes:
     if len(text) != 2 * DIGEST_BYTES or len(digest) != DIGEST_BYTES:
         raise malformed("a value that is not a SHA-384 digest")
     return digest
-
-
-def _number(element: Element, name: str) -> int:
-    number = _NUMBERS.get(_text(element, name))
-    if number is None:
-        raise malformed(f"{name} is not a number")
-    return number
 
 
 def _text(element: Element, name: str) -> str:

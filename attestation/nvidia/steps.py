@@ -226,6 +226,8 @@ def _revocation(
     chain = device.trusted_chain(stage)
     # The leaf is made on the device and known to nobody else; the root answers for itself.
     path = list(pairwise(chain.chain.certificates))[1:]
+    signers = [one for reference in device.references or () for one in reference.rim.certificates[:-1]]
+    collateral.read_ahead([*(subject for subject, _ in path), *signers])
     device.revocation = collateral.path_status(path, hold=False)
     if device.references is None:
         raise not_evaluated(stage, "the manifests' signers are not known")
