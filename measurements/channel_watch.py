@@ -123,13 +123,14 @@ class ChannelWatch:
             return
         if isinstance(kind, SignerSet) and not self._policy.roots:
             return  # who trusts no roots takes no signers from them
-        channel = self.channels.setdefault(kind.channel, Channel())
+        channel = self.channels.get(kind.channel, Channel())
         try:
             self._authenticate(kind, channel, leaf)
         except TransparencyError as error:
             signed = ", ".join(one.keyid[:100] for one in envelope.signatures) or "nobody"
             self._proved(AlertCode.UNKNOWN_SIGNER, index, f"{error}; signed by {signed}")
             return
+        self.channels[kind.channel] = channel
         identity, payload = leaf_hash(leaf).hex(), leaf_hash(statement.raw).hex()
         if isinstance(kind, Release):
             self._release(index, identity, payload, kind)

@@ -62,18 +62,23 @@ def witnessed(log: TileLog) -> list[dict[str, Any]]:
 def print_witnesses(log: TileLog) -> None:
     """The same for people."""
     for one in log.asked:
-        print(f"witness  {one.key.name}: {'cosigned' if one.refusal is None else one.refusal}")
+        print(plain(f"witness  {one.key.name}: {'cosigned' if one.refusal is None else one.refusal}"))
 
 
-def guarded(work: Callable[[], int]) -> int:
-    """Run a command; its failures become one line on standard error and an exit status."""
+def guarded(work: Callable[[], int], *, watching: bool = False) -> int:
+    """Run a command; its failures become one line on standard error and an exit status.
+
+    ``watching`` is for commands whose statuses 2 and 3 say what was seen: that they could not look is always 1.
+    """
     try:
         return work()
     except TransparencyError as error:
         status = NOT_AVAILABLE if error.code is Code.NOT_AVAILABLE else USAGE_OR_IO
-        return failed(f"{error.code}: {error}", REFUSED if error.code in _REFUSALS else status)
+        status = REFUSED if error.code in _REFUSALS else status
+        return failed(f"{error.code}: {error}", USAGE_OR_IO if watching else status)
     except ModuleNotFoundError as error:
-        return failed(f"not installed: {error.name}; pip install 'cloister[witness]'", NOT_AVAILABLE)
+        status = USAGE_OR_IO if watching else NOT_AVAILABLE
+        return failed(f"not installed: {error.name}; pip install 'cloister[witness]'", status)
     except OSError as error:
         return failed(f"{error.filename}: {error.strerror}" if error.filename else str(error), USAGE_OR_IO)
 

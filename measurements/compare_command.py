@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from .checkpoint import SignedCheckpoint
-from .command_line import OK, JsonOption, guarded, print_json
+from .command_line import OK, JsonOption, guarded, plain, print_json
 from .durable import replace_file
 from .errors import Code, LogError, TransparencyError
 from .log_source import CHECKPOINT, FolderSource, LogSource, UrlSource, WitnessSource, open_source
@@ -72,10 +72,10 @@ def compare(
             written = str(evidence) if verdict == Views.SPLIT else None
             print_json({"verdict": verdict, "detail": detail, "evidence": written})
         else:
-            print(f"{verdict}: {detail}")
+            print(plain(f"{verdict}: {detail}"))
         return {"unknown": ERROR, "nothing": STALE, Views.SPLIT: PROVED}.get(verdict, OK)
 
-    return guarded(work)
+    return guarded(work, watching=True)
 
 
 def _judge(key: VerifierKey, sides: list[_Side], sources: list[LogSource], evidence: Path) -> tuple[str, str]:

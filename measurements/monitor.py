@@ -27,6 +27,9 @@ from .views import join
 OK, ERROR, PROVED, STALE = range(4)
 """Exit statuses: nothing to report, could not look, misbehaviour proved, something is stale or missing."""
 
+MAX_ALERTS: Final = 1000
+"""About entries, in one look; of more than that, only the number is said."""
+
 Progress = Callable[[int, int], None]
 """Called with entries read so far and in all."""
 
@@ -211,7 +214,16 @@ class Monitor:
         found: list[Alert] = []
         # Copies: what an unproved entry says is kept only once the root stands.
         channels = {name: Channel.from_json(one.to_json()) for name, one in state.channels.items()}
-        watch = ChannelWatch(self._policy, channels, found.append, self._signers(state))
+        dropped = 0
+
+        def report(alert: Alert) -> None:
+            nonlocal dropped
+            if len(found) < MAX_ALERTS:
+                found.append(alert)
+            else:
+                dropped += 1
+
+        watch = ChannelWatch(self._policy, channels, report, self._signers(state))
         total = shown.checkpoint.size
 
         def entry(index: int, leaf: bytes) -> None:
@@ -219,6 +231,9 @@ class Monitor:
             progress(index + 1, total)
 
         tree = replay(self._log.read, shown.checkpoint, state.tree, entry)
+        if dropped:
+            code, detail = AlertCode.FURTHER_ALERTS, f"{dropped:,} further alerts up to size {total:,}"
+            found.append(Alert(code, Severity.PROVED, detail, f"{code} {total}"))
         self._found += found
         return MonitorState(state.log, tree, shown.raw, watch.channels, state.alerts, watch.signers.rotated)
 

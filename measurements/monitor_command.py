@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
-from .command_line import OK, JsonOption, failed, guarded, print_json, utc_now
+from .command_line import OK, JsonOption, failed, guarded, plain, print_json, utc_now
 from .errors import Code, TransparencyError
 from .log_source import LogSource, WitnessSource, open_source
 from .monitor import ERROR, PROVED, Monitor, Progress, Report, describe
@@ -88,7 +88,7 @@ def monitor(
             )
             return watch(lambda: _look(watching, as_json), follow=follow, interval=interval, sleep=time.sleep)
 
-    return guarded(work)
+    return guarded(work, watching=True)
 
 
 def watch(look: Callable[[], Report], *, follow: bool, interval: float, sleep: Sleep) -> int:
@@ -135,7 +135,7 @@ def evidence(
             print(f"proved: {old.origin} signed two histories, at sizes {old.size:,} and {new.size:,}")
         return PROVED
 
-    return guarded(work)
+    return guarded(work, watching=True)
 
 
 def load_policy(path: Path) -> TransparencyPolicy:
@@ -163,7 +163,7 @@ def _look(watching: Monitor, as_json: bool) -> Report:
         # One document a line: --follow is read line by line.
         print(json.dumps(report.to_json()), flush=True)
     else:
-        print("\n".join(describe(report)), flush=True)
+        print("\n".join(map(plain, describe(report))), flush=True)
     return report
 
 

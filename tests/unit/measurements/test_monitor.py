@@ -360,6 +360,15 @@ def test_a_broken_tile_is_an_error_and_nothing_is_remembered(place: Place) -> No
     assert codes(place.look()) == []
 
 
+def test_a_log_full_of_rubbish_says_so_briefly(place: Place) -> None:
+    place.append(*(b"rubbish %d" % number for number in range(1500)))
+    report = place.look()
+    assert len(report.alerts) == 1001
+    assert report.alerts[-1].code is AlertCode.FURTHER_ALERTS
+    assert report.alerts[-1].detail.startswith("500 ")
+    assert (report.status, report.channels) == (PROVED, {})
+
+
 def test_artefacts_are_looked_for_when_they_are_due(place: Place) -> None:
     files = place.folder / "files"
     files.mkdir()
@@ -517,6 +526,28 @@ def test_the_program_reads_over_http_and_compares(place: Place, tmp_path: Path) 
     assert cloister(*proof, str(place.key.public)).returncode == PROVED
     assert cloister(*proof, str(place.signer.public)).returncode == ERROR
     assert cloister(*watched, "--log", "http://127.0.0.1:9").returncode == ERROR
+    # That it could not look is never mistaken for what it would say of what it saw.
+    tile = tmp_path / "log" / "public" / tile_path(None, 0, 3)
+    tile.write_bytes(b"broken")
+    shutil.rmtree(tmp_path / "state")
+    assert cloister(*watched, "--log", str(tmp_path / "log")).returncode == ERROR
+    (tmp_path / "log" / "public" / "checkpoint").write_bytes(b"forged\n")
+    assert cloister(*watched, "--log", str(tmp_path / "log")).returncode == ERROR
+    assert cloister(*compared, str(tmp_path / "log"), str(tmp_path / "second")).returncode == ERROR
+
+
+def test_a_terminal_obeys_nobody_who_writes_to_a_log(place: Place, tmp_path: Path) -> None:
+    place.at = datetime.now(UTC).replace(microsecond=0)
+    (tmp_path / "policy.toml").write_text(place.policy_text)
+    mallory = SigningKey.generate("\u202emallory")
+    place.append(
+        place.release(1, version="\x1b[2J", signer=mallory), place.release(1, version="\x1b]0;x\x07")
+    )
+    options = ("--policy", str(tmp_path / "policy.toml"), "--state", str(tmp_path / "state"))
+    done = cloister("log", "monitor", "--log", str(tmp_path / "log"), *options)
+    assert done.returncode == PROVED
+    assert "mallory" in done.stdout
+    assert not set("\x1b\x07\u202e") & set(done.stdout)
 
 
 def test_compare_reads_whatever_holds_a_checkpoint(place: Place, tmp_path: Path) -> None:
