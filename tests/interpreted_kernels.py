@@ -1,0 +1,207 @@
+"""Runs the GPU kernels on the CPU by Triton's interpreter, against float64: prints each largest relative error.
+
+A program of its own, because the interpreter is chosen before triton is imported. Outputs are poisoned first, sizes
+are ragged. The interpreter multiplies the bit patterns of bf16 operands in ``tl.dot``, so attention is run in
+float16 here; nothing in those kernels depends on which of the two it is.
+"""
+
+import json
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import torch
+import triton
+
+from enclave_runtime.engine.cuda.kernels.attention import decode_join, decode_split, prefill
+from enclave_runtime.engine.cuda.kernels.norm import add_rms_norm
+from enclave_runtime.engine.cuda.kernels.projection import gate_up_swiglu, weights_times_row
+from enclave_runtime.engine.cuda.kernels.rotary import rotate_and_append
+from enclave_runtime.engine.cuda.kernels.sampling import gumbel_blocks, gumbel_join
+
+HEADS, KV_HEADS, SIZE, PAGE, SPLITS = 6, 2, 64, 16, 4
+GROUP, HALF = HEADS // KV_HEADS, SIZE // 2
+
+
+def poisoned(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.full(shape, float("nan"), dtype=dtype)
+
+
+def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found.double() - wanted.double()).abs().max() / wanted.double().abs().max())
+
+
+def norm() -> dict[str, float]:
+    x, residual, weight = (torch.randn(3, 577), torch.randn(3, 577), torch.randn(577))
+    x, residual, weight = x.bfloat16(), residual.bfloat16(), weight.bfloat16()
+    out, added = poisoned(3, 577), (x.float() + residual.float()).bfloat16()
+    add_rms_norm[(3,)](x, residual, weight, out, 577, 1e-5, BLOCK=1024)
+    wide = added.double()
+    wanted = wide * torch.rsqrt((wide * wide).mean(1, keepdim=True) + 1e-5) * weight.double()
+    return {"norm": error(out, wanted), "norm.residual": error(residual, added)}
+
+
+def projection() -> dict[str, float]:
+    rows, inputs, outputs = 3, 577, 130
+    x = torch.randn(rows, inputs).bfloat16()
+    whole = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8)
+    scales = torch.rand(outputs) + 0.5
+    found = {}
+    for name, weight, scaled in (("int8", whole, 1), ("bf16", torch.randn(outputs, inputs).bfloat16(), 0)):
+        out = poisoned(rows, outputs)
+        grid = (rows, triton.cdiv(outputs, 16))
+        weights_times_row[grid](x, weight, scales, out, inputs, outputs, SCALED=scaled, ROWS=16, COLUMNS=128)
+        wanted = x.double() @ weight.double().T * (scales if scaled else 1.0)
+        found[f"product.{name}"] = error(out, wanted)
+    gate, up = torch.randn(outputs, inputs).bfloat16(), torch.randn(outputs, inputs).bfloat16()
+    out = poisoned(rows, outputs)
+    gate_up_swiglu[(rows, triton.cdiv(outputs, 16))](x, gate, up, out, inputs, outputs, ROWS=16, COLUMNS=128)
+    gated = x.double() @ gate.double().T
+    found["swiglu"] = error(out, gated * torch.sigmoid(gated) * (x.double() @ up.double().T))
+    return found
+
+
+def rotary() -> dict[str, float]:
+    found = {}
+    for norm in (0, 1):
+        rows, positions = 4, torch.tensor([0, 15, 16, 40], dtype=torch.int32)
+        tables = torch.tensor([[3, 7, 1]] * rows, dtype=torch.int32)
+        qkv = torch.randn(rows, (HEADS + 2 * KV_HEADS) * SIZE).bfloat16()
+        angles = torch.arange(64)[:, None] * 10000.0 ** (-torch.arange(HALF)[None] / HALF)
+        cosines, sines = angles.cos().contiguous(), angles.sin().contiguous()
+        norms = [torch.randn(SIZE).bfloat16() for _ in range(2)]
+        queries, keys, values = (
+            poisoned(rows, HEADS, SIZE),
+            poisoned(9, PAGE, KV_HEADS, SIZE),
+            poisoned(9, PAGE, KV_HEADS, SIZE),
+        )
+        rotate_and_append[(rows, HEADS + 2 * KV_HEADS)](
+            *(qkv, positions, tables, cosines, sines, *norms, queries, keys, values, 3, 1e-6),
+            HEADS=HEADS,
+            KV_HEADS=KV_HEADS,
+            HALF=HALF,
+            PAGE=PAGE,
+            NORM=norm,
+        )
+        split = qkv.double().view(rows, HEADS + 2 * KV_HEADS, SIZE)
+        turned = split.clone()
+        if norm:
+            for part, weight in ((slice(0, HEADS), norms[0]), (slice(HEADS, HEADS + KV_HEADS), norms[1])):
+                scale = torch.rsqrt((split[:, part] ** 2).mean(2, keepdim=True) + 1e-6)
+                turned[:, part] = split[:, part] * scale * weight.double()
+        low, high = turned[..., :HALF].clone(), turned[..., HALF:].clone()
+        cosine, sine = (table[positions.long()].double()[:, None] for table in (cosines, sines))
+        turned[..., :HALF], turned[..., HALF:] = low * cosine - high * sine, high * cosine + low * sine
+        stored = [(tables[row, at // PAGE].item(), at % PAGE) for row, at in enumerate(positions.tolist())]
+        found[f"rotary.{norm}.queries"] = error(queries, turned[:, :HEADS])
+        found[f"rotary.{norm}.keys"] = error(
+            torch.stack([keys[page, slot] for page, slot in stored]), turned[:, HEADS : HEADS + KV_HEADS]
+        )
+        found[f"rotary.{norm}.values"] = error(
+            torch.stack([values[page, slot] for page, slot in stored]), split[:, HEADS + KV_HEADS :]
+        )
+        untouched = int(torch.isnan(keys[:, :, 0, 0]).sum())
+        found[f"rotary.{norm}.pages_touched"] = float(9 * PAGE - untouched != rows)
+    return found
+
+
+def attended(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, table: list[int], length: int
+) -> torch.Tensor:
+    """Attention of one row in float64."""
+    places = [(table[position // PAGE], position % PAGE) for position in range(length)]
+    key = torch.stack([keys[page, slot] for page, slot in places]).double().repeat_interleave(GROUP, 1)
+    value = torch.stack([values[page, slot] for page, slot in places]).double().repeat_interleave(GROUP, 1)
+    scores = torch.einsum("hd,nhd->hn", query.double(), key) * SIZE**-0.5
+    return torch.einsum("hn,nhd->hd", scores.softmax(1), value)
+
+
+def decoded(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    tables: torch.Tensor,
+    lengths: torch.Tensor,
+) -> torch.Tensor:
+    rows = len(queries)
+    partial = poisoned(rows, HEADS, SPLITS, SIZE, dtype=torch.float32)
+    maxima, sums = (poisoned(rows, HEADS, SPLITS, dtype=torch.float32) for _ in range(2))
+    out = poisoned(rows, HEADS, SIZE, dtype=torch.float16)
+    decode_split[(rows, KV_HEADS, SPLITS)](
+        *(queries, keys, values, tables, lengths, partial, maxima, sums, tables.shape[1], SIZE**-0.5),
+        GROUP=GROUP,
+        GROUP_BLOCK=16,
+        KV_HEADS=KV_HEADS,
+        SIZE=SIZE,
+        PAGE=PAGE,
+        SPLITS=SPLITS,
+        BLOCK=16,
+    )
+    decode_join[(rows * HEADS,)](partial, maxima, sums, out, SIZE=SIZE, SPLITS=SPLITS)
+    return out
+
+
+def attention() -> dict[str, float]:
+    table, pages = [3, 7, 1, 9, 5], 12
+    keys, values = (torch.randn(pages, PAGE, KV_HEADS, SIZE).half() for _ in range(2))
+    lengths = torch.tensor([1, 17, 33, 64, 80], dtype=torch.int32)
+    queries = torch.randn(len(lengths), HEADS, SIZE).half()
+    tables = torch.tensor([table] * len(lengths), dtype=torch.int32)
+    together = decoded(queries, keys, values, tables, lengths)
+    wanted = torch.stack(
+        [attended(q, keys, values, table, n) for q, n in zip(queries, lengths.tolist(), strict=True)]
+    )
+    alone = torch.cat(
+        [
+            decoded(queries[i : i + 1], keys, values, tables[i : i + 1], lengths[i : i + 1])
+            for i in range(len(lengths))
+        ]
+    )
+    found = {"decode": error(together, wanted), "decode.neighbours": float(not torch.equal(together, alone))}
+    for rows, first in ((5, 32), (33, 0), (20, 48)):
+        queries, out = torch.randn(rows, HEADS, SIZE).half(), poisoned(rows, HEADS, SIZE, dtype=torch.float16)
+        prefill[(triton.cdiv(rows, 16), HEADS)](
+            *(queries, keys, values, torch.tensor(table, dtype=torch.int32), out, rows, first, SIZE**-0.5),
+            GROUP=GROUP,
+            KV_HEADS=KV_HEADS,
+            SIZE=SIZE,
+            PAGE=PAGE,
+            QUERIES=16,
+            BLOCK=32,
+        )
+        wanted = torch.stack([attended(q, keys, values, table, first + i + 1) for i, q in enumerate(queries)])
+        found[f"prefill.{rows}.{first}"] = error(out, wanted)
+    return found
+
+
+def drawn(logits: torch.Tensor, seeds: list[int], positions: list[int], temperature: float) -> torch.Tensor:
+    rows, vocabulary = logits.shape
+    blocks = triton.cdiv(vocabulary, 128)
+    scores, winners = torch.zeros(rows, blocks), torch.zeros(rows, blocks, dtype=torch.int32)
+    tokens = torch.full((rows,), -1, dtype=torch.int32)
+    numbers = [torch.tensor(each, dtype=torch.int32) for each in (seeds, positions)]
+    heat = torch.full((rows,), temperature)
+    gumbel_blocks[(rows, blocks)](logits, *numbers, heat, scores, winners, vocabulary, blocks, BLOCK=128)
+    gumbel_join[(rows,)](scores, winners, tokens, blocks, BLOCK=8)
+    return tokens
+
+
+def sampling() -> dict[str, float]:
+    logits = torch.randn(3, 1000)
+    found = {
+        "greedy": float(not torch.equal(drawn(logits, [1, 2, 3], [0, 0, 0], 0.0).long(), logits.argmax(1)))
+    }
+    alone = torch.cat([drawn(logits[i : i + 1], [7 + i], [4], 1.0) for i in range(3)])
+    found["sampling.neighbours"] = float(not torch.equal(alone, drawn(logits, [7, 8, 9], [4, 4, 4], 1.0)))
+    small = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
+    rows = 1500
+    counts = torch.bincount(
+        drawn(small.repeat(rows, 1), [5] * rows, list(range(rows)), 1.3).long(), minlength=4
+    )
+    found["sampling.frequencies"] = float((counts / rows - (small[0] / 1.3).softmax(0)).abs().max())
+    return found
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    print(json.dumps({**norm(), **projection(), **rotary(), **attention(), **sampling()}))
