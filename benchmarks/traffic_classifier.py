@@ -75,7 +75,8 @@ def wilson(right: int, total: int) -> tuple[float, float]:
     centre = share + _Z**2 / (2 * total)
     spread = _Z * math.sqrt(share * (1 - share) / total + _Z**2 / (4 * total**2))
     scale = 1 + _Z**2 / total
-    return (centre - spread) / scale, (centre + spread) / scale
+    # At 0 and at 1 the bound is the share itself, which rounding may miss.
+    return min((centre - spread) / scale, share), max((centre + spread) / scale, share)
 
 
 def entropy(values: Sequence[Hashable]) -> float:
