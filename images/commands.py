@@ -7,7 +7,7 @@ import typer
 
 from images import manifest, vm_commands, vm_manifest
 from images.errors import ImageError, ImageMismatch, ManifestError
-from images.sources import CacheOption, InputsOption, MirrorOption, Sources
+from images.sources import CacheOption, InputsOption, MirrorOption, RecipeOption, Sources
 from images.terminal import OK, REFUSED, USAGE_OR_IO, Bars, failed, print_json
 
 
@@ -91,6 +91,7 @@ def verify(
     model: Annotated[
         Path | None, typer.Option(help="With --rebuild: the model, to build its volume again as well.")
     ] = None,
+    recipe_file: RecipeOption = None,
     cache: CacheOption = None,
     mirror: MirrorOption = None,
     inputs: InputsOption = None,
@@ -99,7 +100,7 @@ def verify(
     """See ``cloister image verify --help``."""
     if vm_manifest.is_vm(image_dir):
         sources = Sources(cache, mirror, inputs)
-        return vm_commands.verify(image_dir, rebuild, model, sources, as_json)
+        return vm_commands.verify(image_dir, rebuild, model, recipe_file, sources, as_json)
     try:
         total = manifest.read(image_dir).size
         done = 0

@@ -33,12 +33,17 @@ Progress = Callable[[str, int, int], None]
 
 
 def compare(
-    image_dir: Path, described: VmManifest, store: InputStore, model: Path | None, progress: Progress
+    described: VmManifest,
+    recipe: str,
+    store: InputStore,
+    model: Path | None,
+    progress: Progress,
 ) -> tuple[str, ...]:
     """The artifacts that a second build made equal, by name.
 
-    Without ``model`` its volume is not built again: a stand-in takes its place, and what depends on the volume's
-    hashes is left out of the comparison. Raises ImageMismatch naming the first difference, ImageError.
+    ``recipe`` is its name or its file. Without ``model`` its volume is not built again: a stand-in takes its place,
+    and what depends on the volume's hashes is left out of the comparison. Raises ImageMismatch naming the first
+    difference, ImageError.
     """
     policy = described.policy
     identity = next(volume["identity"] for volume in policy["volumes"] if volume["name"] == "model")
@@ -49,7 +54,7 @@ def compare(
         if model is None:
             stand_in.write_bytes(b"stand-in")
         jobs = {
-            "recipe": described.recipe,
+            "recipe": str(Path(recipe).resolve()) if recipe.endswith(".toml") else recipe,
             "store": str(store.folder.resolve()),
             "model": str((model or stand_in).resolve()),
             "identity": identity,

@@ -26,6 +26,11 @@ InputsOption = Annotated[
     Path | None, typer.Option("--inputs", help="An archive that image inputs wrote, to take inputs from.")
 ]
 
+RecipeOption = Annotated[
+    Path | None,
+    typer.Option("--recipe", help="The recipe's file (its lock beside it), where it is one's own."),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Sources:

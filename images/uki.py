@@ -6,6 +6,7 @@ added behind the last one, in memory and in the file, in a fixed order.
 
 from collections.abc import Mapping
 from struct import Struct, pack_into, unpack_from
+from struct import error as struct_error
 
 from images.errors import InputError
 
@@ -16,6 +17,7 @@ Only those that stubs of every age measure: `.uname`, for one, is measured by ne
 """
 
 _SECTION = Struct("<8sIIIIIIHHI")
+_MAX_STEP = 1 << 20
 _READ_DATA = 0x40000040  # IMAGE_SCN_CNT_INITIALIZED_DATA | IMAGE_SCN_MEM_READ
 
 
@@ -35,10 +37,10 @@ def assemble(stub: bytes, sections: Mapping[str, bytes]) -> bytes:
         headers_size = unpack_from("<I", image, header + 24 + 60)[0]
         table = header + 24 + optional
         present = [_SECTION.unpack_from(image, table + index * _SECTION.size) for index in range(count)]
-    except Exception as error:
-        if isinstance(error, InputError):
-            raise
+    except (struct_error, OverflowError) as error:
         raise InputError("uki_stub", "the stub's headers cannot be read") from error
+    if not 0 < file_step <= section_step <= _MAX_STEP or section_step % file_step:
+        raise InputError("uki_stub", "the stub's alignments are impossible")
     named = [name for name in ORDER if name in sections]
     end_of_table = table + (count + len(named)) * _SECTION.size
     if end_of_table > min([headers_size, *(section[4] for section in present if section[4])]):

@@ -10,7 +10,7 @@ from rich.table import Table
 from images import boot_command, recipe, vm_manifest
 from images.errors import CensusError, ImageError, ImageMismatch, InputUnavailable, ManifestError, RecipeError
 from images.lock import Lock
-from images.sources import CacheOption, InputsOption, MirrorOption, Sources
+from images.sources import CacheOption, InputsOption, MirrorOption, RecipeOption, Sources
 from images.terminal import NOT_AVAILABLE, OK, REFUSED, USAGE_OR_IO, Bars, failed, not_available, print_json
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -87,7 +87,14 @@ def build(
     return OK
 
 
-def verify(image_dir: Path, again: bool, model: Path | None, sources: Sources, as_json: bool) -> int:
+def verify(
+    image_dir: Path,
+    again: bool,
+    model: Path | None,
+    recipe_file: Path | None,
+    sources: Sources,
+    as_json: bool,
+) -> int:
     """``cloister image verify`` for a virtual machine."""
     from images import rebuild, vm_image
 
@@ -104,8 +111,9 @@ def verify(image_dir: Path, again: bool, model: Path | None, sources: Sources, a
             described = vm_image.verify_files(image_dir, count)
             compared: tuple[str, ...] = ()
             if again:
-                locked = vm_image.load(described.recipe)[1]
-                compared = rebuild.compare(image_dir, described, sources.store(locked), model, report)
+                name = str(recipe_file or described.recipe)
+                store = sources.store(vm_image.load(name)[1])
+                compared = rebuild.compare(described, name, store, model, report)
     except ImageMismatch as error:
         if as_json:
             print_json({"verdict": "refused", "code": error.code, "path": error.path, "detail": error.detail})
@@ -127,6 +135,7 @@ def verify(image_dir: Path, again: bool, model: Path | None, sources: Sources, a
 
 def audit(
     image_dir: Annotated[Path, typer.Argument(help="A folder that image build made.")],
+    recipe_file: RecipeOption = None,
     cache: CacheOption = None,
     mirror: MirrorOption = None,
     archive: InputsOption = None,
@@ -138,7 +147,7 @@ def audit(
 
     try:
         described = vm_manifest.read(image_dir)
-        chosen, locked = vm_image.load(described.recipe)
+        chosen, locked = vm_image.load(str(recipe_file or described.recipe))
         store = Sources(cache, mirror, archive).store(locked)
         package = next(deb for deb in locked.debs if deb.name.startswith("linux-image-"))
         store.fetch_one(package)

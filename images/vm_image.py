@@ -163,9 +163,13 @@ def verify_files(image_dir: Path, progress: Callable[[int], None] | None = None)
 
 
 def load(name: str) -> tuple[Recipe, Lock]:
-    """A recipe with its lock. Raises RecipeError."""
+    """A recipe with its lock: one of the package by name, or a file NAME.toml with NAME.json beside it.
+
+    Raises RecipeError.
+    """
     chosen = recipe.load(name)
-    return chosen, lock.read(recipe.lock_path(chosen))
+    beside = Path(name).with_suffix(".json") if name.endswith(".toml") else recipe.lock_path(chosen)
+    return chosen, lock.read(beside)
 
 
 def _config(data: bytes) -> tuple[str, str]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
-    from vm_world import VmRun
+    from vm_world import VmRelease
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -53,8 +53,8 @@ def vectors() -> Path:
 
 
 @pytest.fixture(scope="session")
-def vm_run(tmp_path_factory: pytest.TempPathFactory) -> "VmRun":
-    """A virtual machine that was built, booted and asked by the demo; skips where it cannot be."""
-    from vm_world import run_demo
+def vm_release(tmp_path_factory: pytest.TempPathFactory) -> "VmRelease":
+    """A virtual-machine image, built and published; skips where it cannot be."""
+    from vm_world import release_vm
 
-    return run_demo(tmp_path_factory.mktemp("vm"))
+    return release_vm(tmp_path_factory.mktemp("vm"))

@@ -5,24 +5,39 @@ import http.client
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sealed_node import write_tiny_model
-from vm_world import PATIENCE_S, TpmRelease, cloister, publish_for_tpm, require, require_machines
+from vm_world import PATIENCE_S, VmRelease, cloister, require
 
 from client_sdk.demo.processes import cloister as command
 from client_sdk.demo.processes import listening
+from images import virtual_tpm
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A released image, a TPM to boot it with, and a policy that trusts both."""
+
+    release: VmRelease
+    tpm: Path
+    policy: Path
+
+    @property
+    def predicted(self) -> dict[str, str]:
+        elements = json.loads((self.release.image / "predictions" / "elements.json").read_bytes())
+        return next(element for element in elements if element["tee"] == "tpm")
 
 
 @pytest.fixture(scope="module")
-def released(tmp_path_factory: pytest.TempPathFactory) -> TpmRelease:
+def measured(vm_release: VmRelease, tmp_path_factory: pytest.TempPathFactory) -> Measured:
     require("swtpm", "swtpm")
     require("swtpm_setup", "swtpm-tools")
-    require_machines()
-    folder = tmp_path_factory.mktemp("tpm")
-    return publish_for_tpm(folder / "release", write_tiny_model(folder / "tiny"))
+    laboratory = virtual_tpm.create(tmp_path_factory.mktemp("tpm") / "tpm", lambda: datetime.now(UTC))
+    return Measured(vm_release, laboratory.folder, vm_release.policy_for(laboratory.root_sha256))
 
 
 def bundle_of(port: int) -> dict[str, Any]:
@@ -36,8 +51,9 @@ def bundle_of(port: int) -> dict[str, Any]:
 
 
 @contextmanager
-def booted(release: TpmRelease, *more: str) -> Iterator[int]:
-    words = ["image", "boot", str(release.image), "--tpm", str(release.tpm), "--staple", str(release.staple)]
+def booted(measured: Measured, *more: str) -> Iterator[int]:
+    release = measured.release
+    words = ["image", "boot", str(release.image), "--tpm", str(measured.tpm), "--staple", str(release.staple)]
     boot = command(*words, "--accelerator", "tcg", "--patience", str(PATIENCE_S), *more)
     with listening("the virtual machine", boot, patience_s=PATIENCE_S) as machine:
         node = f"node=http://127.0.0.1:{machine.port}"
@@ -46,37 +62,35 @@ def booted(release: TpmRelease, *more: str) -> Iterator[int]:
 
 
 def test_a_signed_quote_has_the_predicted_registers_and_a_client_is_answered(
-    released: TpmRelease, tmp_path: Path
+    measured: Measured, tmp_path: Path
 ) -> None:
-    elements = json.loads((released.image / "predictions" / "elements.json").read_bytes())
-    predicted = next(element for element in elements if element["tee"] == "tpm")
-    with booted(released) as port:
+    predicted = measured.predicted
+    with booted(measured) as port:
         url = f"http://127.0.0.1:{port}/node"
         bundle = bundle_of(port)
-        asked = cloister("chat", "--relay", url, "--policy", released.policy, "--max-tokens", 4, "Hello?")
+        asked = cloister("chat", "--relay", url, "--policy", measured.policy, "--max-tokens", 4, "Hello?")
     assert asked.returncode == 0, asked.stdout + asked.stderr
     quote = json.loads(base64.b64decode(bundle["cpu"]["evidence"]))
     for number in (4, 9, 11, 12):
         assert quote["pcrs"]["sha256"][str(number)] == predicted[f"pcr{number}"], number
     log = tmp_path / "eventlog"
     log.write_bytes(base64.b64decode(bundle["cpu"]["collateral"]["eventlog"]))
-    explained = cloister("measure", "explain", released.image / "predictions" / "tpm.json", log)
+    explained = cloister("measure", "explain", measured.release.image / "predictions" / "tpm.json", log)
     assert explained.returncode == 0, explained.stdout
     assert explained.stdout.count("agrees") == 5
 
 
 @pytest.mark.exhaustive
 def test_a_command_line_of_the_hosts_moves_registers_9_and_12_and_is_refused(
-    released: TpmRelease, tmp_path: Path
+    measured: Measured, tmp_path: Path
 ) -> None:
     """The control stands in the same evidence: PCRs 4 and 11 are as released, so whoever pins those alone accepts."""
-    line = (released.image / "cmdline").read_text()
-    elements = json.loads((released.image / "predictions" / "elements.json").read_bytes())
-    predicted = next(element for element in elements if element["tee"] == "tpm")
-    with booted(released, "--append", f"{line} init_on_free=0") as port:
+    line = (measured.release.image / "cmdline").read_text()
+    predicted = measured.predicted
+    with booted(measured, "--append", f"{line} init_on_free=0") as port:
         url = f"http://127.0.0.1:{port}/node"
         bundle = bundle_of(port)
-        asked = cloister("chat", "--relay", url, "--policy", released.policy, "--max-tokens", 4, "Hello?")
+        asked = cloister("chat", "--relay", url, "--policy", measured.policy, "--max-tokens", 4, "Hello?")
     assert asked.returncode == 3
     assert "MEASUREMENT_MISMATCH" in asked.stderr
     found = json.loads(base64.b64decode(bundle["cpu"]["evidence"]))["pcrs"]["sha256"]
@@ -84,6 +98,6 @@ def test_a_command_line_of_the_hosts_moves_registers_9_and_12_and_is_refused(
     assert same == {4: True, 9: False, 11: True, 12: False}
     log = tmp_path / "eventlog"
     log.write_bytes(base64.b64decode(bundle["cpu"]["collateral"]["eventlog"]))
-    explained = cloister("measure", "explain", released.image / "predictions" / "tpm.json", log)
+    explained = cloister("measure", "explain", measured.release.image / "predictions" / "tpm.json", log)
     assert explained.returncode == 3
     assert "command line" in explained.stdout

@@ -13,6 +13,7 @@ import pytest
 import typer
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from executables import executable, linux
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,39 +81,6 @@ def ovmf(size: int = 3 * 4096) -> bytes:
     table += struct.pack("<H", len(table) + 18) + guid("96b582de-1fb2-45f7-baea-a366c55a082d")
     data[size - 32 - len(table) : size - 32] = table
     return bytes(data)
-
-
-def executable(sections: dict[str, bytes], *, setup: bytes = b"") -> bytes:
-    """A PE32+ image with these sections, and a Linux setup header where asked."""
-    headers = bytearray(0x1000)
-    headers[:2] = b"MZ"
-    headers[0x3C:0x40] = struct.pack("<I", 0x400)
-    coff = struct.pack("<4sHHIIIHH", b"PE\0\0", 0x8664, len(sections), 0, 0, 0, 240, 0x22)
-    optional = bytearray(240)
-    optional[:2] = struct.pack("<H", 0x20B)
-    optional[60:64] = struct.pack("<I", 0x1000)
-    optional[108:112] = struct.pack("<I", 16)
-    table, body = b"", b""
-    for name, content in sections.items():
-        raw = content.ljust(-(-len(content) // 512) * 512, b"\0")
-        table += struct.pack(
-            "<8sIIIIIIHHI", name.encode(), len(content), 0, len(raw), 0x1000 + len(body), 0, 0, 0, 0, 0
-        )
-        body += raw
-    image = coff + bytes(optional) + table
-    headers[0x400 : 0x400 + len(image)] = image
-    if setup:
-        headers[0x1F1 : 0x1F1 + len(setup)] = setup
-    return bytes(headers) + body
-
-
-def linux() -> bytes:
-    setup = bytearray(0x240 - 0x1F1)
-    setup[0x202 - 0x1F1 : 0x208 - 0x1F1] = b"HdrS" + struct.pack("<H", 0x20F)
-    setup[0x211 - 0x1F1] = 0x01
-    setup[0x22C - 0x1F1 : 0x230 - 0x1F1] = struct.pack("<I", 0x7FFFFFFF)
-    setup[0x236 - 0x1F1 : 0x238 - 0x1F1] = struct.pack("<H", 0x3F)
-    return executable({".text": b"kernel code" * 90}, setup=bytes(setup))
 
 
 FIRMWARE = Firmware.parse(ovmf())
