@@ -1,8 +1,8 @@
-"""``cloister bench run | compare | model | traffic``, and the benches of components that other files bring."""
+"""``cloister bench run | compare | model | traffic | decode``, and the benches of components that other files bring."""
 
 import typer
 
-from benchmarks import compare_command, model_command, run_command, traffic_command
+from benchmarks import compare_command, decode_command, model_command, run_command, traffic_command
 
 
 def register(app: typer.Typer) -> None:
@@ -12,4 +12,5 @@ def register(app: typer.Typer) -> None:
     bench.command("compare", help=compare_command.HELP)(compare_command.compare)
     bench.command("model", help=model_command.HELP)(model_command.model)
     bench.command("traffic", help=traffic_command.HELP)(traffic_command.traffic)
+    bench.command("decode", help=decode_command.HELP)(decode_command.decode)
     app.add_typer(bench)
