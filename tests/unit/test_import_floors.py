@@ -30,6 +30,9 @@ EXCEPTIONS: dict[str, set[str]] = {
     "benchmarks/plain_node.py": {"enclave_runtime"},
     # Records what the engine's steps would move between host and device.
     "benchmarks/crossing_trace.py": {"enclave_runtime"},
+    # The decoder by itself, and a model for it to compute.
+    "benchmarks/decode_arms.py": {"enclave_runtime"},
+    "benchmarks/random_model.py": {"enclave_runtime"},
     # Times the sealing of one request by itself.
     "benchmarks/arms.py": {"ohttp"},
     # An engine with some of a node's defences in force, and the rest without.
