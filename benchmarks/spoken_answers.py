@@ -98,18 +98,22 @@ WORDS = (
 Cut = Callable[[str], list[str]]
 
 
-def speak(topic: Topic, cut: Cut, draw: random.Random, *, alike: bool) -> Spoken:
-    """One answer. With ``alike`` all topics have the same lengths, pace and wait, and differ in words alone."""
+def speak(topic: Topic, cut: Cut, draw: random.Random, rhythm: random.Random, *, alike: bool) -> Spoken:
+    """One answer: its words by ``draw``; its number of tokens, its pace and its waits by ``rhythm``.
+
+    With ``alike`` all topics have the same distributions of these, and the same values where ``rhythm`` is in the
+    same state: they then differ in words alone.
+    """
     median = 140 if alike else topic.tokens
-    wanted = max(8, round(median * math.exp(draw.gauss(0.0, 0.35))))
+    wanted = max(8, round(median * math.exp(rhythm.gauss(0.0, 0.35))))
     tokens: list[str] = []
     while len(tokens) < wanted:
         sentence = " ".join(draw.choice(topic.phrases) for _ in range(draw.randint(2, 4)))
         tokens += cut(f" {sentence}{draw.choice('..,;:')}")
     del tokens[wanted:]
-    pace = (1.0 if alike else topic.pace) * 0.02 * math.exp(draw.gauss(0.0, 0.15))
-    gaps = [pace * math.exp(draw.gauss(0.0, 0.25)) for _ in tokens]
-    gaps[0] += (0.12 if alike else topic.prefill_s) * math.exp(draw.gauss(0.0, 0.3))
+    pace = (1.0 if alike else topic.pace) * 0.02 * math.exp(rhythm.gauss(0.0, 0.15))
+    gaps = [pace * math.exp(rhythm.gauss(0.0, 0.25)) for _ in tokens]
+    gaps[0] += (0.12 if alike else topic.prefill_s) * math.exp(rhythm.gauss(0.0, 0.3))
     return Spoken(topic.name, tuple(tokens), tuple(gaps))
 
 

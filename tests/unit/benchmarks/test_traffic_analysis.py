@@ -27,7 +27,11 @@ EACH, TREES = 15, 20
 def answers() -> list[Spoken]:
     cut, _ = tokenizer(None)
     draw = random.Random(5)
-    return [speak(topic, cut, draw, alike=True) for topic in WORDS for _ in range(EACH)]
+    return [
+        speak(topic, cut, draw, random.Random(number), alike=True)
+        for topic in WORDS
+        for number in range(EACH)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +99,13 @@ def test_a_defence_that_leaks_is_told() -> None:
 def test_answers_alike_differ_in_words_alone() -> None:
     cut, name = tokenizer(Path("/nowhere"))
     assert "5 letters" in name
-    spoken = {topic.name: speak(topic, cut, random.Random(9), alike=True) for topic in TOPICS}
-    assert len({len(one.tokens) for one in spoken.values()}) == 1
-    usual = {topic.name: speak(topic, cut, random.Random(9), alike=False) for topic in TOPICS}
+    spoken = {
+        topic.name: speak(topic, cut, random.Random(9), random.Random(3), alike=True) for topic in TOPICS
+    }
+    assert len({(len(one.tokens), one.gaps) for one in spoken.values()}) == 1
+    usual = {
+        topic.name: speak(topic, cut, random.Random(9), random.Random(3), alike=False) for topic in TOPICS
+    }
     assert len({len(one.tokens) for one in usual.values()}) > 3
 
 
