@@ -51,7 +51,7 @@ def test_debians_own_tools_read_the_volumes(vm_release: VmRelease, tmp_path: Pat
         image = vm_release.image / f"{volume['name']}.img"
         subprocess.run(["fsck.erofs", image], check=True, capture_output=True)
         blocks = volume["data_blocks"]
-        hashes = tmp_path / "hashes"
+        hashes = tmp_path / f"{volume['name']}.hashes"
         words = [
             "veritysetup",
             "format",
