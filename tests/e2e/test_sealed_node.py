@@ -109,6 +109,28 @@ def test_it_answers_a_chat_whole_and_streamed_alike(node):
     assert chunks[-1]["finish_reason"] == "length"
 
 
+def test_behind_the_seal_it_answers_in_json_of_a_schema_with_logprobs(node):
+    pytest.importorskip("llguidance")
+    schema = {
+        "type": "object",
+        "properties": {"a": {"enum": [1, 2]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    asked = chat(
+        "Hello", max_tokens=40, logprobs=True, top_logprobs=2, top_k=50, min_p=0.001, presence_penalty=0.1
+    )
+    asked["response_format"] = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+    status, body = node.ask("/v1/chat/completions", asked)
+    assert status == 200
+    choice = json.loads(body)["choices"][0]
+    assert json.loads(choice["message"]["content"]) in ({"a": 1}, {"a": 2})
+    assert len(choice["logprobs"]["content"]) == json.loads(body)["usage"]["completion_tokens"]
+    assert all(len(entry["top_logprobs"]) == 2 for entry in choice["logprobs"]["content"])
+    asked["response_format"]["json_schema"]["schema"] = {"type": "no such type"}
+    assert node.ask("/v1/chat/completions", asked)[0] == 400
+
+
 def test_it_answers_a_completion_and_lists_its_model(node):
     asked = {"model": MODEL_NAME, "prompt": "Once", "max_tokens": 3}
     assert node.ask("/v1/completions", asked)[0] == 200
