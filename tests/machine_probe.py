@@ -49,6 +49,8 @@ def console_of(
         finally:
             process.kill()
             process.wait()
+        # An attempt that QEMU itself turned down would have tried nothing.
+        assert (folder / "serial").exists(), (folder / "qemu").read_text()
         return said(folder)
 
 
