@@ -15,8 +15,6 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks import random_model
-
 OK, USAGE_OR_IO, NOT_AVAILABLE = range(3)
 HELP = """Measure the decoder: tokens a second at batch 1, 8 and 32, and for a prompt of 512 tokens.
 
@@ -78,6 +76,8 @@ def decode(
     as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON.")] = False,
 ) -> int:
     """See ``cloister bench decode --help``."""
+    from benchmarks import random_model  # numpy, which the command line must not need
+
     if shape not in random_model.SHAPES or precision not in random_model.PRECISIONS:
         _errors.print(f"error: --shape {', '.join(random_model.SHAPES)}; --precision one of"
                       f" {', '.join(random_model.PRECISIONS)}")  # fmt: skip

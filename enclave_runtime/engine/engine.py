@@ -220,9 +220,10 @@ class Engine:
             room = self.max_context - count
             max_tokens = room if request.max_tokens is None else min(request.max_tokens, room)
             mailbox = Mailbox()
+            prompt = np.array(request.prompt_tokens, dtype=np.int64)
             sequence = Sequence(
                 0,
-                np.array(request.prompt_tokens, dtype=np.int64),
+                prompt,
                 max_tokens,
                 sampler=Sampler(
                     request.sampling(), secrets.randbits(128) if request.seed is None else request.seed
@@ -233,6 +234,9 @@ class Engine:
                 mailbox=mailbox,
                 ignore_eos=request.ignore_eos,
             )
+            prompt.fill(
+                0
+            )  # numpy keeps small arrays for itself when they are freed, where nothing wipes them
             with self._changed:
                 if self._thread is None or self._stopping:
                     raise EngineStopped("the engine is not running")

@@ -119,13 +119,14 @@ class Sampler:
 
     def _penalised(self, scores: np.ndarray, tokens: np.ndarray, prompt_length: int) -> np.ndarray:
         settings, scores = self.settings, scores.copy()
+        # Counts over the vocabulary, not sorted copies of the tokens: numpy keeps small arrays when they are freed.
         if settings.repetition_penalty != 1.0:
-            seen = np.unique(tokens)
+            seen = np.bincount(tokens, minlength=len(scores)) > 0
             factor = np.float32(settings.repetition_penalty)
-            scores[seen] = np.where(scores[seen] > 0, scores[seen] / factor, scores[seen] * factor)
-        answered, times = np.unique(tokens[prompt_length:], return_counts=True)
-        lost = settings.presence_penalty + settings.frequency_penalty * times
-        scores[answered] -= lost.astype(np.float32)
+            np.copyto(scores, np.where(scores > 0, scores / factor, scores * factor), where=seen)
+        times = np.bincount(tokens[prompt_length:], minlength=len(scores))
+        lost = np.where(times > 0, settings.presence_penalty + settings.frequency_penalty * times, 0.0)
+        scores -= lost.astype(np.float32)
         return scores
 
     def _candidates(self, scores: np.ndarray) -> np.ndarray | None:
