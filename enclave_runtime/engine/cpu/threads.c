@@ -16,19 +16,20 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { MAX_THREADS = 1024, SPINS = 4000 };
+enum { MAX_THREADS = 1024, SPINS = 4000, MOST_CHUNKS = 0xffff };
 
 struct pool {
-    /* Number of the job in the upper half, next chunk in the lower: taken together, so that nobody takes a chunk of
-     * one job for another. */
+    /* One word: the job's number in the upper 32 bits, then 16 bits of its chunks in all, then 16 of the next one to
+     * take. All of it is read and claimed together: were the number of chunks read apart, a thread that comes late to
+     * a job that is over could meet the next job's number and claim a chunk that nobody has offered. */
     _Alignas(64) _Atomic uint64_t next;
     _Alignas(64) _Atomic int64_t done;
     _Alignas(64) _Atomic uint32_t bell; /* rung with every job */
     _Alignas(64) _Atomic uint32_t sleepers;
     _Atomic int stopping;
-    _Alignas(64) task *work;
-    void *context;
-    int64_t chunks;
+    _Alignas(64) task *_Atomic work;
+    void *_Atomic context;
+    _Atomic int64_t base; /* what chunk 0 of this job is for the caller */
     int threads;
     pthread_t thread[];
 };
@@ -49,15 +50,17 @@ static inline void pause_cpu(void) {
 static void work_on(pool *p, int thread) {
     for (;;) {
         uint64_t seen = atomic_load_explicit(&p->next, memory_order_acquire);
-        /* Read before the claim: a claim that succeeds proves that the job had not ended, so they are its own. */
-        task *work = p->work;
-        void *context = p->context;
-        int64_t chunks = p->chunks, chunk = (int64_t)(seen & 0xffffffffu);
+        int64_t chunk = (int64_t)(seen & 0xffff), chunks = (int64_t)(seen >> 16 & 0xffff);
         if (chunk >= chunks) return;
+        /* Read before the claim: these change only once every chunk of the job is done, and a claim that succeeds
+         * proves that this one was not. */
+        task *work = atomic_load_explicit(&p->work, memory_order_relaxed);
+        void *context = atomic_load_explicit(&p->context, memory_order_relaxed);
+        int64_t base = atomic_load_explicit(&p->base, memory_order_relaxed);
         if (!atomic_compare_exchange_weak_explicit(&p->next, &seen, seen + 1, memory_order_acq_rel,
                                                    memory_order_relaxed))
             continue;
-        work(context, chunk, thread);
+        work(context, base + chunk, thread);
         atomic_fetch_add_explicit(&p->done, 1, memory_order_release);
     }
 }
@@ -131,17 +134,13 @@ void pool_free(pool *p) {
 
 int pool_threads(const pool *p) { return p->threads; }
 
-void pool_run(pool *p, task *work, void *context, int64_t chunks) {
-    if (p->threads == 1 || chunks == 1) {
-        for (int64_t chunk = 0; chunk < chunks; chunk++) work(context, chunk, 0);
-        return;
-    }
-    p->work = work;
-    p->context = context;
-    p->chunks = chunks;
+static void run_job(pool *p, task *work, void *context, int64_t base, int64_t chunks) {
+    atomic_store_explicit(&p->work, work, memory_order_relaxed);
+    atomic_store_explicit(&p->context, context, memory_order_relaxed);
+    atomic_store_explicit(&p->base, base, memory_order_relaxed);
     atomic_store_explicit(&p->done, 0, memory_order_relaxed);
     uint64_t job = (atomic_load_explicit(&p->next, memory_order_relaxed) >> 32) + 1;
-    atomic_store_explicit(&p->next, job << 32, memory_order_release);
+    atomic_store_explicit(&p->next, job << 32 | (uint64_t)chunks << 16, memory_order_release);
     ring(p);
     work_on(p, 0);
     for (int spins = 0; atomic_load_explicit(&p->done, memory_order_acquire) < chunks; spins++) {
@@ -149,5 +148,16 @@ void pool_run(pool *p, task *work, void *context, int64_t chunks) {
             pause_cpu();
         else
             sched_yield();
+    }
+}
+
+void pool_run(pool *p, task *work, void *context, int64_t chunks) {
+    if (p->threads == 1 || chunks == 1) {
+        for (int64_t chunk = 0; chunk < chunks; chunk++) work(context, chunk, 0);
+        return;
+    }
+    for (int64_t base = 0; base < chunks; base += MOST_CHUNKS) {
+        int64_t left = chunks - base;
+        run_job(p, work, context, base, left < MOST_CHUNKS ? left : MOST_CHUNKS);
     }
 }

@@ -279,3 +279,22 @@ def test_activations_do_not_outlive_their_step(any_model: LoadedModel) -> None:
     table = pool.allocate(1, 100)
     decoder.step([Span(tokens_of(100), 0, table, True)], pool)
     assert decoder.residue() == 0
+
+
+def test_threads_that_come_late_take_no_chunk_of_another_job(tiny_folder: Path) -> None:
+    """More threads than processors and jobs of microseconds: whoever wakes up late meets another job than its own."""
+    model = load_model(tiny_folder)
+    decoder = compiled(model)
+    decoder.reserve(512, threads=12)
+    pool, tokens = decoder.new_pool(8, 16), tokens_of(20)
+
+    def logits() -> torch.Tensor:
+        table = pool.allocate(1, 40)
+        decoder.step([Span(tokens, 0, table, True)], pool)
+        for at in range(20, 24):
+            last = decoder.step([Span(tokens[at - 20 : at - 19], at, table, True)], pool)[0].clone()
+        pool.release(table)
+        return last
+
+    first = logits()
+    assert all(torch.equal(logits(), first) for _ in range(400))
