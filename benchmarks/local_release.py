@@ -47,5 +47,7 @@ def release(state: Path, model: Path, engine: Mapping[str, int], padding: Mappin
     tables = run("serve", [*serve, "--show-policy"])
     policy = folder / "policy.toml"
     head = 'version = 1\nname = "bench on the simulated platform"\n'
+    if name := padding.get("name"):  # without one, a policy takes the default profile alone
+        head += f'\n[runtime]\npadding = ["{name}"]\n'
     policy.write_text("\n".join((head, tables, (folder / "transparency.toml").read_text())))
     return Released(image, folder / "staple.json", Policy.load(policy), options)
