@@ -102,7 +102,7 @@ def transformers(model: Path, threads: int, _variant: str) -> tuple[Work, dict[s
             caches[sequences] = DynamicCache()
             net(tokens[:sequences, :CONTEXT], past_key_values=caches[sequences], logits_to_keep=1)
         cache = caches[sequences]
-        cache.crop(CONTEXT)
+        cache.crop(CONTEXT - cache.get_seq_length())  # a negative number: how many to take away
         start = time.perf_counter()
         for at in range(CONTEXT, CONTEXT + steps):
             net(tokens[:sequences, at : at + 1], past_key_values=cache)

@@ -34,13 +34,14 @@ def write(path: Path, shape: str, precision: str, progress: Callable[[int, int],
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(100000.0)
     writer.add_vocab_size(vocabulary)
-    words = ["<|end|>", *BYTE_ALPHABET]
+    letters = [*BYTE_ALPHABET]
+    words = ["<|end|>", *letters, letters[0] + letters[1]]
     words += [f"<|unused {number}|>" for number in range(vocabulary - len(words))]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(words)
     writer.add_token_types([3 if word.startswith("<|") else 1 for word in words])
-    writer.add_token_merges([])
+    writer.add_token_merges([f"{letters[0]} {letters[1]}"])  # a list without members is not written
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
     generator = np.random.default_rng(1)
