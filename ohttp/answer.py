@@ -54,7 +54,7 @@ class Answer(ABC):
     _receive: Receive
     _limit: asyncio.Timeout
     _loop: asyncio.AbstractEventLoop
-    _watch: asyncio.TimerHandle
+    _watch: asyncio.Handle
 
     def __init__(self, stall_s: float) -> None:
         self._stall = stall_s
@@ -70,14 +70,17 @@ class Answer(ABC):
         """
         self._receive, self._limit = receive, limit
         self._loop = asyncio.get_running_loop()
-        # Answers that do not stream are mostly gone before a look at their reader is worth its cost.
-        self._watch = self._loop.call_later(_LOOK_AFTER_S, self._look)
+        # An answer that does not stream is mostly gone before the loop turns: it needs no timer.
+        self._watch = self._loop.call_soon(self._look_later)
         try:
             return await self._deliver(work, send)
         finally:
             self._watch.cancel()
             if self._tasks:
                 await stop(self._tasks)
+
+    def _look_later(self) -> None:
+        self._watch = self._loop.call_later(_LOOK_AFTER_S, self._look)
 
     def _look(self) -> None:
         """Now and then: whether the reader is there, and takes what is written."""

@@ -14,10 +14,15 @@ from .errors import BhttpError
 Fields = tuple[tuple[bytes, bytes], ...]
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_FORBIDDEN_IN_VALUE = re.compile(rb"[\0\r\n]")
+_VALUE = re.compile(rb"(?![ \t])[^\0\r\n]*(?<![ \t])")
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*")
 _VISIBLE = re.compile(rb"[!-~]*")
 _CONTROL_DATA_NAMES = frozenset((b":method", b":scheme", b":authority", b":path", b":status"))
+# Tokens in lower case, as everybody can see: most lines need no closer look at their names.
+_USUAL_NAMES = frozenset(
+    b"accept accept-encoding accept-language attestation-digest authorization cache-control connection content-encoding"
+    b" content-length content-type date host request-id retry-after user-agent".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,8 @@ def parse_known_section(section: bytes, limits: Limits, *, trailer: bool = False
     """The lines of a section of declared length. Raises BhttpError."""
     if len(section) > limits.section:
         raise BhttpError("too_large", "a field section is larger than the limit")
+    if not section:
+        return ()
     lines: list[tuple[bytes, bytes]] = []
     pseudo = not trailer
     at, end = 0, len(section)
@@ -126,11 +133,13 @@ def _bounds(section: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _checked_line(name: bytes, value: bytes, *, pseudo: bool) -> tuple[bytes, bytes]:
-    is_pseudo = name[:1] == b":"
-    if is_pseudo and (not pseudo or name.lower() in _CONTROL_DATA_NAMES):
-        raise BhttpError("field", "a pseudo-field may not stand here")
-    if not _TOKEN.fullmatch(name[1:] if is_pseudo else name):
-        raise BhttpError("field", "a field name is not a token")
-    if _FORBIDDEN_IN_VALUE.search(value) or value[:1] in (b" ", b"\t") or value[-1:] in (b" ", b"\t"):
+    if name not in _USUAL_NAMES:
+        is_pseudo = name[:1] == b":"
+        if is_pseudo and (not pseudo or name.lower() in _CONTROL_DATA_NAMES):
+            raise BhttpError("field", "a pseudo-field may not stand here")
+        if not _TOKEN.fullmatch(name[1:] if is_pseudo else name):
+            raise BhttpError("field", "a field name is not a token")
+        name = name.lower()
+    if not _VALUE.fullmatch(value):
         raise BhttpError("field", "a field value holds a forbidden byte")
-    return name.lower(), value
+    return name, value

@@ -21,7 +21,6 @@ from .asgi import (
     Scope,
     Send,
     Started,
-    header_values,
     refuse,
     respond,
     serve_lifespan,
@@ -118,8 +117,7 @@ class Gateway:
         self._media_types = (_CHUNKED, _WHOLE) if whole_messages else (_CHUNKED,)
         self._now = now
         self._max_request = max_request
-        self._places = Places(max_open)
-        self._body_timeout = body_timeout_s
+        self._places = Places(max_open, arrive_s=body_timeout_s)
         self._stall = stall_s
         self._observe = observe
 
@@ -169,16 +167,17 @@ class Gateway:
             self._observe(end)
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> ExchangeEnd:
-        refusal = self._refusal_by_headers(scope)
-        if refusal is not None:
-            await refuse(send, refusal)
+        kind = self._media_type(scope)
+        if isinstance(kind, Problem):
+            await refuse(send, kind)
             return ExchangeEnd.REFUSED
-        session = self._session(scope)
-        refusal = _TIMEOUT
+        gateway = ChunkedGateway if kind == _CHUNKED else WholeGateway
+        session = gateway(self._keyring(), max_request=self._max_request)
+        refusal: Problem | None = _TIMEOUT
         try:
-            async with asyncio.timeout(self._body_timeout) as limit:
+            # Its deadline is set where somebody gives up: those who watch have one timer for everybody.
+            async with asyncio.timeout(None) as limit:
                 opened = await self._read(session, receive, limit)
-                limit.reschedule(None)
                 refusal = opened if isinstance(opened, Problem) else None
                 if isinstance(opened, bytes):
                     answer = self._answer(session)
@@ -193,7 +192,8 @@ class Gateway:
         await refuse(send, refusal)
         return ExchangeEnd.REFUSED
 
-    def _refusal_by_headers(self, scope: Scope) -> Problem | None:
+    def _media_type(self, scope: Scope) -> bytes | Problem:
+        """The kind of request that the headers announce, or why it is not taken."""
         if scope["method"] != "POST":
             return _METHOD
         kinds: list[bytes] = []
@@ -205,11 +205,7 @@ class Gateway:
                     return _MALFORMED
                 if int(value) > self._max_request:
                     return _TOO_LARGE
-        return None if len(kinds) == 1 and kinds[0] in self._media_types else _MEDIA_TYPE
-
-    def _session(self, scope: Scope) -> ChunkedGateway | WholeGateway:
-        chunked = header_values(scope, b"content-type") == [_CHUNKED]
-        return (ChunkedGateway if chunked else WholeGateway)(self._keyring(), max_request=self._max_request)
+        return kinds[0] if len(kinds) == 1 and kinds[0] in self._media_types else _MEDIA_TYPE
 
     def _answer(self, session: ChunkedGateway | WholeGateway) -> Answer:
         if isinstance(session, WholeGateway):

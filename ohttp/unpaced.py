@@ -2,7 +2,7 @@
 or whole, where the request was.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from .answer import Answer, Work
 from .asgi import Send
@@ -20,7 +20,8 @@ class UnpacedAnswer(Answer):
 
     def __init__(self, profile: CellProfile, stall_s: float, sealer: ResponseSealer) -> None:
         super().__init__(stall_s)
-        self.stream = UnpaddedStream() if profile.name == "off" else CellStream(profile)
+        self._padded = profile.name != "off"
+        self.stream = CellStream(profile) if self._padded else UnpaddedStream()
         self._sealer = sealer
         self._complete = False
         self._started = False
@@ -30,9 +31,8 @@ class UnpacedAnswer(Answer):
         """Sends what is there; returns when the network has taken it."""
         if self._send is None:
             raise RuntimeError("written before it is delivered")
-        if self._complete or not (self.stream.queued or self.stream.ended):
-            return
-        for data in _portions(self._sealed(self._sealer)):
+        while not self._complete and self._waits():
+            data = self._portion()
             if not self._started:
                 self._started = True
                 await self._start(self._send, whole=len(data) if self._complete else None)
@@ -43,38 +43,31 @@ class UnpacedAnswer(Answer):
         await work()
         return self._complete
 
-    def _sealed(self, sealer: ResponseSealer) -> Iterator[bytes]:
-        """What waits, in chunks; ``_complete`` once the final one is among them."""
-        if not self._started:
-            yield sealer.prologue()
+    def _waits(self) -> bool:
+        return self.stream.queued > 0 or (self._padded and self.stream.ended)
+
+    def _portion(self) -> bytes:
+        """What waits, in chunks joined: few writes, each of which a slow reader can take in time.
+
+        ``_complete`` once the final chunk is among them.
+        """
+        sealer = self._sealer
+        portion = [] if self._started else [sealer.prologue()]
+        size = 0
+        while size < PORTION and not self._complete and self._waits():
+            data, self._complete = self._chunk()
+            portion.append(sealer.seal_final(data) if self._complete else sealer.seal(data))
+            size += len(data)
+        return b"".join(portion)
+
+    def _chunk(self) -> tuple[bytes, bool]:
+        """The next chunk's plaintext, and whether it is the last."""
         stream = self.stream
         if isinstance(stream, CellStream):
-            while stream.queued or stream.ended:
-                cell = stream.next_cell()
-                if cell.last:
-                    self._complete = True
-                    yield sealer.seal_final(cell.data)
-                    return
-                yield sealer.seal(cell.data)
-            return
-        while stream.queued:
-            data = stream.take()
-            self._complete = stream.ended and not stream.queued and not stream.aborted
-            yield sealer.seal_final(data) if self._complete else sealer.seal(data)
-
-
-def _portions(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The chunks joined, so that they leave in few writes, each of which a slow reader can take in time."""
-    portion: list[bytes] = []
-    size = 0
-    for chunk in chunks:
-        portion.append(chunk)
-        size += len(chunk)
-        if size >= PORTION:
-            yield b"".join(portion)
-            portion, size = [], 0
-    if portion:
-        yield b"".join(portion)
+            cell = stream.next_cell()
+            return cell.data, cell.last
+        data = stream.take()
+        return data, stream.ended and not stream.queued and not stream.aborted
 
 
 class WholeAnswer(Answer):
