@@ -14,9 +14,11 @@ from typing import Any
 
 from benchmarks.toll import Step
 from benchmarks.workload import PROFILES, prompts
-from enclave_runtime.engine.engine import Engine, EngineConfig, GenerationRequest
+from enclave_runtime.engine.engine import Engine
+from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.errors import EngineError
 from enclave_runtime.engine.model import load_model
+from enclave_runtime.engine.request import GenerationRequest
 
 
 def main(arguments: list[str] | None = None) -> int:

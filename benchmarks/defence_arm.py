@@ -78,7 +78,8 @@ def _keep_showing(shown: egress.Egress) -> None:
 
 
 def _engine(model: Path, *, zeroed: bool) -> "Engine":
-    from enclave_runtime.engine.engine import Engine, EngineConfig
+    from enclave_runtime.engine.engine import Engine
+    from enclave_runtime.engine.engine_config import EngineConfig
     from enclave_runtime.engine.model import load_model
 
     engine = Engine(load_model(model), EngineConfig(max_batch=2, max_queue=4, max_context=1024))
@@ -90,7 +91,7 @@ def _engine(model: Path, *, zeroed: bool) -> "Engine":
 
 
 def _alone(engine: "Engine") -> Request:
-    from enclave_runtime.engine.engine import GenerationRequest
+    from enclave_runtime.engine.request import GenerationRequest
 
     tokens = engine.model.tokenizer.encode(_PROMPT)
     asked = GenerationRequest(tokens, _TOKENS, temperature=0.0, ignore_eos=True)

@@ -51,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seal", action="store_true", help="put the node's seal in force before listening")
     options = parser.parse_args(arguments)
     confined = _confined(options) if options.seal else None
-    from enclave_runtime.engine.engine import Engine, EngineConfig
+    from enclave_runtime.engine.engine import Engine
+    from enclave_runtime.engine.engine_config import EngineConfig
     from enclave_runtime.engine.errors import EngineError
     from enclave_runtime.engine.model import load_model
 

@@ -10,7 +10,7 @@ from functools import partial
 
 from enclave_runtime.admission import AdmissionLimits
 from enclave_runtime.answer_stream import Generation
-from enclave_runtime.engine.engine import Engine, GenerationRequest
+from enclave_runtime.engine.engine import Engine
 from enclave_runtime.engine.errors import (
     ChatTemplateError,
     EngineError,
@@ -21,6 +21,7 @@ from enclave_runtime.engine.errors import (
 )
 from enclave_runtime.engine.generation import Generation as EngineGeneration
 from enclave_runtime.engine.generation import Piece
+from enclave_runtime.engine.request import GenerationRequest
 from enclave_runtime.openai_requests import ChatRequest, CompletionRequest, RequestRefused
 from enclave_runtime.standing_thread import StandingThread
 

@@ -9,7 +9,7 @@ import rfc8785
 from enclave_runtime import openai_requests
 from enclave_runtime.admission import AdmissionLimits
 from enclave_runtime.api import API_VERSION
-from enclave_runtime.engine.engine import EngineConfig
+from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.metrics_schema import MetricsSchema
 from enclave_runtime.seal import SealReport
 from ohttp.padding import CellProfile

@@ -24,7 +24,8 @@ from enclave_runtime.boot_clock import BootClock
 from enclave_runtime.completions import EngineCompletions
 from enclave_runtime.config import HostInputs, Inherited, NodeConfig
 from enclave_runtime.egress import Egress
-from enclave_runtime.engine.engine import Engine, EngineConfig
+from enclave_runtime.engine.engine import Engine
+from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.errors import EngineError
 from enclave_runtime.engine.model import LoadedModel, load_model
 from enclave_runtime.errors import ConfigurationError, NodeError

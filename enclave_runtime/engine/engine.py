@@ -15,7 +15,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Ordered
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from enclave_runtime.engine.constraint import ANY_OBJECT, Constraint, ConstraintCompiler
 from enclave_runtime.engine.decoder import ATTENTION_TILE, Span
+from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.errors import (
     EngineError,
     EngineFault,
@@ -34,115 +35,11 @@ from enclave_runtime.engine.errors import (
 from enclave_runtime.engine.generation import Generation, Mailbox, TokenLogprob
 from enclave_runtime.engine.model import LoadedModel
 from enclave_runtime.engine.public_prefix import PUBLIC_OWNER, PublicPrefix, unit
-from enclave_runtime.engine.sampling import Logprobs, Sampler, SamplingSettings
-from enclave_runtime.engine.scheduler import Scheduler, Sequence
-from enclave_runtime.engine.speculate import MAX_GUESSES
+from enclave_runtime.engine.request import GenerationRequest
+from enclave_runtime.engine.sampling import Logprobs, Sampler
+from enclave_runtime.engine.scheduler import Scheduler
+from enclave_runtime.engine.sequence import Sequence
 from enclave_runtime.engine.stop_strings import StopFilter
-
-MAX_STOPS = 16
-MAX_STOP_CHARACTERS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """Sizes of the engine; part of the runtime manifest.
-
-    ``max_batch`` requests run at once, ``max_queue`` more may wait; a prompt and its answer hold at most
-    ``max_context`` tokens (less if the model's own context is shorter); KV pages hold ``page_tokens`` tokens;
-    a step computes at most ``step_budget`` tokens on ``threads`` CPU threads, among them at most ``speculate`` guesses
-    for each request.
-    """
-
-    max_batch: int = 8
-    max_queue: int = 64
-    max_context: int = 2048
-    page_tokens: int = 16
-    step_budget: int = 256
-    threads: int = 2
-    speculate: int = 0
-
-    def __post_init__(self) -> None:
-        for name, most in (
-            ("max_batch", 1024),
-            ("max_queue", 1 << 20),
-            ("max_context", 1 << 24),
-            ("page_tokens", 1 << 12),
-            ("step_budget", 1 << 20),
-            ("threads", 1024),
-        ):
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= most:
-                raise InvalidRequest(f"{name} of the engine", expected=f"1 to {most}", found=value)
-        if type(self.speculate) is not int or not 0 <= self.speculate <= MAX_GUESSES:
-            raise InvalidRequest(
-                "speculate of the engine", expected=f"0 to {MAX_GUESSES}", found=self.speculate
-            )
-        if self.step_budget < self.max_batch + ATTENTION_TILE:
-            raise InvalidRequest(
-                "step_budget leaves prompts no room beside a full batch",
-                expected=f"at least {self.max_batch + ATTENTION_TILE}",
-                found=self.step_budget,
-            )
-
-    def manifest(self) -> dict[str, int]:
-        """The values by name, for the runtime manifest."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationRequest:
-    """What to answer, and how.
-
-    ``max_tokens`` None means as many as the context holds. ``temperature`` 0 takes the likeliest token each
-    time; the other settings of sampling are those of `SamplingSettings`. ``json_schema`` (a JSON text) makes the
-    answer JSON of that schema. ``stop`` strings end the answer and are left out of it. Without a ``seed`` a random
-    one is drawn. With ``ignore_eos`` an end token does not end the answer, so that its length is known beforehand.
-    """
-
-    prompt_tokens: Ordered[int] = field(repr=False)
-    max_tokens: int | None = None
-    temperature: float = 1.0
-    top_p: float = 1.0
-    stop: tuple[str, ...] = field(default=(), repr=False)
-    seed: int | None = None
-    ignore_eos: bool = False
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    top_logprobs: int | None = None
-    json_schema: str | None = field(default=None, repr=False)
-
-    def sampling(self) -> SamplingSettings:
-        """The settings of sampling among these."""
-        return SamplingSettings(
-            self.temperature,
-            self.top_k,
-            self.top_p,
-            self.min_p,
-            self.repetition_penalty,
-            self.presence_penalty,
-            self.frequency_penalty,
-            self.top_logprobs,
-        )
-
-    def check(self, vocab_size: int) -> None:
-        """Raise `InvalidRequest` for a setting out of range."""
-        if self.max_tokens is not None and (type(self.max_tokens) is not int or self.max_tokens < 1):
-            raise InvalidRequest("max_tokens", expected="an integer of at least 1")
-        if problem := self.sampling().problem():
-            raise InvalidRequest(problem[0], expected=problem[1])
-        if self.seed is not None and not -(1 << 63) <= self.seed < 1 << 64:
-            raise InvalidRequest("seed", expected="a 64-bit integer")
-        if len(self.stop) > MAX_STOPS or not all(1 <= len(stop) <= MAX_STOP_CHARACTERS for stop in self.stop):
-            raise InvalidRequest(
-                "stop", expected=f"at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters"
-            )
-        if len(self.prompt_tokens) < 1:
-            raise InvalidRequest("prompt without tokens")
-        if min(self.prompt_tokens) < 0 or max(self.prompt_tokens) >= vocab_size:
-            raise InvalidRequest("token id outside the vocabulary", expected=f"below {vocab_size}")
 
 
 @dataclass(frozen=True, slots=True)

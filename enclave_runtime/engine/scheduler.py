@@ -12,88 +12,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from enclave_runtime.engine.constraint import Constraint
 from enclave_runtime.engine.decoder import ATTENTION_TILE, Span
 from enclave_runtime.engine.errors import QueueFull
-from enclave_runtime.engine.generation import Mailbox
-from enclave_runtime.engine.pages import PagePool, PageTable
+from enclave_runtime.engine.pages import PagePool
 from enclave_runtime.engine.public_prefix import PublicPrefix
-from enclave_runtime.engine.sampling import Sampler
+from enclave_runtime.engine.sequence import Sequence
 from enclave_runtime.engine.speculate import guesses
-from enclave_runtime.engine.stop_strings import StopFilter
-from enclave_runtime.engine.tokenizer import TextStream
-
-
-class Sequence:
-    """One request inside the engine: its tokens, how far it has come, and what makes its text.
-
-    ``tokens`` is one buffer for prompt and answer, overwritten at the end. Strings that Python made on the
-    way (pieces of text, a few held-back characters) cannot be overwritten from here.
-    """
-
-    __slots__ = (
-        "cancelled",
-        "computed",
-        "constraint",
-        "ignore_eos",
-        "length",
-        "mailbox",
-        "owner",
-        "prompt_length",
-        "sampler",
-        "stops",
-        "stream",
-        "table",
-        "tokens",
-    )
-
-    def __init__(
-        self,
-        owner: int,
-        prompt: np.ndarray,
-        max_tokens: int,
-        *,
-        sampler: Sampler,
-        stops: StopFilter,
-        stream: TextStream,
-        mailbox: Mailbox,
-        ignore_eos: bool = False,
-        constraint: Constraint | None = None,
-    ) -> None:
-        self.owner = owner
-        self.prompt_length = self.length = len(prompt)
-        self.tokens = np.zeros(len(prompt) + max_tokens, dtype=np.int64)
-        self.tokens[: self.length] = prompt
-        self.computed = 0  # positions whose keys and values are stored
-        self.table: PageTable | None = None
-        self.sampler = sampler
-        self.stops = stops
-        self.stream = stream
-        self.mailbox = mailbox
-        self.ignore_eos = ignore_eos
-        self.constraint = constraint
-        self.cancelled = False
-
-    @property
-    def full(self) -> bool:
-        """Whether as many tokens were generated as may be."""
-        return self.length == len(self.tokens)
-
-    def append(self, token: int) -> tuple[str, bool]:
-        """Add a generated token. Returns the text to give out, and whether it ends at a stop string."""
-        self.tokens[self.length] = token
-        self.length += 1
-        return self.stops.push(self.stream.push(token))
-
-    def text_end(self) -> str:
-        """What is still held back when no token follows."""
-        text, stopped = self.stops.push(self.stream.finish())
-        return text if stopped else text + self.stops.finish()
-
-    def wipe(self) -> None:
-        """Overwrite every token id, and let go of the grammar's state."""
-        self.tokens.fill(0)
-        self.constraint = None
 
 
 class Scheduler:

@@ -8,7 +8,8 @@ from sealed_node import ROOM, write_tiny_model
 
 from enclave_runtime.admission import AdmissionLimits
 from enclave_runtime.completions import EngineCompletions
-from enclave_runtime.engine.engine import Engine, EngineConfig
+from enclave_runtime.engine.engine import Engine
+from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.model import load_model
 from enclave_runtime.openai_requests import CompletionRequest, RequestRefused
 from enclave_runtime.standing_thread import StandingThread

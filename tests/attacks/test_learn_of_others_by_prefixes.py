@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from sealed_node import ROOM, write_tiny_model
 
-from enclave_runtime.engine.engine import Engine, EngineConfig, GenerationRequest
+from enclave_runtime.engine.engine import Engine
+from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.model import load_model
+from enclave_runtime.engine.request import GenerationRequest
 
 LENGTH = 192
 SAMPLES = 260

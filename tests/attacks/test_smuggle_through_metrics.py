@@ -24,7 +24,8 @@ from enclave_runtime.api import inner_app
 from enclave_runtime.completions import EngineCompletions
 from enclave_runtime.config import NodeConfig
 from enclave_runtime.egress import EgressServer
-from enclave_runtime.engine.engine import Engine, EngineConfig
+from enclave_runtime.engine.engine import Engine
+from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.model import load_model
 from enclave_runtime.errors import ConfigurationError
 from enclave_runtime.exit_codes import ExitCode

@@ -21,7 +21,8 @@ from sealed_node import MODEL_NAME, ROOM, chat, write_tiny_model
 from enclave_runtime.admission import AdmissionLimits
 from enclave_runtime.api import inner_app
 from enclave_runtime.completions import EngineCompletions
-from enclave_runtime.engine.engine import Engine, EngineConfig
+from enclave_runtime.engine.engine import Engine
+from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.model import load_model
 from enclave_runtime.metrics import Metrics
 from enclave_runtime.metrics_schema import DEFAULT

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from enclave_runtime.engine.engine import Engine, EngineConfig
+from enclave_runtime.engine.engine import Engine
+from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.model import LoadedModel, load_model
 from enclave_runtime.engine.tokenizer import BYTE_ALPHABET
 

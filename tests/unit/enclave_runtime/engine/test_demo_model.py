@@ -3,8 +3,10 @@
 import asyncio
 from pathlib import Path
 
-from enclave_runtime.engine.engine import Engine, EngineConfig, GenerationRequest
+from enclave_runtime.engine.engine import Engine
+from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.model import load_model
+from enclave_runtime.engine.request import GenerationRequest
 
 
 def test_it_knows_the_capital_of_france(demo_model_path: Path) -> None:

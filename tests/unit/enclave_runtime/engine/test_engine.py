@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from enclave_runtime.engine.decoder import Span
-from enclave_runtime.engine.engine import Engine, EngineConfig, GenerationRequest
+from enclave_runtime.engine.engine import Engine
+from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.errors import (
     EngineError,
     EngineFault,
@@ -28,6 +29,7 @@ from enclave_runtime.engine.errors import (
 )
 from enclave_runtime.engine.generation import Piece
 from enclave_runtime.engine.model import LoadedModel
+from enclave_runtime.engine.request import GenerationRequest
 
 MakeEngine = Callable[..., Engine]
 
@@ -451,7 +453,9 @@ def test_an_engine_that_was_not_started_refuses(tiny_model: LoadedModel) -> None
 _NOTHING_NEW = """
 import os, sys
 from pathlib import Path
-from enclave_runtime.engine.engine import Engine, EngineConfig, GenerationRequest
+from enclave_runtime.engine.engine import Engine
+from enclave_runtime.engine.engine_config import EngineConfig
+from enclave_runtime.engine.request import GenerationRequest
 from enclave_runtime.engine.model import load_model
 
 def mapped():

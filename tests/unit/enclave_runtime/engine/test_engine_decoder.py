@@ -154,7 +154,9 @@ def test_what_lies_beyond_a_sequence_does_not_matter(tiny_torch: LoadedModel) ->
 _WITHOUT_EXECUTABLE_MEMORY = """
 import ctypes, errno, mmap, sys
 from pathlib import Path
-from enclave_runtime.engine.engine import Engine, EngineConfig, GenerationRequest
+from enclave_runtime.engine.engine import Engine
+from enclave_runtime.engine.engine_config import EngineConfig
+from enclave_runtime.engine.request import GenerationRequest
 from enclave_runtime.engine.model import load_model
 engine = Engine(load_model(Path(sys.argv[1]), sys.argv[2]), EngineConfig(max_context=256))
 engine.start()

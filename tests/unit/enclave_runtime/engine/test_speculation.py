@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enclave_runtime.engine.engine import Engine, EngineConfig, GenerationRequest
+from enclave_runtime.engine.engine import Engine
+from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.errors import InvalidRequest, PromptTooLong
+from enclave_runtime.engine.request import GenerationRequest
 from enclave_runtime.engine.speculate import MAX_GUESSES, guesses
 
 MakeEngine = Callable[..., Engine]
