@@ -38,6 +38,10 @@ class Constraint:
         self._matcher.consume_token(token)
         return bool(self._matcher.is_stopped())
 
+    def fork(self) -> "Constraint":
+        """The same state, to go on from apart."""
+        return Constraint(self._matcher.deep_copy(), self._vocabulary)
+
 
 class ConstraintCompiler:
     """Makes constraints for one model. `available` says whether the library is installed."""

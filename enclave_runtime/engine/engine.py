@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from enclave_runtime.engine.constraint import ANY_OBJECT, Constraint, ConstraintCompiler
-from enclave_runtime.engine.decoder import ATTENTION_TILE, Span
+from enclave_runtime.engine.decoder import Span
+from enclave_runtime.engine.draft import DEFAULT_GUESSES, Draft, check_draft
 from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.errors import (
     EngineError,
@@ -34,11 +35,12 @@ from enclave_runtime.engine.errors import (
 )
 from enclave_runtime.engine.generation import Generation, Mailbox, TokenLogprob
 from enclave_runtime.engine.model import LoadedModel
-from enclave_runtime.engine.public_prefix import PUBLIC_OWNER, PublicPrefix, unit
+from enclave_runtime.engine.public_prefix import computed_prefix, unit
 from enclave_runtime.engine.request import GenerationRequest
 from enclave_runtime.engine.sampling import Logprobs, Sampler
 from enclave_runtime.engine.scheduler import Scheduler
 from enclave_runtime.engine.sequence import Sequence
+from enclave_runtime.engine.speculate import MAX_GUESSES
 from enclave_runtime.engine.stop_strings import StopFilter
 
 
@@ -61,10 +63,27 @@ class EngineStats:
 class Engine:
     """Runs a model for many requests at once. `start`, then `warm_up`, then `submit` from any thread."""
 
-    def __init__(self, model: LoadedModel, config: EngineConfig, *, public_prefix: bool = False) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        config: EngineConfig,
+        *,
+        public_prefix: bool = False,
+        draft: LoadedModel | None = None,
+        draft_guesses: int = DEFAULT_GUESSES,
+    ) -> None:
+        """``draft`` is a smaller model that guesses up to ``draft_guesses`` tokens ahead for each request, in place of
+        ``config.speculate``. Raises `DraftMismatch` where it cannot, `InvalidRequest` for settings out of range.
+        """
         self.model = model
         self.config = config
         self.max_context = min(config.max_context, model.config.context_length)
+        if draft is not None:
+            check_draft(model, draft, self.max_context)
+            if config.speculate or not 1 <= draft_guesses <= MAX_GUESSES:
+                raise InvalidRequest(
+                    f"a draft guesses 1 to {MAX_GUESSES} tokens, and in place of 'speculate'"
+                )
         # A place in the batch has pages of its own; a public prefix has as many as the longest prompt besides.
         pages = (config.max_batch + public_prefix) * -(-self.max_context // config.page_tokens)
         self.pool = model.decoder.new_pool(pages, config.page_tokens)
@@ -76,6 +95,15 @@ class Engine:
             step_budget=config.step_budget,
             speculate=config.speculate,
         )
+        if draft is not None:
+            self._scheduler.draft = Draft(
+                draft.decoder,
+                model.tokenizer.end_ids,
+                config,
+                guesses=draft_guesses,
+                max_context=self.max_context,
+                public_prefix=public_prefix,
+            )
         self._constraints = ConstraintCompiler(model.tokenizer, model.config.vocab_size)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -209,11 +237,10 @@ class Engine:
         kept = np.array(tokens[:whole], dtype=np.int64)
 
         def compute() -> None:
-            table = self.pool.allocate(PUBLIC_OWNER, whole)
-            for start in range(0, whole, ATTENTION_TILE):
-                span = Span(kept[start : start + ATTENTION_TILE], start, table, False)
-                self.model.decoder.step([span], self.pool)
-            self._scheduler.public_prefix = PublicPrefix(kept, table, self.config.page_tokens)
+            self._scheduler.public_prefix = computed_prefix(kept, self.model.decoder, self.pool)
+            draft = self._scheduler.draft
+            if draft is not None:
+                draft.public_prefix = computed_prefix(kept, draft.decoder, draft.pool)
 
         done: Future[None] = Future()
         with self._changed:
@@ -270,6 +297,7 @@ class Engine:
         if not planned:
             return
         try:
+            planned += self._scheduler.guess(planned)
             logits = self.model.decoder.step([span for _, span in planned], self.pool)
             if not bool(torch.isfinite(logits).all()):
                 raise EngineFault("logits are not finite")
@@ -341,6 +369,8 @@ class Engine:
             self._scheduler.waiting.clear()
         self._counts["faults"] += 1
         self.pool.clear()
+        if self._scheduler.draft is not None:
+            self._scheduler.draft.pool.clear()
         for sequence in lost:
             sequence.wipe()
             sequence.mailbox.fail(EngineFault("the engine ended itself"))

@@ -6,7 +6,8 @@
     ├── ModelError
     │   ├── ModelNotFound         no model at the path given
     │   ├── ModelMalformed        a model file contradicts its format or itself
-    │   └── UnsupportedModel      well formed, but of a kind this decoder does not compute
+    │   ├── UnsupportedModel      well formed, but of a kind this decoder does not compute
+    │   └── DraftMismatch         a draft that cannot guess for the model
     ├── InvalidRequest            a sampling setting or token id out of range
     ├── PromptTooLong             the prompt leaves no room in the context
     ├── QueueFull                 as many requests wait as may wait
@@ -68,6 +69,12 @@ class UnsupportedModel(ModelError):
     """The model is well formed, but names something this decoder does not compute."""
 
     default_code = "model_unsupported"
+
+
+class DraftMismatch(ModelError):
+    """A draft has another vocabulary than the model, or too short a context."""
+
+    default_code = "draft_mismatch"
 
 
 class InvalidRequest(EngineError):

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from enclave_runtime.engine.decoder import ATTENTION_TILE
+from enclave_runtime.engine.decoder import ATTENTION_TILE, Decoder, Span
 from enclave_runtime.engine.pages import PagePool, PageTable
 
 PUBLIC_OWNER = 1 << 62
@@ -37,6 +37,14 @@ class PublicPrefix:
         if common:
             pool.copy(self._table, table, common // pool.page_tokens)
         return common
+
+
+def computed_prefix(tokens: np.ndarray, decoder: Decoder, pool: PagePool) -> PublicPrefix:
+    """Compute ``tokens`` (int64, a multiple of `unit`) into pages of their own."""
+    table = pool.allocate(PUBLIC_OWNER, len(tokens))
+    for start in range(0, len(tokens), ATTENTION_TILE):
+        decoder.step([Span(tokens[start : start + ATTENTION_TILE], start, table, False)], pool)
+    return PublicPrefix(tokens, table, pool.page_tokens)
 
 
 def unit(page_tokens: int) -> int:

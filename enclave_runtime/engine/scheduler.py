@@ -4,20 +4,20 @@ First come, first served: requests are admitted in order of arrival as soon as a
 the KV pages they can ever need are free, so an admitted request always runs to its end. In a step every
 answering request gets its one token; what is left of the token budget goes to prompts, oldest first. A
 prompt is cut only at multiples of `ATTENTION_TILE`, so the cuts do not depend on who else is there. Guesses of
-further tokens (`enclave_runtime.engine.speculate`) get what is left after that.
+further tokens (`enclave_runtime.engine.speculate`, `enclave_runtime.engine.draft`) get what is left after that, one
+for each request in turn.
 """
 
 from collections import deque
 from collections.abc import Callable
 
-import numpy as np
-
 from enclave_runtime.engine.decoder import ATTENTION_TILE, Span
+from enclave_runtime.engine.draft import Draft
 from enclave_runtime.engine.errors import QueueFull
 from enclave_runtime.engine.pages import PagePool
 from enclave_runtime.engine.public_prefix import PublicPrefix
 from enclave_runtime.engine.sequence import Sequence
-from enclave_runtime.engine.speculate import guesses
+from enclave_runtime.engine.speculate import dealt, guesses
 
 
 class Scheduler:
@@ -32,6 +32,7 @@ class Scheduler:
         self._step_budget = step_budget
         self._speculate = speculate
         self.public_prefix: PublicPrefix | None = None
+        self.draft: Draft | None = None
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -51,12 +52,12 @@ class Scheduler:
             if self.public_prefix is not None:
                 prompt = sequence.tokens[: sequence.prompt_length]
                 sequence.computed = self.public_prefix.begin(prompt, sequence.table, self._pool)
+            if self.draft is not None:
+                self.draft.begin(sequence)
             self.running.append(self.waiting.popleft())
 
     def plan(self) -> list[tuple[Sequence, Span]]:
-        """The spans of the next step: one for each running request, and one for each guess, after those they go on
-        from.
-        """
+        """The spans of the next step: one for each running request, as far as the budget goes."""
         planned = []
         budget = self._step_budget
         for sequence in self.running:
@@ -74,23 +75,30 @@ class Scheduler:
                     break
                 planned.append((sequence, _span(sequence, end)))
                 budget -= end - sequence.computed
-        if self._speculate and budget > 0:
-            planned += self._guessed(planned, budget)
         return planned
 
-    def _guessed(self, planned: list[tuple[Sequence, Span]], budget: int) -> list[tuple[Sequence, Span]]:
-        """Spans of guesses for the answering requests of ``planned``, one token each."""
-        found = []
+    def guess(self, planned: list[tuple[Sequence, Span]]) -> list[tuple[Sequence, Span]]:
+        """Spans of guesses for the answering requests of ``planned``, one token each, in what is left of the budget.
+        Where there is a draft, this is where it computes.
+        """
+        budget = self._step_budget - sum(len(span.tokens) for _, span in planned)
+        if self.draft is not None:
+            answering = [sequence for sequence, span in planned if span.wants_logits]
+            return self.draft.guess(self.running, answering, budget)
+        return self._looked_up(planned, budget) if self._speculate and budget > 0 else []
+
+    def _looked_up(self, planned: list[tuple[Sequence, Span]], budget: int) -> list[tuple[Sequence, Span]]:
+        answering, wants = [], []
         for sequence, span in planned:
-            if not span.wants_logits or sequence.table is None:
-                continue
-            room = len(sequence.tokens) - 1 - sequence.length
-            most = min(self._speculate, room, budget)
-            for offset, token in enumerate(guesses(sequence.tokens[: sequence.length], most)):
-                guess = Span(np.array([token]), sequence.length + offset, sequence.table, True)
-                found.append((sequence, guess))
-                budget -= 1
-        return found
+            if span.wants_logits:
+                room = len(sequence.tokens) - 1 - sequence.length
+                found = guesses(sequence.tokens[: sequence.length], min(self._speculate, room))
+                answering.append(sequence)
+                wants.append(len(found))
+                sequence.guessed[: len(found)] = found
+                found.fill(0)
+        shares = zip(answering, dealt(wants, budget), strict=True)
+        return [(sequence, check) for sequence, share in shares for check in sequence.checks(share)]
 
     def leave(self, sequence: Sequence) -> None:
         """Take a request out, wherever it is, and clear everything it left."""
@@ -102,6 +110,8 @@ class Scheduler:
         sequence.wipe()
         if table is not None:
             self._pool.release(table)
+        if self.draft is not None:
+            self.draft.end(sequence)
 
     def leave_where(self, condition: Callable[[Sequence], bool]) -> list[Sequence]:
         """`leave` for every request that meets ``condition``; returns them."""

@@ -3,17 +3,44 @@
 import numpy as np
 
 from enclave_runtime.engine.constraint import Constraint
+from enclave_runtime.engine.decoder import Span
 from enclave_runtime.engine.generation import Mailbox
 from enclave_runtime.engine.pages import PageTable
 from enclave_runtime.engine.sampling import Sampler
+from enclave_runtime.engine.speculate import MAX_GUESSES
 from enclave_runtime.engine.stop_strings import StopFilter
 from enclave_runtime.engine.tokenizer import TextStream
+
+
+class DraftSeat:
+    """What a draft keeps of one request: its pages, and how far it has come.
+
+    ``computed`` positions are stored in ``table``, guesses among them; the request's ``guessed`` holds ``count`` of
+    them for the positions from ``base`` on.
+    """
+
+    __slots__ = ("base", "computed", "count", "table")
+
+    def __init__(self, table: PageTable, base: int) -> None:
+        self.table = table
+        self.base = base
+        self.computed = self.count = 0
+
+    def settle(self, sequence: "Sequence") -> None:
+        """The guesses were checked: keep what was computed of those that came true, and forget them all."""
+        checked = min(self.count, sequence.length - self.base)
+        same = sequence.tokens[self.base : self.base + checked] == sequence.guessed[:checked]
+        true = checked if bool(same.all()) else int(np.argmin(same))
+        self.computed = min(self.computed, self.base + true)
+        self.base, self.count = sequence.length, 0
+        sequence.guessed.fill(0)
 
 
 class Sequence:
     """One request inside the engine: its tokens, how far it has come, and what makes its text.
 
-    ``tokens`` is one buffer for prompt and answer, overwritten at the end. Strings that Python made on the
+    ``tokens`` is one buffer for prompt and answer, ``guessed`` one for guesses of what follows; both are overwritten at
+    the end. Strings that Python made on the
     way (pieces of text, a few held-back characters) cannot be overwritten from here.
     """
 
@@ -21,6 +48,8 @@ class Sequence:
         "cancelled",
         "computed",
         "constraint",
+        "draft",
+        "guessed",
         "ignore_eos",
         "length",
         "mailbox",
@@ -52,6 +81,8 @@ class Sequence:
         self.tokens[: self.length] = prompt
         self.computed = 0  # positions whose keys and values are stored
         self.table: PageTable | None = None
+        self.guessed = np.zeros(MAX_GUESSES, dtype=np.int64)
+        self.draft: DraftSeat | None = None
         self.sampler = sampler
         self.stops = stops
         self.stream = stream
@@ -64,6 +95,14 @@ class Sequence:
     def full(self) -> bool:
         """Whether as many tokens were generated as may be."""
         return self.length == len(self.tokens)
+
+    def checks(self, count: int) -> list[Span]:
+        """Spans of one token each that check the first ``count`` guesses."""
+        assert self.table is not None, "a running request has its pages"
+        return [
+            Span(self.guessed[offset : offset + 1], self.length + offset, self.table, True)
+            for offset in range(count)
+        ]
 
     def append(self, token: int) -> tuple[str, bool]:
         """Add a generated token. Returns the text to give out, and whether it ends at a stop string."""
@@ -79,4 +118,5 @@ class Sequence:
     def wipe(self) -> None:
         """Overwrite every token id, and let go of the grammar's state."""
         self.tokens.fill(0)
+        self.guessed.fill(0)
         self.constraint = None

@@ -10,10 +10,23 @@ overwritten when the request ends. How often guesses come true depends on the wo
 guesses where its cells are paced (``enclave_runtime.node``).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 MAX_GUESSES = 8
 _LONGEST, _SHORTEST = 4, 2
+
+
+def dealt(wants: Sequence[int], budget: int) -> list[int]:
+    """``budget`` in rounds of one each, first come first served, to those who want so many."""
+    given = [0] * len(wants)
+    for _ in range(max(wants, default=0)):
+        for place, want in enumerate(wants):
+            if given[place] < want and budget > 0:
+                given[place] += 1
+                budget -= 1
+    return given
 
 
 def guesses(tokens: np.ndarray, most: int) -> np.ndarray:

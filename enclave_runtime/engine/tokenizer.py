@@ -51,6 +51,15 @@ class Tokenizer:
         """The bytes that ``token`` adds to an answer; empty for markers and for ids without a token."""
         return self._text_bytes[token] if 0 <= token < len(self._text_bytes) else b""
 
+    def vocabulary_digest(self) -> bytes:
+        """SHA-256 over every token by its number: the same for the same vocabulary in whatever form it is stored."""
+        whole = hashlib.sha256()
+        vocabulary: dict[str, int] = self._native.get_vocab(with_added_tokens=True)
+        for token, number in sorted(vocabulary.items(), key=lambda entry: (entry[1], entry[0])):
+            name = token.encode("utf-8", "surrogatepass")
+            whole.update(number.to_bytes(4, "big") + len(name).to_bytes(4, "big") + name)
+        return whole.digest()
+
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Token ids of ``text``. Markers spelled out in it (as chat templates do) become their tokens.
 
