@@ -20,6 +20,7 @@ from pathlib import Path
 
 from enclave_runtime import egress, kernel_calls, seal, wiped_memory
 from enclave_runtime.config import SIMULATED, HostInputs, NodeConfig
+from enclave_runtime.draft_choice import DraftChoice
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.exit_codes import ExitCode
 from enclave_runtime.metrics_schema import MetricsSchema
@@ -59,8 +60,10 @@ def _boot(arguments: Sequence[str]) -> int:
         from enclave_runtime.devices import start_keeper
 
         inherited = replace(inherited, platform=start_keeper(config, host))
+    draft = DraftChoice.from_table(config.draft)
+    models = [host.model] if draft is None else [host.model, draft.beside(host.model)]
     confined = seal.confine(
-        read=(*code_paths(), host.model, host.staple, *map(Path, DEVICES_AND_FACTS)),
+        read=(*code_paths(), *models, host.staple, *map(Path, DEVICES_AND_FACTS)),
         bind_ports=(host.port, host.metrics_port),
         keep_descriptors=inherited.descriptors,
         tolerate=config.tolerate,

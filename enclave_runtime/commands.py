@@ -79,6 +79,14 @@ def serve(
     ] = None,
     simulated_gpus: Annotated[int, typer.Option(min=0, max=32, help="How many GPUs the platform has.")] = 1,
     engine: Annotated[str, typer.Option(help='Engine settings as JSON, such as {"max_batch": 8}.')] = "{}",
+    decoder: Annotated[
+        str, typer.Option(help='How the model is computed as JSON, such as {"weights": "int8"}.')
+    ] = "{}",
+    draft: Annotated[
+        Path | None,
+        typer.Option(help="A smaller model of the same vocabulary that guesses ahead, beside it."),
+    ] = None,
+    guesses: Annotated[int, typer.Option(min=1, max=8, help="Tokens that the draft goes ahead.")] = 4,
     padding: Annotated[str, typer.Option(help="How answers are paced, as JSON; {} for the default.")] = "{}",
     tokens: Annotated[
         Path | None, typer.Option(help="Ask for blind tokens: a file from `cloister tokens policy`.")
@@ -123,6 +131,8 @@ def serve(
             padding=padding_settings,
             tokens=asked,
             admission=_object("--admission", admission),
+            decoder=_object("--decoder", decoder),
+            draft=_draft(model, draft, guesses),
         )
         NodeConfig.parse(config.encode())
         if show_policy:
@@ -189,6 +199,23 @@ def _object(option: str, text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{option} is not a JSON object")
     return value
+
+
+def _draft(model: Path, draft: Path | None, guesses: int) -> dict[str, str | int]:
+    """The table that names ``draft`` by its digest. Raises ValueError."""
+    if draft is None:
+        return {}
+    from enclave_runtime.draft_choice import DraftChoice
+    from enclave_runtime.engine.errors import ModelError
+    from enclave_runtime.engine.model import stored_digest
+
+    try:
+        choice = DraftChoice(draft.name, stored_digest(draft).hex(), guesses)
+    except ModelError as error:
+        raise ValueError(f"{draft}: {error}") from None
+    if choice.beside(model).resolve() != draft.resolve():
+        raise ValueError(f"{draft}: a draft lies beside the model's file, or in the model's folder")
+    return choice.manifest()
 
 
 def _failed(message: str) -> int:

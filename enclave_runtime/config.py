@@ -19,6 +19,8 @@ import rfc8785
 
 from attestation.tees import AZURE_SNP, AZURE_TDX, SEV_SNP, TDX, TPM
 from enclave_runtime.admission import AdmissionLimits
+from enclave_runtime.decoder_choice import DecoderChoice
+from enclave_runtime.draft_choice import DraftChoice
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.exit_codes import ExitCode
 from enclave_runtime.metrics_schema import DEFAULT, MetricsSchema
@@ -53,6 +55,7 @@ MAX_PUBLIC_PREFIX = 16 * 1024
 """Characters of a public prefix at most."""
 
 _VERSION = 1
+_TABLES = ("devices", "gpu_policy", "engine", "padding", "tokens", "metrics", "admission", "decoder", "draft")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:+-]{0,127}")
 
 
@@ -67,7 +70,8 @@ class NodeConfig:
     of an attestation policy by which the node judges its own GPUs, ``tolerate`` the pieces of the seal that
     a kernel may lack, ``tokens`` which blind tokens requests must bring (empty: none), ``metrics`` the closed list
     of metrics (MetricsSchema), ``admission`` the limits of AdmissionLimits, ``public_prefix`` a system message that
-    everybody knows, whose keys and values are computed at the start (empty: none).
+    everybody knows, whose keys and values are computed at the start (empty: none), ``decoder`` the settings of
+    DecoderChoice, ``draft`` those of DraftChoice (empty: no draft model).
     """
 
     model_name: str
@@ -83,6 +87,8 @@ class NodeConfig:
     metrics: Mapping[str, Any] = field(default_factory=DEFAULT.table)
     public_prefix: str = ""
     admission: Mapping[str, int] = field(default_factory=dict)
+    decoder: Mapping[str, str | int] = field(default_factory=dict)
+    draft: Mapping[str, str | int] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """The command line: canonical JSON (RFC 8785), as :meth:`parse` takes it."""
@@ -105,7 +111,7 @@ class NodeConfig:
             raise ConfigurationError("config_model_name", "not a plain name of at most 128 characters")
         if not isinstance(platform, str) or platform not in _DEVICES:
             raise ConfigurationError("config_platform", f"one of {', '.join(_DEVICES)}")
-        for table in ("devices", "gpu_policy", "engine", "padding", "tokens", "metrics", "admission"):
+        for table in _TABLES:
             if not isinstance(members[table], dict):
                 raise ConfigurationError("config_malformed", f"'{table}' is not an object")
         prefix = members["public_prefix"]
@@ -116,6 +122,8 @@ class NodeConfig:
         refuse_by_name(members["engine"])
         MetricsSchema.parse(members["metrics"])
         AdmissionLimits.from_table(members["admission"])
+        DecoderChoice.from_table(members["decoder"])
+        DraftChoice.from_table(members["draft"])
         return cls(
             model_name=name,
             platform=platform,
@@ -130,6 +138,8 @@ class NodeConfig:
             metrics=members["metrics"],
             public_prefix=prefix,
             admission=members["admission"],
+            decoder=members["decoder"],
+            draft=members["draft"],
         )
 
 

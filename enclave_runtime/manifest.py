@@ -9,6 +9,8 @@ import rfc8785
 from enclave_runtime import openai_requests
 from enclave_runtime.admission import AdmissionLimits
 from enclave_runtime.api import API_VERSION
+from enclave_runtime.decoder_choice import DecoderChoice
+from enclave_runtime.draft_choice import DraftChoice
 from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.metrics_schema import MetricsSchema
 from enclave_runtime.seal import SealReport
@@ -30,11 +32,13 @@ def runtime_manifest(
     metrics: MetricsSchema,
     public_prefix: str,
     admission: AdmissionLimits,
+    decoder: DecoderChoice,
+    draft: DraftChoice | None,
 ) -> bytes:
     """The manifest's bytes: canonical JSON (RFC 8785). Digests are 32 bytes and appear as lower-case hex.
 
     ``confined`` is the first layer of the seal, the pieces that a kernel may lack; it says which are in
-    force. ``tokens`` is what requests have to bring, None where nothing.
+    force. ``tokens`` is what requests have to bring, ``draft`` the draft model; None where there is none.
     """
     return rfc8785.dumps(
         {
@@ -45,6 +49,8 @@ def runtime_manifest(
                 "tokenizer_digest": tokenizer_digest.hex(),
             },
             "engine": dict(engine.manifest()),
+            "decoder": dict(decoder.manifest()),
+            "draft": {} if draft is None else dict(draft.manifest()),
             "metrics": metrics.table(),
             "public_prefix": hashlib.sha256(public_prefix.encode("utf-8", "replace")).hexdigest(),
             "admission": admission.manifest(),

@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 
 from attestation.device_socket import DeviceSocket
 from attestation.errors import AttestationError
@@ -23,10 +24,13 @@ from enclave_runtime.boot import bind
 from enclave_runtime.boot_clock import BootClock
 from enclave_runtime.completions import EngineCompletions
 from enclave_runtime.config import HostInputs, Inherited, NodeConfig
+from enclave_runtime.decoder_choice import DecoderChoice
+from enclave_runtime.draft_choice import DraftChoice
 from enclave_runtime.egress import Egress
+from enclave_runtime.engine.draft import DEFAULT_GUESSES
 from enclave_runtime.engine.engine import Engine
 from enclave_runtime.engine.engine_config import EngineConfig
-from enclave_runtime.engine.errors import EngineError
+from enclave_runtime.engine.errors import EngineError, ModelError
 from enclave_runtime.engine.model import LoadedModel, load_model
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.evidence import EvidenceMaker
@@ -62,21 +66,29 @@ def run(
     clock = BootClock()
     limits = AdmissionLimits.from_table(config.admission)
     engine_config, padding, tokens = _engine_config(config), _padding(config), _tokens(config)
-    if engine_config.speculate and padding.name == "off":
-        # How many guesses come true is told by the words, and would be heard in the rhythm.
-        raise ConfigurationError("config_speculation", "'speculate' needs cells at a pace of their own")
+    decoder, draft_choice = DecoderChoice.from_table(config.decoder), DraftChoice.from_table(config.draft)
+    _check_speculation(engine_config, draft_choice, padding)
     gpu_policy = _policy(config).gpu
     staple = _staple(host)
-    model = _model(host)
+    model = _model(host.model, decoder)
+    draft = None if draft_choice is None else _draft(host.model, draft_choice, decoder)
     clock.mark("load")
     try:
-        engine = Engine(model, engine_config, public_prefix=bool(config.public_prefix))
+        engine = Engine(
+            model,
+            engine_config,
+            public_prefix=bool(config.public_prefix),
+            draft=draft,
+            draft_guesses=DEFAULT_GUESSES if draft_choice is None else draft_choice.guesses,
+        )
         engine.start()
         engine.warm_up()
         if config.public_prefix:
             message = {"role": "system", "content": config.public_prefix}
             text = model.chat_template.render([message], add_generation_prompt=False)
             engine.keep_public_prefix(model.tokenizer.encode(text))
+    except ModelError as error:  # two models that do not go together
+        raise NodeError(error.code, ExitCode.MODEL, str(error)) from None
     except EngineError as error:
         raise NodeError(error.code, ExitCode.WARM_UP, error.detail) from None
     clock.mark("warm_up")
@@ -91,6 +103,8 @@ def run(
         public_prefix=config.public_prefix,
         metrics=egress.schema,
         admission=limits,
+        decoder=decoder,
+        draft=draft_choice,
     )
     device = _device(inherited.platform)
     identity = Identity(
@@ -319,11 +333,28 @@ def _staple(host: HostInputs) -> Staple:
         raise NodeError("staple_malformed", ExitCode.STAPLE, str(error)) from None
 
 
-def _model(host: HostInputs) -> LoadedModel:
+def _model(path: Path, decoder: DecoderChoice) -> LoadedModel:
     try:
-        return load_model(host.model)
+        return load_model(path, decoder.wanted, activations=decoder.activations)
     except EngineError as error:
         raise NodeError(error.code, ExitCode.MODEL, str(error)) from None
+
+
+def _draft(model: Path, choice: DraftChoice, decoder: DecoderChoice) -> LoadedModel:
+    draft = _model(choice.beside(model), decoder)
+    if draft.model_digest.hex() != choice.digest:
+        raise NodeError(
+            "draft_digest", ExitCode.MODEL, "the draft is not the one that the configuration names"
+        )
+    return draft
+
+
+def _check_speculation(engine: EngineConfig, draft: DraftChoice | None, padding: CellProfile) -> None:
+    """How many guesses come true is told by the words, and would be heard in any rhythm but the cells' own."""
+    if (engine.speculate or draft is not None) and padding.name != "constant":
+        raise ConfigurationError("config_speculation", "guessing ahead needs cells at a constant pace")
+    if engine.speculate and draft is not None:
+        raise ConfigurationError("config_speculation", "'speculate' and a draft: one or the other")
 
 
 def _device(descriptor: int) -> DeviceSocket:

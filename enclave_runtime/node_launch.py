@@ -57,6 +57,8 @@ def node_config(
     metrics: Mapping[str, Any] | None = None,
     admission: Mapping[str, int] | None = None,
     public_prefix: str = "",
+    decoder: Mapping[str, str | int] | None = None,
+    draft: Mapping[str, str | int] | None = None,
 ) -> NodeConfig:
     """The configuration of a node on the simulated platform with these ``roots`` (``Platform.roots``).
 
@@ -76,6 +78,8 @@ def node_config(
         metrics=DEFAULT.table() if metrics is None else dict(metrics),
         admission=dict(admission or {}),
         public_prefix=public_prefix,
+        decoder=dict(decoder or {}),
+        draft=dict(draft or {}),
     )
 
 

@@ -38,30 +38,34 @@ class LoadedModel:
     name: str
 
 
-def load_model(path: Path, decoder: str = "auto") -> LoadedModel:
+def load_model(path: Path, decoder: str = "auto", *, activations: int = 16) -> LoadedModel:
     """Load a ``.gguf`` file, or a folder with config.json, tokenizer.json and safetensors weights.
 
     ``decoder`` is ``auto`` (compiled where the library was built and knows the shape, else torch), ``compiled``,
-    ``int8`` (compiled, floating-point weights turned into 8 bits) or ``torch``.
+    ``int8`` (compiled, floating-point weights turned into 8 bits) or ``torch``. ``activations`` is the number of bits
+    (16 or 8) to which the compiled decoder rounds activations that meet quantised weights.
 
     Raises a `ModelError`: `ModelNotFound`, `ModelMalformed` or `UnsupportedModel`. Nothing is unpickled, no
     code of the model is run except its chat template, and nothing is fetched.
     """
     try:
         if path.is_dir():
-            return _load_folder(path, decoder)
+            return _load_folder(path, decoder, activations)
         if path.is_file():
-            return _load_gguf(path, decoder)
+            return _load_gguf(path, decoder, activations)
     except OSError as error:
         raise ModelNotFound("a model file cannot be read", found=error.strerror) from None
     raise ModelNotFound("no such model file or folder", found=path.name)
 
 
-def make_decoder(config: ModelConfig, source: TensorSource, wanted: str = "auto") -> Decoder:
-    """The decoder over the weights of ``source``; see `load_model` for ``wanted``."""
+def make_decoder(
+    config: ModelConfig, source: TensorSource, wanted: str = "auto", activations: int = 16
+) -> Decoder:
+    """The decoder over the weights of ``source``; see `load_model` for ``wanted`` and ``activations``."""
     library = binding.library() if wanted != "torch" else None
     if library is not None and packing.computes(config):
-        return CpuDecoder(library, config, packing.pack(library, config, source, int8=wanted == "int8"))
+        packed = packing.pack(library, config, source, int8=wanted == "int8")
+        return CpuDecoder(library, config, packed, fine=activations == 16)
     if wanted not in ("auto", "torch"):
         raise UnsupportedModel("the compiled decoder is not built, or does not know this shape")
     return TorchDecoder(config, assemble(config, source))
@@ -79,7 +83,21 @@ def model_digest(files: Mapping[str, bytes]) -> bytes:
     return whole.digest()
 
 
-def _load_gguf(path: Path, wanted: str) -> LoadedModel:
+def stored_digest(path: Path) -> bytes:
+    """The `model_digest` of a model that is not loaded. Raises a `ModelError`."""
+    try:
+        if path.is_file():
+            return model_digest({path.name: _file_digest(path)})
+        if path.is_dir():
+            contents = {file.name: _file_digest(file) for file in SafetensorsFolder(path).files}
+            documents = {name: hashlib.sha256(content).digest() for name, content in _documents(path).items()}
+            return model_digest(contents | documents)
+    except OSError as error:
+        raise ModelNotFound("a model file cannot be read", found=error.strerror) from None
+    raise ModelNotFound("no such model file or folder", found=path.name)
+
+
+def _load_gguf(path: Path, wanted: str, activations: int) -> LoadedModel:
     with path.open("rb") as handle:
         try:
             mapping = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
@@ -100,7 +118,7 @@ def _load_gguf(path: Path, wanted: str) -> LoadedModel:
         if factors is not None:
             config = with_rope_factors(config, factors)
         tokenizer = tokenizer_from_gguf(file.metadata)
-        decoder = make_decoder(config, GgufTensors(file, data, config), wanted)
+        decoder = make_decoder(config, GgufTensors(file, data, config), wanted, activations)
         digest = content.result().digest()
     source = file.metadata.text("tokenizer.chat_template", "") or None
     return _loaded(
@@ -113,19 +131,8 @@ def _load_gguf(path: Path, wanted: str) -> LoadedModel:
     )
 
 
-def _load_folder(folder: Path, wanted: str) -> LoadedModel:
-    documents = {
-        name: _read(folder / name)
-        for name in (
-            "config.json",
-            "generation_config.json",
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "chat_template.jinja",
-            INDEX_FILE,
-        )
-        if (folder / name).is_file()
-    }
+def _load_folder(folder: Path, wanted: str, activations: int) -> LoadedModel:
+    documents = _documents(folder)
     for name in ("config.json", "tokenizer.json"):
         if name not in documents:
             raise ModelNotFound("file missing from the model's folder", expected=name)
@@ -146,7 +153,7 @@ def _load_folder(folder: Path, wanted: str) -> LoadedModel:
     digests = {name: hashlib.sha256(content).digest() for name, content in documents.items()}
     with ThreadPoolExecutor(1, thread_name_prefix="digest") as pool:
         contents = pool.map(_file_digest, source.files)
-        decoder = make_decoder(config, source, wanted)
+        decoder = make_decoder(config, source, wanted, activations)
         digests |= {file.name: digest for file, digest in zip(source.files, contents, strict=True)}
     return _loaded(
         config,
@@ -158,6 +165,18 @@ def _load_folder(folder: Path, wanted: str) -> LoadedModel:
     )
 
 
+def _documents(folder: Path) -> dict[str, bytes]:
+    return {name: _read(folder / name) for name in _DOCUMENTS if (folder / name).is_file()}
+
+
+_DOCUMENTS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    INDEX_FILE,
+)
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 

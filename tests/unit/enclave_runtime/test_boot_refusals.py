@@ -16,6 +16,7 @@ from attestation.simulated.platform import Platform
 from enclave_runtime import node
 from enclave_runtime.config import HOST_INPUTS, PLATFORM_DESCRIPTOR, HostInputs, Inherited
 from enclave_runtime.egress import Egress
+from enclave_runtime.engine.model import stored_digest
 from enclave_runtime.errors import NodeError
 from enclave_runtime.exit_codes import ExitCode
 from enclave_runtime.metrics_schema import DEFAULT
@@ -73,6 +74,11 @@ def refused(platform, egress):
         ({"engine": {"unheard_of": 1}}, "config_engine"),
         ({"engine": {"prefix_cache": 1}}, "optimisation_refused"),
         ({"engine": {"speculate": 2}, "padding": {"name": "off"}}, "config_speculation"),
+        ({"engine": {"speculate": 2}, "padding": {"name": "bucket"}}, "config_speculation"),
+        ({"draft": {"name": "d", "digest": "0" * 64}, "padding": {"name": "bucket"}}, "config_speculation"),
+        ({"draft": {"name": "d", "digest": "0" * 64}, "engine": {"speculate": 2}}, "config_speculation"),
+        ({"draft": {"name": "d/e", "digest": "0" * 64}}, "config_draft"),
+        ({"decoder": {"weights": "int2"}}, "config_decoder"),
         ({"admission": {"bytes_per_token": 0}}, "config_admission"),
         ({"admission": {"users": 1}}, "config_admission"),
         ({"padding": {"name": "none"}}, "config_padding"),
@@ -103,6 +109,35 @@ def test_a_model_that_is_none(refused, config, host, tmp_path, broken):
         path.write_bytes(b"" if broken == "empty" else b"GGUF" + bytes(500))
         host = replace(host, model=path)
     assert refused(config, host).exit_code is ExitCode.MODEL
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        ("nothing is there", "model_not_found"),
+        ("another digest", "draft_digest"),
+        ("another vocabulary", "draft_vocabulary"),
+        ("too short a context", "draft_context"),
+    ],
+)
+def test_a_draft_that_is_not_the_one_named_or_does_not_fit(refused, config, host, tmp_path, wrong, code):
+    model = write_tiny_model(tmp_path / "models" / "tiny")
+    draft = write_tiny_model(tmp_path / "models" / "tiny" / "draft")
+    settings = json.loads((draft / "config.json").read_text())
+    if wrong == "too short a context":
+        (draft / "config.json").write_text(json.dumps(settings | {"max_position_embeddings": ROOM // 2}))
+    if wrong == "another vocabulary":
+        tokenizer = json.loads((draft / "tokenizer.json").read_text())
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+        (draft / "tokenizer.json").write_text(json.dumps(tokenizer))
+    table = {"name": "draft", "digest": stored_digest(draft).hex()}
+    if wrong == "another digest":
+        (draft / "config.json").write_text(json.dumps(settings | {"rope_theta": 9000.0}))
+    if wrong == "nothing is there":
+        table["name"] = "elsewhere"
+    error = refused(replace(config, draft=table), replace(host, model=model))
+    assert (error.code, error.exit_code) == (code, ExitCode.MODEL)
 
 
 def test_gpus_that_are_not_there(refused, config, host):

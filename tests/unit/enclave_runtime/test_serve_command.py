@@ -1,5 +1,6 @@
 """``cloister serve`` says in one line what is wrong, and prints the command line that would be measured."""
 
+import hashlib
 import tomllib
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 from attestation.policy import AttestationPolicy
 from enclave_runtime.commands import register
 from enclave_runtime.config import NodeConfig
+from enclave_runtime.engine.model import model_digest
 from enclave_runtime.seal import Piece
 
 
@@ -41,11 +43,31 @@ def test_the_command_line_is_the_same_each_time_and_names_no_folder(serve, tmp_p
     assert str(state) not in first.stdout
 
 
+def test_a_draft_is_named_by_its_digest(serve, tmp_path):
+    draft = tmp_path / "draft.gguf"
+    draft.write_bytes(b"GGUF, smaller")
+    shown = serve("--draft", str(draft), "--guesses", "3", "--show-command-line").stdout
+    table = NodeConfig.parse(shown.strip().encode()).draft
+    content = hashlib.sha256(b"GGUF, smaller").digest()
+    assert table == {
+        "name": "draft.gguf",
+        "digest": model_digest({"draft.gguf": content}).hex(),
+        "guesses": 3,
+    }
+    (tmp_path / "away").mkdir()
+    away = draft.rename(tmp_path / "away" / "draft.gguf")
+    for path, said in ((away, "beside the model"), (draft, "no such model")):
+        result = serve("--draft", str(path), "--show-command-line")
+        assert result.return_value == 1
+        assert said in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ([], "--image and --staple"),
         (["--engine", "[]"], "--engine is not a JSON object"),
+        (["--decoder", '{"weights": "int2"}', "--show-command-line"], "config_decoder"),
         (["--padding", "{"], "--padding is not a JSON object"),
         (["--name", "a b", "--show-command-line"], "config_model_name"),
         (["--image", "/nowhere", "--staple", "/nowhere"], "/nowhere: there is no such file"),
