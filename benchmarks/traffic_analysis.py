@@ -86,14 +86,17 @@ def analyse(
         for profile in PROFILES:
             say(f"{question.name}: {profile.name}")
             traces = recorder(spoken, profile)
-            found.append(judge(question.name, profile.name, traces, seed))
+            twins = [at % each if question.alike else at for at in range(len(traces))]
+            found.append(judge(question.name, profile.name, traces, twins, seed))
             if question is QUESTIONS[-1]:
                 shown += [Trace(f"{profile.name}: {t.label}", t.sizes, t.times) for t in traces[::each]]
     return found, shown, tokens_of
 
 
-def judge(question: str, profile: str, traces: Sequence[Trace], seed: int, trees: int = TREES) -> Found:
-    """What an observer makes of ``traces``."""
+def judge(
+    question: str, profile: str, traces: Sequence[Trace], twins: Sequence[int], seed: int, trees: int = TREES
+) -> Found:
+    """What an observer makes of ``traces``; ``twins`` as in ``guess``."""
     labels = [trace.label for trace in traces]
     counts = [len(trace.sizes) for trace in traces]
     sizes = [size for trace in traces for size in trace.sizes[1:]]
@@ -106,8 +109,8 @@ def judge(question: str, profile: str, traces: Sequence[Trace], seed: int, trees
     return Found(
         question=question,
         profile=profile,
-        accuracy=guess([features(trace) for trace in traces], labels, seed, trees),
-        rung=guess([features(_count_alone(trace)) for trace in traces], labels, seed, trees),
+        accuracy=guess([features(trace) for trace in traces], labels, twins, seed, trees),
+        rung=guess([features(_count_alone(trace)) for trace in traces], labels, twins, seed, trees),
         bits_of_records=entropy(counts),
         bits_about_label=about,
         bits_by_chance=by_chance,

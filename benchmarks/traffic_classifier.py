@@ -1,7 +1,7 @@
 """An observer who learns: features of recorded traffic, a classifier, and how sure its accuracy is.
 
 The classifier is a random forest over sizes, gaps and their statistics, judged by stratified cross-validation: every
-answer is guessed by forests that have not seen it. The interval is Wilson's, for a share of guesses.
+answer is guessed by forests that have seen neither it nor its twins. The interval is Wilson's, for a share of guesses.
 """
 
 import math
@@ -40,8 +40,8 @@ class Accuracy:
 
     @property
     def is_chance(self) -> bool:
-        """Whether blind guessing lies in the interval, or above it."""
-        return self.low <= self.chance
+        """Whether blind guessing lies in the interval. Below it is no chance either: such guesses could be turned."""
+        return self.low <= self.chance <= self.high
 
 
 def features(trace: Trace) -> Features:
@@ -55,14 +55,20 @@ def features(trace: Trace) -> Features:
     return np.concatenate([np.asarray(whole, dtype=np.float64), *parts])
 
 
-def guess(samples: Sequence[Features], labels: Sequence[str], seed: int, trees: int = TREES) -> Accuracy:
-    """How well the labels are guessed from the samples."""
+def guess(
+    samples: Sequence[Features], labels: Sequence[str], twins: Sequence[int], seed: int, trees: int = TREES
+) -> Accuracy:
+    """How well the labels are guessed from the samples.
+
+    ``twins``: samples with the same number are like each other by design, whatever their labels, and stay together:
+    a forest that had seen one would take its twin, of another label, for it, and be wrong more often than by chance.
+    """
     ensemble: Any = import_module("sklearn.ensemble")
     selection: Any = import_module("sklearn.model_selection")
     matrix, truth = np.vstack(samples), np.asarray(labels)
     forest = ensemble.RandomForestClassifier(trees, min_samples_leaf=2, random_state=seed, n_jobs=1)
-    folds = selection.StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    guessed = selection.cross_val_predict(forest, matrix, truth, cv=folds)
+    folds = selection.StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    guessed = selection.cross_val_predict(forest, matrix, truth, cv=folds, groups=np.asarray(twins))
     right = int((guessed == truth).sum())
     low, high = wilson(right, len(truth))
     chance = max(Counter(labels).values()) / len(labels)

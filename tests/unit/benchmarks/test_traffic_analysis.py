@@ -70,7 +70,8 @@ def test_constant_cells_show_their_number_alone(recorded: dict[str, list[Trace]]
 
 
 def test_the_observer_can_see_and_constant_blinds_it(recorded: dict[str, list[Trace]]) -> None:
-    found = {name: judge("words", name, traces, 3, TREES) for name, traces in recorded.items()}
+    twins = [*range(EACH)] * len(WORDS)
+    found = {name: judge("words", name, traces, twins, 3, TREES) for name, traces in recorded.items()}
     assert found["off"].accuracy.low > 0.8  # the control: without cells it reads the words' lengths
     assert found["constant"].accuracy.is_chance
     assert found["constant"].accuracy.share == found["constant"].rung.share
@@ -87,13 +88,27 @@ def test_a_defence_that_leaks_is_told() -> None:
         for label, more in (("short", 0), ("long", 2))
         for _ in range(40)
     ]
-    leaking = judge(traffic_analysis.QUESTIONS[0].name, "constant", traces, 1, TREES)
+    alone = range(len(traces))
+    leaking = judge(traffic_analysis.QUESTIONS[0].name, "constant", traces, alone, 1, TREES)
     assert not leaking.accuracy.is_chance
     assert not as_expected([leaking])
     blind = [replace(trace, label=draw.choice(("short", "long"))) for trace in traces]
-    honest: Found = judge(traffic_analysis.QUESTIONS[0].name, "constant", blind, 1, TREES)
+    honest: Found = judge(traffic_analysis.QUESTIONS[0].name, "constant", blind, alone, 1, TREES)
     assert honest.accuracy.is_chance
     assert not as_expected([replace(honest, profile="off")])  # an observer that cannot see proves nothing
+
+
+def test_answers_that_are_twins_are_guessed_by_chance_and_not_below_it() -> None:
+    draw = random.Random(4)
+    shapes = [tuple(draw.randint(1, 10**6) for _ in range(20)) for _ in range(40)]
+    beat = tuple(n / 10 for n in range(20))
+    traces = [Trace(label, shape, beat) for label in "abc" for shape in shapes]
+    together = judge("words", "constant", traces, [*range(40)] * 3, 1, TREES)
+    assert together.accuracy.share == pytest.approx(1 / 3)
+    assert together.accuracy.is_chance
+    apart = judge("words", "constant", traces, range(120), 1, TREES)  # control: the forest knows each by its twin
+    assert apart.accuracy.share < 0.1
+    assert not apart.accuracy.is_chance
 
 
 def test_answers_alike_differ_in_words_alone() -> None:
