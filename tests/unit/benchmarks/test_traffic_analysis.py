@@ -106,7 +106,9 @@ def test_answers_that_are_twins_are_guessed_by_chance_and_not_below_it() -> None
     together = judge("words", "constant", traces, [*range(40)] * 3, 1, TREES)
     assert together.accuracy.share == pytest.approx(1 / 3)
     assert together.accuracy.is_chance
-    apart = judge("words", "constant", traces, range(120), 1, TREES)  # control: the forest knows each by its twin
+    apart = judge(
+        "words", "constant", traces, range(120), 1, TREES
+    )  # control: the forest knows each by its twin
     assert apart.accuracy.share < 0.1
     assert not apart.accuracy.is_chance
 
