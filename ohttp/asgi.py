@@ -67,8 +67,12 @@ async def stop(tasks: Iterable[asyncio.Task[Any]]) -> None:
             task.exception()
 
 
-async def serve_lifespan(receive: Receive, send: Send) -> None:
-    """Start and stop of an application that has nothing to start or stop."""
+async def serve_other(scope: Scope, receive: Receive, send: Send) -> None:
+    """What is no HTTP: start and stop, of an application that has nothing to start or stop; WebSockets are refused."""
+    if scope["type"] != "lifespan":
+        await receive()
+        await send({"type": "websocket.close", "code": 1008})
+        return
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})

@@ -23,7 +23,7 @@ from .asgi import (
     Started,
     refuse,
     respond,
-    serve_lifespan,
+    serve_other,
 )
 from .bhttp import Request, decode_request
 from .chunked import MAX_REQUEST, REQUEST_MEDIA_TYPE, ChunkedGateway
@@ -132,11 +132,8 @@ class Gateway:
             await self._outer(scope, receive, send)
         elif scope["type"] == "http":
             await refuse(send, _NOT_FOUND)
-        elif scope["type"] == "lifespan":
-            await serve_lifespan(receive, send)
         else:
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
+            await serve_other(scope, receive, send)
 
     async def _keys(self, scope: Scope, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD"):

@@ -23,7 +23,7 @@ from .asgi import (
     header_values,
     refuse,
     respond,
-    serve_lifespan,
+    serve_other,
     stop,
 )
 from .chunked import MAX_REQUEST
@@ -91,11 +91,8 @@ class Relay:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection event, as ASGI says."""
-        if scope["type"] == "lifespan":
-            await serve_lifespan(receive, send)
-        elif scope["type"] != "http":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
+        if scope["type"] != "http":
+            await serve_other(scope, receive, send)
         elif not self._places.take():
             self._counts["overloaded"] += 1
             await refuse(send, _BUSY)

@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 
-from .asgi import Receive, Scope, Send, Started, header_values, refuse, respond, serve_lifespan
+from .asgi import Receive, Scope, Send, Started, header_values, refuse, respond, serve_other
 from .errors import TokenError
 from .problems import Problem
 from .token_accounts import Accounts, IssuedCounts
@@ -55,11 +55,8 @@ class TokenIssuer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection event, as ASGI says."""
-        if scope["type"] == "lifespan":
-            await serve_lifespan(receive, send)
-        elif scope["type"] != "http":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
+        if scope["type"] != "http":
+            await serve_other(scope, receive, send)
         elif scope["path"] == WELL_KNOWN:
             await self._directory(scope, send)
         elif scope["path"] == REQUEST_PATH:
