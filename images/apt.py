@@ -39,13 +39,35 @@ def resolve(closure: Sequence[str], exact: Iterable[str]) -> tuple[LockedDeb, ..
                 uris[found["file"].split("_", 1)[0]] = found["uri"]
     for name in exact:
         real = _real_name(name)
-        printed = _run(
-            "apt-get", "-qq", "-o", f"Dir::Cache::archives={scratch}", "download", "--print-uris", real
-        )
-        if not (found := _PRINTED.match(printed)):
-            raise InputUnavailable("package_unknown", f"apt knows no package {real}")
-        uris[real] = found["uri"]
+        uris[real] = _uri(real, ["-o", f"Dir::Cache::archives={scratch}"])
     records = _records(uris)
+    return tuple(_locked(name, uris[name], records.get(name, ())) for name in sorted(uris))
+
+
+def of_suite(suite: str, names: Sequence[str]) -> tuple[LockedDeb, ...]:
+    """Packages by themselves from another suite of this machine's mirror of Debian, with lists of its own.
+
+    Raises InputUnavailable.
+    """
+    mirror = mirrors().get("debian")
+    if mirror is None:
+        raise InputUnavailable("mirror_unknown", "this machine's apt knows no mirror of Debian")
+    with tempfile.TemporaryDirectory() as scratch:
+        for folder in ("lists/partial", "archives/partial"):
+            Path(scratch, folder).mkdir(parents=True)
+        Path(scratch, "sources.list").write_text(f"deb {mirror} {suite} main\n", encoding="ascii")
+        isolated = (
+            f"Dir::Etc::sourcelist={scratch}/sources.list",
+            "Dir::Etc::sourceparts=/dev/null",
+            f"Dir::State::lists={scratch}/lists",
+            f"Dir::Cache={scratch}",
+            "Debug::NoLocking=1",
+            "APT::Sandbox::User=",
+        )
+        options = [part for option in isolated for part in ("-o", option)]
+        _run("apt-get", "-qq", *options, "update")
+        uris = {name: _uri(name, options) for name in names}
+        records = _records(uris, options)
     return tuple(_locked(name, uris[name], records.get(name, ())) for name in sorted(uris))
 
 
@@ -62,10 +84,16 @@ def mirrors() -> dict[str, str]:
     return found
 
 
-def _records(names: Iterable[str]) -> dict[str, list[dict[str, str]]]:
+def _uri(name: str, options: Sequence[str]) -> str:
+    if not (found := _PRINTED.match(_run("apt-get", "-qq", *options, "download", "--print-uris", name))):
+        raise InputUnavailable("package_unknown", f"apt knows no package {name}")
+    return found["uri"]
+
+
+def _records(names: Iterable[str], options: Sequence[str] = ()) -> dict[str, list[dict[str, str]]]:
     """What apt knows of each package, in every version it has."""
     found: dict[str, list[dict[str, str]]] = {}
-    for record in _run("apt-cache", "show", *sorted(names)).split("\n\n"):
+    for record in _run("apt-cache", *options, "show", *sorted(names)).split("\n\n"):
         fields = dict(line.split(": ", 1) for line in record.splitlines() if ": " in line and line[:1] != " ")
         if "Package" in fields:
             found.setdefault(fields["Package"], []).append(fields)

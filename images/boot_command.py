@@ -29,7 +29,7 @@ With --tpm the unified image is started by UEFI firmware, which measures it into
 authority certifies the key that signs quotes; the folder's root.sha256 is what a policy names. With --simulated-snp,
 firmware made for SEV compares kernel, disk and command line with the image's hashes before it starts them.
 
-One JSON line says where the node listens; Ctrl-C or SIGTERM stops it.
+One JSON line says where the node listens and where its metrics are; Ctrl-C or SIGTERM stops it.
 
 Exit status 2: QEMU is not installed. 1: the machine ended before its node listened.
 """
@@ -66,7 +66,7 @@ def boot(
             if virtual is not None:
                 inputs["ak_chain"] = virtual.ak_chain
 
-            def settings(scratch: Path, forwarded: int) -> Machine:
+            def settings(scratch: Path, forwarded: int, metrics: int) -> Machine:
                 basic = Machine(
                     chosen,
                     memory,
@@ -76,6 +76,7 @@ def boot(
                     scratch / "serial",
                     platform,
                     append=append,
+                    metrics_port=metrics,
                 )
                 if virtual is not None:
                     control = machines.enter_context(virtual_tpm.running(virtual.folder, scratch))
@@ -133,6 +134,7 @@ def _say(node: RunningMachine, accelerator: Accelerator) -> None:
     event = {
         "event": "listening",
         "port": node.port,
+        "metrics_port": node.metrics_port,
         "accelerator": accelerator,
         "seconds": round(node.seconds, 1),
         "seal": machine.seal_rows(node.serial),

@@ -45,7 +45,7 @@ def rows(recipe: Recipe, kernel: Kernel, files: Sequence[InnerFile]) -> tuple[Ro
         Row("kernel.denied", _list(unwanted), bool(unwanted)),
         Row("kernel.modules", _list(recipe.kernel["modules"]), False),
         Row("cmdline", recipe.kernel["cmdline"], bool(bad_words)),
-        Row("listening", f"TCP {recipe.guest['port']} on {recipe.guest['address']}", False),
+        Row("listening", _listening(recipe), False),
         Row("user", str(recipe.guest["user"]), recipe.guest["user"] == 0),
         Row("files", f"{len(files)} from {len({file.package for file in files})} packages", False),
     )
@@ -65,6 +65,11 @@ def mismatch(
 ) -> ImageMismatch:
     """The error for an image that is not what it should be."""
     return ImageMismatch(code, detail, path=path, expected=expected, found=found)
+
+
+def _listening(recipe: Recipe) -> str:
+    guest = recipe.guest
+    return f"TCP {guest['port']} (the node) and {guest['metrics_port']} (its metrics) on {guest['address']}"
 
 
 def _list(items: Iterable[str]) -> str:

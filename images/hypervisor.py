@@ -7,9 +7,10 @@ monitor. The network reaches no further than the forwarded port.
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from images.errors import MachineError
 
@@ -25,7 +26,7 @@ class Machine:
     ``tpm`` and ``platform`` are Unix sockets of a virtual TPM and of a platform; ``firmware`` an OVMF image for
     ``-bios``; ``flash`` code and variables instead; ``unified`` boots image.efi; ``append`` replaces the image's
     command line; ``loaded`` is a file that is in memory at an address before the first instruction; ``extra`` goes
-    to QEMU as it is.
+    to QEMU as it is. ``metrics_port`` is forwarded to the node's metrics; 0: not at all.
     """
 
     accelerator: Accelerator
@@ -43,10 +44,11 @@ class Machine:
     loaded: tuple[int, Path] | None = None
     model: str = "q35"
     extra: tuple[str, ...] = ()
+    metrics_port: int = 0
 
 
-def command(image_dir: Path, address: str, guest_port: int, machine: Machine) -> list[str]:
-    """QEMU's command line for an image that listens on ``address`` and ``guest_port``."""
+def command(image_dir: Path, network: Mapping[str, Any], machine: Machine) -> list[str]:
+    """QEMU's command line for an image that listens where ``network`` of its policy says."""
     words = [qemu(), "-machine", f"{machine.model},accel={machine.accelerator}", "-cpu", "max", "-nodefaults"]
     words += ["-no-reboot", "-m", str(machine.memory), "-smp", str(machine.cpus)]
     words += ["-display", "none", "-monitor", "none", "-serial", f"file:{_plain(machine.serial)}"]
@@ -54,7 +56,10 @@ def command(image_dir: Path, address: str, guest_port: int, machine: Machine) ->
     for name in ("root", "model"):
         drive = f"file={_plain(image_dir / f'{name}.img')},format=raw,if=none,readonly=on,id={name}"
         words += ["-drive", drive, "-device", f"virtio-blk-pci,drive={name},serial={name}"]
-    forward = f"hostfwd=tcp:127.0.0.1:{machine.port}-{address}:{guest_port}"
+    ports = [(machine.port, network["port"]), (machine.metrics_port, network["metrics_port"])]
+    forward = ",".join(
+        f"hostfwd=tcp:127.0.0.1:{here}-{network['address']}:{there}" for here, there in ports if here
+    )
     words += [
         "-netdev",
         f"user,id=net,restrict=on,{forward}",

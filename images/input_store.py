@@ -68,13 +68,16 @@ class InputStore:
         if not self._holds(deb):
             self._fetch_deb(deb)
 
-    def pack(self, lock: Lock, archive: Path) -> None:
-        """Write every input of ``lock`` into one tar, the same bytes for the same lock."""
+    def pack(self, locks: Sequence[Lock], archive: Path) -> None:
+        """Write every input of ``locks`` into one tar, the same bytes for the same locks."""
         with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
-            self._pack_member(tar, "lock.json", lock.encode())
-            entries: list[Locked] = [*lock.debs, *lock.wheels]
-            for entry in sorted(entries, key=lambda entry: entry.sha256):
-                self._pack_member(tar, f"sha256/{entry.sha256}", self.path(entry))
+            entries: dict[str, Locked] = {}
+            for lock in locks:
+                self._pack_member(tar, f"locks/{lock.recipe}.json", lock.encode())
+                named: list[Locked] = [*lock.debs, *lock.wheels]
+                entries |= {entry.sha256: entry for entry in named}
+            for digest in sorted(entries):
+                self._pack_member(tar, f"sha256/{digest}", self.path(entries[digest]))
 
     def unpack(self, lock: Lock, archive: Path) -> None:
         """Take from a tar of :meth:`pack` what ``lock`` names and is missing. Raises InputError."""

@@ -1,9 +1,9 @@
-"""The kernel of an image, out of a Debian package: its executable, its options, and the modules an image loads."""
+"""The kernel of an image: its executable, its options, and the modules that an image loads."""
 
 import lzma
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from images import deb, elf
@@ -15,35 +15,40 @@ _OPTION = re.compile(r"^CONFIG_([A-Z0-9_]+)=(.+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """``image`` is the bzImage, ``options`` its configuration without CONFIG_, ``modules`` name to packed file."""
+    """``image`` is the bzImage, ``config`` the configuration it was built from, ``modules`` name to packed file."""
 
     release: str
     image: bytes
-    options: Mapping[str, str]
-    modules: Mapping[str, bytes]
-    builtin: frozenset[str]
+    config: bytes
+    modules: Mapping[str, bytes] = field(default_factory=dict)
+    builtin: frozenset[str] = frozenset()
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Every option that has a value, without CONFIG_."""
+        return dict(_OPTION.findall(self.config.decode("ascii", "replace")))
 
     @classmethod
     def of_package(cls, path: Path) -> "Kernel":
         """The kernel in a package. Raises InputError."""
-        image, options, release, builtin = b"", "", "", ""
+        image, config, release, builtin = b"", b"", "", ""
         modules: dict[str, bytes] = {}
         for member in deb.read_package(path):
             folder, _, name = member.path.rpartition("/")
             if folder == "boot" and name.startswith("vmlinuz-"):
                 image, release = member.data, name.removeprefix("vmlinuz-")
             elif folder == "boot" and name.startswith("config-"):
-                options = member.data.decode("ascii", "replace")
+                config = member.data
             elif name == "modules.builtin":
                 builtin = member.data.decode("ascii", "replace")
             elif name.endswith((".ko", ".ko.xz")):
                 modules[module_name(name)] = member.data
-        if not image or not options:
+        if not image or not config:
             raise InputError(
                 "kernel_missing", "the package has no kernel with its configuration", path=path.name
             )
         built = frozenset(module_name(line.rsplit("/", 1)[-1]) for line in builtin.split())
-        return cls(release, image, dict(_OPTION.findall(options)), modules, built)
+        return cls(release, image, config, modules, built)
 
     def load_order(self, wanted: Iterable[str]) -> tuple[tuple[str, bytes], ...]:
         """The unpacked modules of ``wanted`` and all they depend on, each behind what it needs.

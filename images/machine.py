@@ -25,33 +25,37 @@ _UNPRINTABLE = re.compile(r"[^\n\x20-\x7e]")
 
 @dataclass(frozen=True, slots=True)
 class RunningMachine:
-    """A machine whose node answers. ``seconds`` from the start of QEMU; ``serial`` is what its console said."""
+    """A machine whose node answers. ``seconds`` from the start of QEMU; ``serial`` is what its console said.
+
+    ``metrics_port`` is where its metrics are to be had here.
+    """
 
     process: "subprocess.Popen[bytes]"
     port: int
     seconds: float
     serial: Path
+    metrics_port: int
 
 
 @contextlib.contextmanager
 def running(
     image_dir: Path,
-    machine: Callable[[Path, int], Machine],
+    machine: Callable[[Path, int, int], Machine],
     inputs: Mapping[str, bytes],
     patience_s: float,
     port: int = 0,
 ) -> Iterator[RunningMachine]:
     """Start an image and wait until its node answers; the machine ends on leaving.
 
-    ``machine`` makes the settings from a scratch folder (for its sockets) and the forwarded port; ``inputs`` are
-    public pieces that the host hands over, ``staple`` among them. Raises MachineError (``machine_ended`` with the
-    console's last words, ``machine_silent``).
+    ``machine`` makes the settings from a scratch folder (for its sockets) and the two forwarded ports, of the node
+    and of its metrics; ``inputs`` are public pieces that the host hands over, ``staple`` among them. Raises
+    MachineError (``machine_ended`` with the console's last words, ``machine_silent``).
     """
     network = vm_manifest.read(image_dir).policy["network"]
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as open_things:
         folder = Path(scratch)
-        wanted = machine(folder, port or _free_port())
-        words = hypervisor.command(image_dir, network["address"], network["port"], wanted)
+        wanted = machine(folder, *_free_ports(port))
+        words = hypervisor.command(image_dir, network, wanted)
         listener = open_things.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         listener.bind(str(wanted.host_socket))
         listener.listen()
@@ -66,7 +70,8 @@ def running(
         while not _answers(wanted.port):
             _still_running(process, folder, deadline)
             time.sleep(POLL_S)
-        yield RunningMachine(process, wanted.port, time.monotonic() - started, wanted.serial)
+        seconds = time.monotonic() - started
+        yield RunningMachine(process, wanted.port, seconds, wanted.serial, wanted.metrics_port)
 
 
 def seal_rows(serial: Path) -> tuple[Mapping[str, str], ...]:
@@ -138,7 +143,12 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_ports(port: int) -> tuple[int, int]:
+    """``port``, or one that is free where it is 0; and another that is."""
+    with contextlib.ExitStack() as probes:
+        found = []
+        for _ in range(2):
+            probe = probes.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            probe.bind(("127.0.0.1", 0))
+            found.append(int(probe.getsockname()[1]))
+    return port or found[0], found[1]

@@ -18,8 +18,8 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _TABLES = {
     "debian": {"closure", "exact"},
     "python": {"version", "project", "extra", "rooms", "left_out"},
-    "kernel": {"package", "modules", "tolerated", "cmdline"},
-    "guest": {"console", "user", "address", "prefix", "gateway", "port"},
+    "kernel": {"package", "build", "modules", "tolerated", "absent", "cmdline"},
+    "guest": {"console", "user", "address", "prefix", "gateway", "port", "metrics_port"},
     "platforms": {"simulated", "tpm", "vcpus", "cpu_types", "guest_features"},
     "census": {"programs", "denied_paths", "denied_options", "required_options", "denied_words"},
 }
@@ -93,9 +93,15 @@ def lock_path(recipe: Recipe) -> Path:
     return LOCKS / f"{recipe.name}.json"
 
 
-_TEXTS = {"version", "project", "extra", "package", "cmdline", "address", "gateway"}
+_TEXTS = {"version", "project", "extra", "package", "build", "cmdline", "address", "gateway"}
 _FLAGS = {"console", "simulated", "tpm"}
-_NUMBERS = {"user": (1, 65533), "prefix": (1, 32), "port": (1, 65535), "guest_features": (0, 2**64 - 1)}
+_NUMBERS = {
+    "user": (1, 65533),
+    "prefix": (1, 32),
+    "port": (1, 65535),
+    "metrics_port": (1, 65535),
+    "guest_features": (0, 2**64 - 1),
+}
 
 
 def _check(table: str, member: str, value: object) -> None:

@@ -16,7 +16,10 @@ from measurements.launch.firmware import Firmware
 from measurements.launch.snp import DirectBoot, kernel_hash_page
 from measurements.launch.tdx_rtmr import patched_kernel
 
+LOCK = "snp-firmware"
 PACKAGE = "ovmf-amdsev"
+SUITE = "sid"
+"""The package is newer than the release that the images are made from."""
 FIRMWARE = "usr/share/ovmf/OVMF.amdsev.fd"
 MODEL = "pc-q35-7.1"
 """The newest of QEMU's machines that adds no random seed to the kernel it hands to firmware."""
@@ -26,7 +29,7 @@ _TABLE_SIZE = 18 + 3 * 50
 
 def firmware_lock() -> Lock:
     """The lock of the SEV firmware. Raises RecipeError."""
-    return lock.read(recipe.LOCKS / "snp-firmware.json")
+    return lock.read(recipe.LOCKS / f"{LOCK}.json")
 
 
 def firmware(store: InputStore, locked: Lock) -> bytes:

@@ -40,17 +40,18 @@ class Sources:
     mirror: str | None
     archive: Path | None = None
 
-    def store(self, locked: Lock) -> "InputStore":
-        """The store of inputs, filled from the archive where one is given. Raises ImageError."""
+    def store(self, *locked: Lock) -> "InputStore":
+        """The store of these locks' inputs, filled from the archive where one is given. Raises ImageError."""
         # Building and auditing need what the extra `images` brings; booting and rehashing do not.
         from images import apt
         from images.input_store import InputStore, mirrors_from
 
-        archives = sorted({deb.archive for deb in locked.debs})
+        archives = sorted({deb.archive for lock in locked for deb in lock.debs})
         found = {} if self.mirror else apt.mirrors()
         store = InputStore(self.folder, mirrors_from(self.mirror, found, archives))
         if self.archive is not None:
-            store.unpack(locked, self.archive)
+            for lock in locked:
+                store.unpack(lock, self.archive)
         return store
 
     @property

@@ -1,4 +1,4 @@
-"""The image commands for virtual machines: ``build``, ``verify``, ``audit``, ``lock``, ``inputs``."""
+"""The image commands for virtual machines."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,9 +7,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from images import boot_command, recipe, vm_manifest
+from images import boot_command, kernel_command, recipe, vm_manifest
 from images.errors import CensusError, ImageError, ImageMismatch, InputUnavailable, ManifestError, RecipeError
-from images.lock import Lock
 from images.sources import CacheOption, InputsOption, MirrorOption, RecipeOption, Sources
 from images.terminal import NOT_AVAILABLE, OK, REFUSED, USAGE_OR_IO, Bars, failed, not_available, print_json
 
@@ -20,6 +19,7 @@ def register(image: typer.Typer) -> None:
     """Add the commands that only virtual machines have."""
     image.command("audit", help=_AUDIT)(audit)
     image.command("boot", help=boot_command.HELP)(boot_command.boot)
+    image.command("kernel", help=kernel_command.HELP)(kernel_command.kernel)
     image.command("lock", help=_LOCK)(lock)
     image.command("inputs", help=_INPUTS)(inputs)
 
@@ -30,7 +30,9 @@ The same lists of what is allowed and denied end a build (recipe, table `census`
 there is not allowed, or something that must be there is not.
 """
 
-_LOCK = """Refresh a recipe's lock from this machine's apt and pip, and show what changes.
+_LOCK = """Refresh a recipe's locks from this machine's apt and pip, and show what changes.
+
+Beside its own these are the lock of a kernel that it builds, and that of the firmware that SEV-SNP digests are for.
 
 With --list, only name the recipes. With --check, write nothing; exit status 3 where something would change.
 """
@@ -63,7 +65,8 @@ def build(
         identity = model_id or f"{model.stem if model.is_file() else model.name}@local"
         with Bars() as report:
             given = vm_image.VmInputs(model, identity, config.read_bytes())
-            built = vm_image.build(chosen, locked, sources.store(locked), given, out, report)
+            store = sources.store(*vm_image.inputs_of(chosen, locked))
+            built = vm_image.build(chosen, locked, store, given, out, report)
             predicted = predictions.write(out, sources)
     except CensusError as error:
         return failed(error, REFUSED)
@@ -112,7 +115,7 @@ def verify(
             compared: tuple[str, ...] = ()
             if again:
                 name = str(recipe_file or described.recipe)
-                store = sources.store(vm_image.load(name)[1])
+                store = sources.store(*vm_image.inputs_of(*vm_image.load(name)))
                 compared = rebuild.compare(described, name, store, model, report)
     except ImageMismatch as error:
         if as_json:
@@ -143,15 +146,13 @@ def audit(
 ) -> int:
     """See ``cloister image audit --help``."""
     from images import census, vm_image
-    from images.kernel import Kernel
 
     try:
         described = vm_manifest.read(image_dir)
         chosen, locked = vm_image.load(str(recipe_file or described.recipe))
-        store = Sources(cache, mirror, archive).store(locked)
-        package = next(deb for deb in locked.debs if deb.name.startswith("linux-image-"))
-        store.fetch_one(package)
-        kernel = Kernel.of_package(store.path(package))
+        store = Sources(cache, mirror, archive).store(*vm_image.inputs_of(chosen, locked))
+        with Bars() as report:
+            kernel, _ = vm_image.kernel_of(chosen, locked, store, report)
         taken = census.rows(chosen, kernel, described.files)
     except InputUnavailable as error:
         return failed(error, NOT_AVAILABLE)
@@ -176,33 +177,29 @@ def lock(
     as_json: _Json = False,
 ) -> int:
     """See ``cloister image lock --help``."""
-    from images import apt, wheels
-    from images import lock as locks
+    from images import lock_refresh
 
     if show or not name:
         for known in recipe.names():
             print(f"{known:<12} {recipe.load(known).description}")
         return OK
     try:
-        chosen = recipe.load(name)
-        path = recipe.lock_path(chosen)
-        before = locks.read(path) if path.exists() else None
-        after = Lock(
-            chosen.name,
-            apt.resolve(chosen.debian["closure"], chosen.debian["exact"]),
-            wheels.resolve(chosen.python["project"], chosen.python["extra"]),
-        )
-        changed = locks.changes(before, after)
+        found = list(lock_refresh.refresh(recipe.load(name)))
         if not check:
-            path.write_bytes(after.encode())
+            for refreshed in found:
+                refreshed.write()
     except InputUnavailable as error:
         return failed(error, NOT_AVAILABLE)
     except ImageError as error:
         return failed(error, USAGE_OR_IO)
+    changed = any(refreshed.changes for refreshed in found)
     if as_json:
-        print_json({"lock": str(path), "changes": changed})
+        print_json([{"lock": str(one.path), "changes": one.changes} for one in found])
     else:
-        print("\n".join(changed) or "nothing changes")
+        for refreshed in found:
+            print(f"{refreshed.path.name}: {len(refreshed.changes) or 'no'} changes")
+            for said in refreshed.changes:
+                print(f"  {said}")
     return REFUSED if check and changed else OK
 
 
@@ -216,14 +213,17 @@ def inputs(
     from images import vm_image
 
     try:
-        _, locked = vm_image.load(name)
-        store = Sources(cache, mirror, None).store(locked)
+        chosen, locked = vm_image.load(name)
+        every = vm_image.inputs_of(chosen, locked)
+        store = Sources(cache, mirror, None).store(*every)
         with Bars() as report:
-            store.fetch(locked, report)
-        store.pack(locked, out)
+            for one in every:
+                store.fetch(one, report)
+        store.pack(every, out)
     except InputUnavailable as error:
         return failed(error, NOT_AVAILABLE)
     except ImageError as error:
         return failed(error, USAGE_OR_IO)
-    print(f"packed {len(locked.debs)} packages and {len(locked.wheels)} wheels into {out}")
+    debs, files = (sum(len(getattr(one, kind)) for one in every) for kind in ("debs", "wheels"))
+    print(f"packed {debs} packages and {files} wheels into {out}")
     return OK

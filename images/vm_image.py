@@ -26,7 +26,19 @@ from typing import Any
 
 import rfc8785
 
-from images import census, deb, lock, node_tree, ram_disk, recipe, sbom, uki, vm_manifest, volume
+from images import (
+    census,
+    deb,
+    kernel_build,
+    lock,
+    node_tree,
+    ram_disk,
+    recipe,
+    sbom,
+    uki,
+    vm_manifest,
+    volume,
+)
 from images.errors import ImageError, RecipeError
 from images.input_store import InputStore
 from images.kernel import Kernel
@@ -54,6 +66,8 @@ DEVICES: Mapping[str, tuple[str, ...]] = {
     "azure-tdx": ("/dev/tpmrm0", _LOG),
 }
 """By platform, what PID 1 gives to the node's user; what is not there is left out, and the node finds that it is."""
+
+_NETWORK = ("address", "prefix", "gateway", "port", "metrics_port")
 
 Progress = Callable[[str, int, int], None]
 
@@ -85,8 +99,7 @@ def build(
     work = _prepare(out)
     stage = work / "stage"
     store.fetch(locked, progress)
-    kernel_package = next(d for d in locked.debs if d.name.startswith("linux-image-"))
-    kernel = Kernel.of_package(store.path(kernel_package))
+    kernel, origin = kernel_of(chosen, locked, store, progress)
     modules = kernel.load_order(chosen.kernel["modules"])
     root = node_tree.build(chosen, locked, store, stage, progress)
     disk = ram_disk.program(root, stage, modules)
@@ -131,7 +144,7 @@ def build(
         chosen.name,
         hashlib.sha256(locked.encode()).hexdigest(),
         {
-            "package": f"{kernel_package.name} {kernel_package.version}",
+            **origin,
             "release": kernel.release,
             "options_sha256": hashlib.sha256(rfc8785.dumps(dict(kernel.options))).hexdigest(),
         },
@@ -160,6 +173,29 @@ def verify_files(image_dir: Path, progress: Callable[[int], None] | None = None)
         if progress is not None:
             progress(size)
     return manifest
+
+
+def kernel_of(
+    chosen: Recipe, locked: Lock, store: InputStore, progress: Progress
+) -> tuple[Kernel, dict[str, str]]:
+    """The kernel of a recipe, out of a package or built (see ``images.kernel_build``), and where it comes from.
+
+    Raises ImageError.
+    """
+    if chosen.kernel["build"]:
+        wanted = kernel_build.load(chosen)
+        kernel = kernel_build.get(wanted, store, progress)
+        return kernel, {"package": wanted.package, "inputs_sha256": wanted.key()}
+    package = next((deb for deb in locked.debs if deb.name.startswith("linux-image-")), None)
+    if package is None:
+        raise RecipeError("lock_incomplete", f"the lock of {chosen.name} has no linux-image package")
+    store.fetch_one(package)
+    return Kernel.of_package(store.path(package)), {"package": f"{package.name} {package.version}"}
+
+
+def inputs_of(chosen: Recipe, locked: Lock) -> tuple[Lock, ...]:
+    """Every lock that an image of this recipe is built from. Raises RecipeError."""
+    return (locked, kernel_build.load(chosen).lock) if chosen.kernel["build"] else (locked,)
 
 
 def load(name: str) -> tuple[Recipe, Lock]:
@@ -199,7 +235,8 @@ def _policy(
         "volumes": [entry.policy() for entry in volumes],
         "modules": modules,
         "tolerated_modules": sorted(set(chosen.kernel["tolerated"]) & set(modules)),
-        "network": {name: guest[name] for name in ("address", "prefix", "gateway", "port")},
+        "network": {name: guest[name] for name in _NETWORK},
+        "absent": sorted(chosen.kernel["absent"]),
         "console": guest["console"],
         "user": guest["user"],
         "model": f"/models/0/{model.name}" if model.is_file() else "/models/0",

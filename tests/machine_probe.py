@@ -37,7 +37,7 @@ def console_of(
         listener.listen()
         listener.settimeout(30)
         basic = Machine("tcg", 1024, 1, free_port(), folder / "host", folder / "serial")
-        words = hypervisor.command(image_dir, network["address"], network["port"], change(basic, folder))
+        words = hypervisor.command(image_dir, network, change(basic, folder))
         with (folder / "qemu").open("wb") as log:
             process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:

@@ -52,6 +52,8 @@ def main() -> int:
         for stream in (0, 1, 2):
             os.dup2(null, stream)
     for name, value in _SYSCTLS.items():
+        if name in policy["absent"] and not os.path.exists(f"/proc/sys/{name}"):
+            continue
         with open(f"/proc/sys/{name}", "w", encoding="ascii") as file:
             file.write(value)
     network(policy["network"])
@@ -150,6 +152,7 @@ def become_node(policy: dict[str, Any], platform: socket.socket | None) -> None:
         "port": policy["network"]["port"],
         "collateral": COLLATERAL,
         "gpu_collateral": "",
+        "metrics_port": policy["network"]["metrics_port"],
     }
     environment = {"LC_ALL": "C", "CLOISTER_HOST_INPUTS": json.dumps(given)}
     if platform is not None:

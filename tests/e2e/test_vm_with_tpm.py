@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 from vm_world import PATIENCE_S, VmRelease, cloister, require
 
+from client_sdk.demo.processes import Listening, listening
 from client_sdk.demo.processes import cloister as command
-from client_sdk.demo.processes import listening
+from enclave_runtime.metrics_schema import DEFAULT
 from images import virtual_tpm
 
 
@@ -50,26 +52,43 @@ def bundle_of(port: int) -> dict[str, Any]:
     return found
 
 
+def metrics_of(port: int) -> str:
+    """What the machine shows to whoever asks."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", "/metrics")
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
 @contextmanager
-def booted(measured: Measured, *more: str) -> Iterator[int]:
+def booted(measured: Measured, *more: str) -> Iterator[tuple[int, Listening]]:
+    """The relay's port, and the machine as it said that it listens."""
     release = measured.release
     words = ["image", "boot", str(release.image), "--tpm", str(measured.tpm), "--staple", str(release.staple)]
     boot = command(*words, "--accelerator", "tcg", "--patience", str(PATIENCE_S), *more)
     with listening("the virtual machine", boot, patience_s=PATIENCE_S) as machine:
         node = f"node=http://127.0.0.1:{machine.port}"
         with listening("the relay", command("relay", "--target", node, "--port", "0", "--json")) as relay:
-            yield relay.port
+            yield relay.port, machine
 
 
 def test_a_signed_quote_has_the_predicted_registers_and_a_client_is_answered(
     measured: Measured, tmp_path: Path
 ) -> None:
     predicted = measured.predicted
-    with booted(measured) as port:
+    with booted(measured) as (port, machine):
         url = f"http://127.0.0.1:{port}/node"
         bundle = bundle_of(port)
         asked = cloister("chat", "--relay", url, "--policy", measured.policy, "--max-tokens", 4, "Hello?")
+        shown = metrics_of(machine.event["metrics_port"])
     assert asked.returncode == 0, asked.stdout + asked.stderr
+    assert shown.endswith("# EOF\n")
+    assert {metric.name for metric in DEFAULT.metrics} == set(re.findall(r"^(\w+)[ {]", shown, re.MULTILINE))
+    pieces = {row["piece"]: row["state"] for row in machine.event["seal"]}
+    assert pieces["memory.locked"] == "in force"
+    assert set(pieces.values()) == {"in force"}
     quote = json.loads(base64.b64decode(bundle["cpu"]["evidence"]))
     for number in (4, 9, 11, 12):
         assert quote["pcrs"]["sha256"][str(number)] == predicted[f"pcr{number}"], number
@@ -87,7 +106,7 @@ def test_a_command_line_of_the_hosts_moves_registers_9_and_12_and_is_refused(
     """The control stands in the same evidence: PCRs 4 and 11 are as released, so whoever pins those alone accepts."""
     line = (measured.release.image / "cmdline").read_text()
     predicted = measured.predicted
-    with booted(measured, "--append", f"{line} init_on_free=0") as port:
+    with booted(measured, "--append", f"{line} init_on_free=0") as (port, _):
         url = f"http://127.0.0.1:{port}/node"
         bundle = bundle_of(port)
         asked = cloister("chat", "--relay", url, "--policy", measured.policy, "--max-tokens", 4, "Hello?")

@@ -8,6 +8,8 @@ from images import hypervisor
 from images.errors import MachineError
 from images.hypervisor import Machine
 
+NETWORK = {"address": "10.0.2.15", "port": 80, "metrics_port": 9464}
+
 
 @pytest.fixture
 def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -18,7 +20,7 @@ def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def words(image: Path, **chosen: object) -> str:
     machine = Machine("tcg", 512, 1, 8080, image / "host", image / "serial", **chosen)  # type: ignore[arg-type]
-    return " ".join(hypervisor.command(image, "10.0.2.15", 80, machine))
+    return " ".join(hypervisor.command(image, NETWORK, machine))
 
 
 def test_a_machine_has_its_two_disks_read_only_and_a_network_that_reaches_nothing(image: Path) -> None:
@@ -29,6 +31,11 @@ def test_a_machine_has_its_two_disks_read_only_and_a_network_that_reaches_nothin
     assert "-append quiet" in line
     for device in ("tpm-crb", "virtconsole", "vga", "usb", "-bios", "org.cloister.platform"):
         assert device not in line
+
+
+def test_metrics_are_forwarded_where_they_are_asked_for(image: Path) -> None:
+    assert "9464" not in words(image)
+    assert ",hostfwd=tcp:127.0.0.1:9000-10.0.2.15:9464 " in words(image, metrics_port=9000)
 
 
 def test_a_unified_image_brings_its_own_line(image: Path) -> None:

@@ -1,0 +1,65 @@
+"""Locking anew: every lock that an image is built and measured from, as this machine's apt and pip have it now."""
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from images import apt, kernel_build, recipe, snp_boot, wheels
+from images import lock as locks
+from images.errors import RecipeError
+from images.lock import Lock
+from images.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """A lock's file, what it should hold now, and what that changes, in words."""
+
+    path: Path
+    lock: Lock
+    changes: tuple[str, ...]
+
+    def write(self) -> None:
+        """Put the new lock in place."""
+        self.path.write_bytes(self.lock.encode())
+
+
+def refresh(chosen: Recipe) -> Iterator[Refreshed]:
+    """The recipe's lock, that of its kernel where it has one of its own, and that of the firmware for SEV-SNP.
+
+    Writes nothing. Raises InputUnavailable, RecipeError.
+    """
+    yield _compare(
+        recipe.lock_path(chosen),
+        Lock(
+            chosen.name,
+            apt.resolve(chosen.debian["closure"], chosen.debian["exact"]),
+            wheels.resolve(chosen.python["project"], chosen.python["extra"]),
+        ),
+    )
+    if name := chosen.kernel["build"]:
+        closure, exact = _toolchain(name)
+        yield _compare(recipe.LOCKS / f"{name}.json", Lock(name, apt.resolve(closure, exact), ()))
+    firmware = apt.of_suite(snp_boot.SUITE, [snp_boot.PACKAGE])
+    yield _compare(recipe.LOCKS / f"{snp_boot.LOCK}.json", Lock(snp_boot.LOCK, firmware, ()))
+
+
+def _compare(path: Path, lock: Lock) -> Refreshed:
+    before = locks.read(path) if path.exists() else None
+    return Refreshed(path, lock, tuple(locks.changes(before, lock)))
+
+
+def _toolchain(name: str) -> tuple[list[str], list[str]]:
+    try:
+        document = tomllib.loads((kernel_build.FOLDER / name / "toolchain.toml").read_text("utf-8"))
+        closure, exact = document["closure"], document["exact"]
+    except (OSError, ValueError, LookupError) as error:
+        raise RecipeError(
+            "kernel_unknown", f"images/kernels/{name} has no readable toolchain.toml"
+        ) from error
+    if not all(
+        isinstance(names, list) and all(isinstance(n, str) for n in names) for names in (closure, exact)
+    ):
+        raise RecipeError("kernel_unknown", f"images/kernels/{name}/toolchain.toml is malformed")
+    return closure, exact
