@@ -7,8 +7,8 @@ request.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Protocol, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,12 +18,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from enclave_runtime.answer_stream import INTERNAL, Answer, CellClock, Generation
+from enclave_runtime.departure import unless_gone
+from enclave_runtime.lease_stream import LeaseStream
+from enclave_runtime.leases import Leases, OpenLease
 from enclave_runtime.metrics import Metrics, RequestOutcome
 from enclave_runtime.openai_answers import AnswerShape, error_body, model_list, one_model
 from enclave_runtime.openai_requests import (
     MAX_BODY,
     ChatRequest,
     CompletionRequest,
+    LeaseRequest,
     RequestRefused,
     parse_request,
 )
@@ -37,10 +41,16 @@ _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Completions(Protocol):
-    """What makes answers. Both methods raise RequestRefused, and nothing that repeats a prompt."""
+    """What makes answers. Every method may raise RequestRefused, and nothing that repeats a prompt."""
 
     @property
     def model_name(self) -> str: ...
+    @property
+    def leases(self) -> Leases | None: ...
+    def open_lease(self, request: LeaseRequest) -> OpenLease:
+        """A lease, where there are any."""
+        ...
+
     async def chat(self, request: ChatRequest) -> tuple[Generation, int]:
         """The generation and the number of tokens in its prompt."""
         ...
@@ -89,10 +99,16 @@ def inner_app(
         shape = AnswerShape("text", f"cmpl-{secrets.token_hex(8)}", completions.model_name, int(now()))
         return await _answer(request, wanted, generation, Answer(generation, shape, prompt_tokens), metrics)
 
+    async def lease(request: Request) -> Response:
+        wanted = parse_request(LeaseRequest, await _body(request, MAX_BODY))
+        return LeaseStream(completions.open_lease(wanted), metrics)
+
     _route(app, "GET", "/v1/models", list_models)
     _route(app, "GET", "/v1/models/{name:path}", get_model)
     _route(app, "POST", "/v1/chat/completions", _counted(chat, metrics))
     _route(app, "POST", "/v1/completions", _counted(complete, metrics))
+    if completions.leases is not None:
+        _route(app, "POST", "/v1/lease", _counted(lease, metrics))
     _add_evidence(app, evidence)
     return app
 
@@ -169,7 +185,7 @@ def _counted(endpoint: _Endpoint, metrics: Metrics) -> _Endpoint:
         except Exception:
             metrics.request_ended(RequestOutcome.FAILED)
             raise
-        if not isinstance(response, _EventStream):
+        if not isinstance(response, _EventStream | LeaseStream):
             metrics.request_ended(RequestOutcome.ANSWERED)
         return response
 
@@ -188,7 +204,7 @@ async def _answer(
         include_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
         return _EventStream(answer, generation, clock, include_usage, metrics)
     try:
-        body = await _unless_gone(request.receive, answer.whole())
+        body = await unless_gone(request.receive, answer.whole())
     finally:
         generation.cancel()
         metrics.tokens_generated(answer.completion_tokens)
@@ -218,7 +234,7 @@ class _EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await _unless_gone(receive, self._send_all(send))
+            await unless_gone(receive, self._send_all(send))
         finally:
             self._generation.cancel()
             self._metrics.request_ended(self._outcome)
@@ -244,24 +260,6 @@ async def _close(events: AsyncIterator[bytes]) -> None:
     aclose = getattr(events, "aclose", None)
     if aclose is not None:
         await aclose()
-
-
-async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, _Result]) -> _Result | None:
-    """Do ``work``; where the client goes away first, cancel it and return None."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _add_evidence(app: FastAPI, evidence: Evidence) -> None:

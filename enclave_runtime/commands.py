@@ -87,6 +87,12 @@ def serve(
         typer.Option(help="A smaller model of the same vocabulary that guesses ahead, beside it."),
     ] = None,
     guesses: Annotated[int, typer.Option(min=1, max=8, help="Tokens that the draft goes ahead.")] = 4,
+    leases: Annotated[
+        str,
+        typer.Option(
+            help='Leases as JSON, such as {"count": 4, "tokens": 2048, "seconds": 600}; {} for none.'
+        ),
+    ] = "{}",
     padding: Annotated[str, typer.Option(help="How answers are paced, as JSON; {} for the default.")] = "{}",
     tokens: Annotated[
         Path | None, typer.Option(help="Ask for blind tokens: a file from `cloister tokens policy`.")
@@ -133,6 +139,7 @@ def serve(
             admission=_object("--admission", admission),
             decoder=_object("--decoder", decoder),
             draft=_draft(model, draft, guesses),
+            leases=_object("--leases", leases),
         )
         NodeConfig.parse(config.encode())
         if show_policy:

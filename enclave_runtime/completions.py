@@ -18,15 +18,24 @@ from enclave_runtime.engine.errors import (
     InvalidRequest,
     PromptTooLong,
     QueueFull,
+    TooManyLeases,
 )
 from enclave_runtime.engine.generation import Generation as EngineGeneration
 from enclave_runtime.engine.generation import Piece
 from enclave_runtime.engine.request import GenerationRequest
-from enclave_runtime.openai_requests import ChatRequest, CompletionRequest, RequestRefused
+from enclave_runtime.leases import HALF, Leases, OpenLease, decoded
+from enclave_runtime.openai_requests import (
+    ChatRequest,
+    CompletionRequest,
+    LeaseRequest,
+    RequestRefused,
+    unsupported,
+)
 from enclave_runtime.standing_thread import StandingThread
 
 OVERLOADED = RequestRefused(503, "overloaded", "The node has as many requests as it can hold; try again.")
 TIME_LIMIT = RequestRefused(503, "time_limit", "The answer took longer than this node allows.")
+NO_LEASE = RequestRefused(503, "overloaded", "The node has as many leases open as it can hold; try again.")
 STOPPING = RequestRefused(503, "stopping", "The node is about to stop.")
 
 
@@ -43,7 +52,9 @@ class EngineCompletions:
         model_name: str,
         thread: StandingThread,
         limits: AdmissionLimits | None = None,
+        leases: Leases | None = None,
     ) -> None:
+        self.leases = leases
         self.limits = limits or AdmissionLimits()
         self._tokenising = 0
         self._open = True
@@ -61,8 +72,24 @@ class EngineCompletions:
         return self._engine.stats().waiting
 
     def close(self) -> None:
-        """Accept nothing any more; what was accepted is answered."""
+        """Accept nothing any more; what was accepted is answered, and leases end."""
         self._open = False
+        if self.leases is not None:
+            self.leases.end_all()
+
+    def open_lease(self, request: LeaseRequest) -> OpenLease:
+        """Begin a lease. Raises RequestRefused."""
+        secret = decoded(request.secret, HALF)
+        if secret is None or self.leases is None:
+            raise RequestRefused(400, "invalid_value", "'secret' is 32 bytes in base64url.", "secret")
+        if not self._open:
+            raise STOPPING
+        try:
+            return self.leases.open(secret, request.seconds)
+        except TooManyLeases:
+            raise NO_LEASE from None
+        except EngineStopped:
+            raise STOPPING from None
 
     async def chat(self, request: ChatRequest) -> tuple[Generation, int]:
         """Start the answer to a conversation. Raises RequestRefused."""
@@ -92,6 +119,9 @@ class EngineCompletions:
     ) -> tuple[Generation, int]:
         if not self._open:
             raise STOPPING
+        leases = self.leases
+        if request.lease is not None and leases is None:
+            raise unsupported("lease")
         config = self._engine.config
         if self.queue_depth() >= config.max_queue or self._tokenising >= config.max_queue + config.max_batch:
             raise OVERLOADED
@@ -118,6 +148,7 @@ class EngineCompletions:
                     frequency_penalty=request.frequency_penalty,
                     top_logprobs=request.wanted_logprobs,
                     json_schema=request.json_schema,
+                    lease=leases.find(request.lease) if leases and request.lease else None,
                 )
                 submit = partial(self._engine.submit, asked)
                 # A schema takes its time to compile.

@@ -23,6 +23,7 @@ from enclave_runtime.decoder_choice import DecoderChoice
 from enclave_runtime.draft_choice import DraftChoice
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.exit_codes import ExitCode
+from enclave_runtime.lease_settings import LeaseSettings
 from enclave_runtime.metrics_schema import DEFAULT, MetricsSchema
 from enclave_runtime.optimisations import refuse_by_name
 from enclave_runtime.seal import TOLERABLE, Piece
@@ -55,7 +56,18 @@ MAX_PUBLIC_PREFIX = 16 * 1024
 """Characters of a public prefix at most."""
 
 _VERSION = 1
-_TABLES = ("devices", "gpu_policy", "engine", "padding", "tokens", "metrics", "admission", "decoder", "draft")
+_TABLES = (
+    "devices",
+    "gpu_policy",
+    "engine",
+    "padding",
+    "tokens",
+    "metrics",
+    "admission",
+    "decoder",
+    "draft",
+    "leases",
+)
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:+-]{0,127}")
 
 
@@ -71,7 +83,8 @@ class NodeConfig:
     a kernel may lack, ``tokens`` which blind tokens requests must bring (empty: none), ``metrics`` the closed list
     of metrics (MetricsSchema), ``admission`` the limits of AdmissionLimits, ``public_prefix`` a system message that
     everybody knows, whose keys and values are computed at the start (empty: none), ``decoder`` the settings of
-    DecoderChoice, ``draft`` those of DraftChoice (empty: no draft model).
+    DecoderChoice, ``draft`` those of DraftChoice (empty: no draft model), ``leases`` those of LeaseSettings
+    (empty: none).
     """
 
     model_name: str
@@ -89,6 +102,7 @@ class NodeConfig:
     admission: Mapping[str, int] = field(default_factory=dict)
     decoder: Mapping[str, str | int] = field(default_factory=dict)
     draft: Mapping[str, str | int] = field(default_factory=dict)
+    leases: Mapping[str, int] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """The command line: canonical JSON (RFC 8785), as :meth:`parse` takes it."""
@@ -124,6 +138,7 @@ class NodeConfig:
         AdmissionLimits.from_table(members["admission"])
         DecoderChoice.from_table(members["decoder"])
         DraftChoice.from_table(members["draft"])
+        LeaseSettings.from_table(members["leases"])
         return cls(
             model_name=name,
             platform=platform,
@@ -140,6 +155,7 @@ class NodeConfig:
             admission=members["admission"],
             decoder=members["decoder"],
             draft=members["draft"],
+            leases=members["leases"],
         )
 
 

@@ -12,6 +12,7 @@ from enclave_runtime.api import API_VERSION
 from enclave_runtime.decoder_choice import DecoderChoice
 from enclave_runtime.draft_choice import DraftChoice
 from enclave_runtime.engine.engine_config import EngineConfig
+from enclave_runtime.lease_settings import LeaseSettings
 from enclave_runtime.metrics_schema import MetricsSchema
 from enclave_runtime.seal import SealReport
 from ohttp.padding import CellProfile
@@ -34,11 +35,13 @@ def runtime_manifest(
     admission: AdmissionLimits,
     decoder: DecoderChoice,
     draft: DraftChoice | None,
+    leases: LeaseSettings | None,
 ) -> bytes:
     """The manifest's bytes: canonical JSON (RFC 8785). Digests are 32 bytes and appear as lower-case hex.
 
     ``confined`` is the first layer of the seal, the pieces that a kernel may lack; it says which are in
-    force. ``tokens`` is what requests have to bring, ``draft`` the draft model; None where there is none.
+    force. ``tokens`` is what requests have to bring, ``draft`` the draft model, ``leases`` what
+    may be leased; None where there is none.
     """
     return rfc8785.dumps(
         {
@@ -51,6 +54,7 @@ def runtime_manifest(
             "engine": dict(engine.manifest()),
             "decoder": dict(decoder.manifest()),
             "draft": {} if draft is None else dict(draft.manifest()),
+            "leases": {} if leases is None else dict(leases.manifest()),
             "metrics": metrics.table(),
             "public_prefix": hashlib.sha256(public_prefix.encode("utf-8", "replace")).hexdigest(),
             "admission": admission.manifest(),

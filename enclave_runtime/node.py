@@ -37,6 +37,8 @@ from enclave_runtime.evidence import EvidenceMaker
 from enclave_runtime.exit_codes import ExitCode
 from enclave_runtime.http_server import Server, server_config
 from enclave_runtime.identity import Identity
+from enclave_runtime.lease_settings import LeaseSettings
+from enclave_runtime.leases import Leases
 from enclave_runtime.manifest import runtime_manifest
 from enclave_runtime.metrics import Metrics, RequestOutcome
 from enclave_runtime.optimisations import refuse_by_name
@@ -67,7 +69,8 @@ def run(
     limits = AdmissionLimits.from_table(config.admission)
     engine_config, padding, tokens = _engine_config(config), _padding(config), _tokens(config)
     decoder, draft_choice = DecoderChoice.from_table(config.decoder), DraftChoice.from_table(config.draft)
-    _check_speculation(engine_config, draft_choice, padding)
+    leases = LeaseSettings.from_table(config.leases)
+    _check_pace(engine_config, draft_choice, leases, padding)
     gpu_policy = _policy(config).gpu
     staple = _staple(host)
     model = _model(host.model, decoder)
@@ -80,6 +83,8 @@ def run(
             public_prefix=bool(config.public_prefix),
             draft=draft,
             draft_guesses=DEFAULT_GUESSES if draft_choice is None else draft_choice.guesses,
+            leases=0 if leases is None else leases.count,
+            lease_tokens=1 if leases is None else leases.tokens,
         )
         engine.start()
         engine.warm_up()
@@ -105,6 +110,7 @@ def run(
         admission=limits,
         decoder=decoder,
         draft=draft_choice,
+        leases=leases,
     )
     device = _device(inherited.platform)
     identity = Identity(
@@ -114,7 +120,13 @@ def run(
         thread=StandingThread("evidence"),
     )
     clock.mark("evidence")
-    completions = EngineCompletions(engine, config.model_name, StandingThread("prompts"), limits)
+    completions = EngineCompletions(
+        engine,
+        config.model_name,
+        StandingThread("prompts"),
+        limits,
+        None if leases is None else Leases(engine, leases),
+    )
     metrics = Metrics(egress.schema, completions.queue_depth)
     service = Service(completions, identity, metrics, padding, tokens, Sweep())
     try:
@@ -280,6 +292,7 @@ async def _rehearse(service: Service) -> None:
             service.identity.current(),
             service.completions.model_name,
             tokens,
+            leases=service.completions.leases is not None,
         )
     except rehearsal.RehearsalFailed as error:
         raise NodeError("rehearsal", ExitCode.WARM_UP, str(error)) from None
@@ -349,10 +362,16 @@ def _draft(model: Path, choice: DraftChoice, decoder: DecoderChoice) -> LoadedMo
     return draft
 
 
-def _check_speculation(engine: EngineConfig, draft: DraftChoice | None, padding: CellProfile) -> None:
-    """How many guesses come true is told by the words, and would be heard in any rhythm but the cells' own."""
+def _check_pace(
+    engine: EngineConfig, draft: DraftChoice | None, leases: LeaseSettings | None, padding: CellProfile
+) -> None:
+    """How many guesses come true is told by the words, and how much of a prompt was kept by the turn before: both would
+    be heard in any rhythm but the cells' own.
+    """
     if (engine.speculate or draft is not None) and padding.name != "constant":
         raise ConfigurationError("config_speculation", "guessing ahead needs cells at a constant pace")
+    if leases is not None and padding.name != "constant":
+        raise ConfigurationError("config_leases", "leases need cells at a constant pace")
     if engine.speculate and draft is not None:
         raise ConfigurationError("config_speculation", "'speculate' and a draft: one or the other")
 

@@ -59,6 +59,7 @@ def node_config(
     public_prefix: str = "",
     decoder: Mapping[str, str | int] | None = None,
     draft: Mapping[str, str | int] | None = None,
+    leases: Mapping[str, int] | None = None,
 ) -> NodeConfig:
     """The configuration of a node on the simulated platform with these ``roots`` (``Platform.roots``).
 
@@ -80,6 +81,7 @@ def node_config(
         public_prefix=public_prefix,
         decoder=dict(decoder or {}),
         draft=dict(draft or {}),
+        leases=dict(leases or {}),
     )
 
 

@@ -49,7 +49,7 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
 
 _NUMBERS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
 
-_Bounded = TypeVar("_Bounded", bound="_Request")
+_Bounded = TypeVar("_Bounded", bound="_Closed")
 
 
 class RequestRefused(Exception):
@@ -159,6 +159,8 @@ class _Request(_Closed):
     ignore_eos: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
+    # Not OpenAI's: which lease the request brings (enclave_runtime/leases.py).
+    lease: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{86}$")] | None = Field(None, repr=False)
     # Accepted so that programs that send it work; it is never read.
     user: Annotated[str, Field(max_length=256)] | None = None
 
@@ -220,6 +222,13 @@ class CompletionRequest(_Request):
         return 16 if self.max_tokens is None else self.max_tokens
 
 
+class LeaseRequest(_Closed):
+    """``POST /v1/lease``, not OpenAI's: a secret of 32 bytes in base64url, and for how many seconds at most."""
+
+    secret: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$", repr=False)]
+    seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
+
+
 def parse_request(kind: type[_Bounded], body: bytes) -> _Bounded:
     """Read a request body. Raises RequestRefused (status 400 or 413) for all that is not exactly
     understood.
@@ -245,7 +254,7 @@ def parse_request(kind: type[_Bounded], body: bytes) -> _Bounded:
 
 def _check_combination(request: ChatRequest) -> None:
     if request.logprobs and request.stream:
-        raise _unsupported("logprobs")  # their size would show in the cells which token was sure
+        raise unsupported("logprobs")  # their size would show in the cells which token was sure
     if request.top_logprobs is not None and not request.logprobs:
         raise RequestRefused(400, "invalid_value", "'top_logprobs' needs 'logprobs'.", "top_logprobs")
     wanted = request.response_format
@@ -253,7 +262,8 @@ def _check_combination(request: ChatRequest) -> None:
         raise RequestRefused(400, "invalid_value", "'response_format' lacks its schema.", "response_format")
 
 
-def _unsupported(name: str) -> RequestRefused:
+def unsupported(name: str) -> RequestRefused:
+    """The refusal of an option that this node does not have, or not with this value."""
     message = f"The option '{name}' is not supported here with this value."
     return RequestRefused(400, "unsupported_parameter", message, name)
 
@@ -265,7 +275,7 @@ def _without_neutral_options(document: dict[str, Any]) -> dict[str, Any]:
         if neutral is None:
             kept[name] = value
         elif value is not None and not any(value == same and _kind(value) == _kind(same) for same in neutral):
-            raise _unsupported(name)
+            raise unsupported(name)
     return kept
 
 
@@ -273,7 +283,7 @@ def _kind(value: object) -> type:
     return float if type(value) is int else type(value)
 
 
-def _refusal(kind: type[_Request], error: ValidationError) -> RequestRefused:
+def _refusal(kind: type[_Closed], error: ValidationError) -> RequestRefused:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     name = first["loc"][0] if first["loc"] else None
     if name not in kind.model_fields:

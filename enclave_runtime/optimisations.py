@@ -14,8 +14,6 @@ from enclave_runtime.errors import ConfigurationError
 REFUSED: Final[Mapping[str, str]] = {
     "prefix_cache": "a prefix that one user computed answers faster for the next: time tells what others asked; "
     "use public_prefix for what is public",
-    "session_leases": "keys and values that outlive an answer need a lease that dies with the client's stream; "
-    "there is none yet",
     "prompt_cache": "modules of prompts that are kept across users tell by time what others asked",
     "semantic_cache": "an answer kept for similar questions is somebody else's answer, and tells that it was asked",
     "kv_offload_cpu": "keys and values outside the pool would need encryption bound to request and slot",

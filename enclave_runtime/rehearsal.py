@@ -68,8 +68,12 @@ async def rehearse(
     bundle: bytes,
     model_name: str,
     tokens: RehearsedTokens | None = None,
+    *,
+    leases: bool = False,
 ) -> None:
-    """Walk every path once. ``config`` is the server's, loaded. Raises RehearsalFailed."""
+    """Walk every path once. ``config`` is the server's, loaded; ``leases``: whether there are any. Raises
+    RehearsalFailed.
+    """
     stage = _Stage(config, hashlib.sha256(bundle).digest(), model_name, tokens)
     try:
         async with asyncio.timeout(TIMEOUT_S):
@@ -90,6 +94,11 @@ async def rehearse(
             await stage.sealed(key, "/v1/models", None, 400, date="Thu, 01 Jan 1970 00:00:00 GMT")
             await stage.sealed(key, "/v1/models", None, 409, digest=bytes(32))
             await stage.sealed(key, "/v1/models", None, 400, date="never")
+            if leases:
+                short = json.dumps({"secret": "A" * 43, "seconds": 1}).encode()
+                await stage.sealed(key, "/v1/lease", short, 200)
+                await stage.sealed(key, "/v1/lease", b'{"secret":"A"}', 400)
+                await stage.sealed(key, "/v1/chat/completions", stage.chat(lease="A" * 86), 200)
             if tokens is not None:
                 spent = tokens.new()
                 await stage.sealed(key, "/v1/completions", stage.completion(), 200, token=spent)

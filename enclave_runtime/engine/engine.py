@@ -14,14 +14,13 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Ordered
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from enclave_runtime.engine.constraint import ANY_OBJECT, Constraint, ConstraintCompiler
+from enclave_runtime.engine.constraint import Constraint, ConstraintCompiler
 from enclave_runtime.engine.decoder import Span
 from enclave_runtime.engine.draft import DEFAULT_GUESSES, Draft, check_draft
 from enclave_runtime.engine.engine_config import EngineConfig
@@ -34,6 +33,7 @@ from enclave_runtime.engine.errors import (
     PromptTooLong,
 )
 from enclave_runtime.engine.generation import Generation, Mailbox, TokenLogprob
+from enclave_runtime.engine.lease import Lease, LeaseBook
 from enclave_runtime.engine.model import LoadedModel
 from enclave_runtime.engine.public_prefix import computed_prefix, unit
 from enclave_runtime.engine.request import GenerationRequest
@@ -42,6 +42,7 @@ from enclave_runtime.engine.scheduler import Scheduler
 from enclave_runtime.engine.sequence import Sequence
 from enclave_runtime.engine.speculate import MAX_GUESSES
 from enclave_runtime.engine.stop_strings import StopFilter
+from enclave_runtime.engine.warm_up import walk_every_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +72,12 @@ class Engine:
         public_prefix: bool = False,
         draft: LoadedModel | None = None,
         draft_guesses: int = DEFAULT_GUESSES,
+        leases: int = 0,
+        lease_tokens: int = 1,
     ) -> None:
         """``draft`` is a smaller model that guesses up to ``draft_guesses`` tokens ahead for each request, in place of
-        ``config.speculate``. Raises `DraftMismatch` where it cannot, `InvalidRequest` for settings out of range.
+        ``config.speculate``. At most ``leases`` may be open, of ``lease_tokens`` positions each. Raises `DraftMismatch`
+        where the draft cannot guess for the model, `InvalidRequest` for settings out of range.
         """
         self.model = model
         self.config = config
@@ -85,7 +89,9 @@ class Engine:
                     f"a draft guesses 1 to {MAX_GUESSES} tokens, and in place of 'speculate'"
                 )
         # A place in the batch has pages of its own; a public prefix has as many as the longest prompt besides.
+        self.lease_tokens = min(lease_tokens, self.max_context)
         pages = (config.max_batch + public_prefix) * -(-self.max_context // config.page_tokens)
+        pages += leases * -(-self.lease_tokens // config.page_tokens)
         self.pool = model.decoder.new_pool(pages, config.page_tokens)
         model.decoder.reserve(self.max_context, rows=config.step_budget, threads=config.threads)
         self._scheduler = Scheduler(
@@ -104,6 +110,7 @@ class Engine:
                 max_context=self.max_context,
                 public_prefix=public_prefix,
             )
+        self._leases = LeaseBook(self.pool, leases, self.lease_tokens)
         self._constraints = ConstraintCompiler(model.tokenizer, model.config.vocab_size)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -158,6 +165,7 @@ class Engine:
                 stream=self.model.tokenizer.stream(),
                 mailbox=mailbox,
                 ignore_eos=request.ignore_eos,
+                lease=request.lease,
             )
             prompt.fill(
                 0
@@ -182,6 +190,11 @@ class Engine:
 
         return Generation(mailbox, cancel, prompt_tokens=count, max_tokens=max_tokens)
 
+    @property
+    def takes_schemas(self) -> bool:
+        """Whether answers can be held to a JSON schema."""
+        return self._constraints.available
+
     def _constraint(self, request: GenerationRequest) -> Constraint | None:
         return None if request.json_schema is None else self._constraints.compile(request.json_schema)
 
@@ -195,32 +208,28 @@ class Engine:
 
         The counts of `stats` begin anew afterwards.
         """
-        self.model.chat_template.warm_up()
-        words = self.model.tokenizer.encode("Grüße, 12 世界 🦀!\n", add_special_tokens=True) or [0]
-        prompt = (words * (self.max_context // len(words) + 1))[: self.max_context - 1]
-        long, short = prompt[: self.config.step_budget + 1], prompt[: len(words)]
-        requests = [
-            GenerationRequest(long, 2, temperature=0.0),
-            GenerationRequest(short, 3, temperature=0.7, top_p=0.5, seed=1, stop=("\u0000",)),
-            GenerationRequest(short, 3, temperature=100.0, top_p=0.999999, seed=2),
-            GenerationRequest(
-                short, 3, top_k=5, min_p=0.1, repetition_penalty=1.1, presence_penalty=0.1, top_logprobs=2
-            ),
-        ]
-        if self._constraints.available:
-            requests.append(GenerationRequest(short, 3, json_schema=ANY_OBJECT))
-        requests += [GenerationRequest(short, 3)] * (self.config.max_batch - len(requests))
-        generations = [self.submit(request) for request in requests[: self.config.max_queue]]
-        generations[0].cancel()
-        for generation in generations:
-            generation.collect()
-        self.submit(requests[0]).collect()
-        with suppress(InvalidRequest):
-            self.submit(GenerationRequest(short, 0))
-        with suppress(InvalidRequest):
-            self.submit(GenerationRequest(short, 3, json_schema='{"type": 1}'))
+        walk_every_path(self)
         with self._changed:
             self._counts = dict.fromkeys(self._counts, 0)
+
+    def open_lease(self, salt: bytes) -> Lease:
+        """A lease for requests to bring, which holds nothing yet. Never waits. Raises `TooManyLeases` or
+        `EngineStopped`.
+
+        ``salt`` is secret, and of this lease alone.
+        """
+        with self._changed:
+            if self._thread is None or self._stopping:
+                raise EngineStopped("the engine is not running")
+            self._next_owner += 1
+            return self._leases.open(salt, self._next_owner - 1)
+
+    def close_lease(self, lease: Lease) -> Future[None]:
+        """End ``lease``; what it held is overwritten before the engine's next step, which the result tells. Never
+        waits; closing twice does nothing.
+        """
+        lease.closed = True
+        return self._errand(lambda: self._leases.close(lease))
 
     def keep_public_prefix(self, tokens: Ordered[int]) -> int:
         """Compute the keys and values of a text that everybody knows, for prompts that begin with it; how many of its
@@ -242,14 +251,19 @@ class Engine:
             if draft is not None:
                 draft.public_prefix = computed_prefix(kept, draft.decoder, draft.pool)
 
+        self._errand(compute).result()
+        return whole
+
+    def _errand(self, work: Callable[[], None]) -> Future[None]:
+        """Have the engine's thread do ``work`` between two steps. An engine that ended has nothing left to do."""
         done: Future[None] = Future()
         with self._changed:
             if self._thread is None or self._stopping:
-                raise EngineStopped("the engine is not running")
-            self._errands.append((compute, done))
-            self._changed.notify()
-        done.result()
-        return whole
+                done.set_exception(EngineStopped("the engine is not running"))
+            else:
+                self._errands.append((work, done))
+                self._changed.notify()
+        return done
 
     def stats(self) -> EngineStats:
         """How much is going on. Counts only."""
@@ -270,6 +284,7 @@ class Engine:
         except Exception:  # the rules of page ownership were broken: nothing in memory can be trusted
             self._abandon()
             return
+        self._leases.close_all()
         for sequence in self._scheduler.leave_where(lambda _: True):
             sequence.mailbox.fail(EngineStopped("the engine was stopped"))
 
@@ -282,6 +297,9 @@ class Engine:
                 work, done = self._errands.popleft()
                 try:
                     done.set_result(work())
+                except PageOwnershipError as error:
+                    done.set_exception(error)
+                    raise
                 except EngineError as error:
                     done.set_exception(error)
             if self._stopping:
@@ -353,7 +371,7 @@ class Engine:
                 text, reason = text + sequence.text_end(), "length"
         if reason is not None:
             self._counts["finished"] += 1
-            self._scheduler.leave(sequence)
+            self._scheduler.finish(sequence)
         sequence.mailbox.put(text, 1, reason, None if logprobs is None else self._spelled(logprobs))
 
     def _spelled(self, logprobs: Logprobs) -> TokenLogprob:
@@ -371,6 +389,7 @@ class Engine:
         self.pool.clear()
         if self._scheduler.draft is not None:
             self._scheduler.draft.pool.clear()
+        self._leases.forget_all()
         for sequence in lost:
             sequence.wipe()
             sequence.mailbox.fail(EngineFault("the engine ended itself"))

@@ -11,6 +11,7 @@
     ├── InvalidRequest            a sampling setting or token id out of range
     ├── PromptTooLong             the prompt leaves no room in the context
     ├── QueueFull                 as many requests wait as may wait
+    ├── TooManyLeases             as many leases are open as may be
     ├── EngineStopped             the engine is not running (any more)
     ├── EngineFault               a step failed; the requests in it are lost, their memory is cleared
     ├── PagesExhausted            fewer free KV pages than asked for
@@ -93,6 +94,12 @@ class QueueFull(EngineError):
     """As many requests wait as may wait; nothing of this one was kept."""
 
     default_code = "queue_full"
+
+
+class TooManyLeases(EngineError):
+    """As many leases are open as may be."""
+
+    default_code = "too_many_leases"
 
 
 class EngineStopped(EngineError):

@@ -136,13 +136,16 @@ class PagePool:
         first, last = start // self.page_tokens, (start + count - 1) // self.page_tokens
         self._written[table.pages[first : last + 1]] = True
 
-    def copy(self, source: PageTable, target: PageTable, pages: int) -> None:
-        """Write the first ``pages`` pages of ``source`` into those of ``target``; both stay who they were."""
+    def copy(self, source: PageTable, target: PageTable, pages: int, *, first: int = 0) -> None:
+        """Write pages ``first`` .. ``pages - 1`` of ``source`` into those of ``target``; both stay who they were."""
         self.check(source)
-        self.check_span(target, 0, pages * self.page_tokens)
         if pages > len(source.pages):
             raise PageOwnershipError("more pages than a sequence has", found=pages)
-        for taken, given in zip(source.pages[:pages], target.pages[:pages], strict=True):
+        if first >= pages:
+            self.check(target)
+            return
+        self.check_span(target, first * self.page_tokens, (pages - first) * self.page_tokens)
+        for taken, given in zip(source.pages[first:pages], target.pages[first:pages], strict=True):
             self.storage[:, :, int(given)] = self.storage[:, :, int(taken)]
 
     def store(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence as Ordered
 from dataclasses import dataclass, field
 
 from enclave_runtime.engine.errors import InvalidRequest
+from enclave_runtime.engine.lease import Lease
 from enclave_runtime.engine.sampling import SamplingSettings
 
 MAX_STOPS = 16
@@ -18,6 +19,7 @@ class GenerationRequest:
     time; the other settings of sampling are those of `SamplingSettings`. ``json_schema`` (a JSON text) makes the
     answer JSON of that schema. ``stop`` strings end the answer and are left out of it. Without a ``seed`` a random
     one is drawn. With ``ignore_eos`` an end token does not end the answer, so that its length is known beforehand.
+    A ``lease`` (`Engine.open_lease`) keeps what is computed for the next request that brings it.
     """
 
     prompt_tokens: Ordered[int] = field(repr=False)
@@ -34,6 +36,7 @@ class GenerationRequest:
     frequency_penalty: float = 0.0
     top_logprobs: int | None = None
     json_schema: str | None = field(default=None, repr=False)
+    lease: Lease | None = field(default=None, repr=False)
 
     def sampling(self) -> SamplingSettings:
         """The settings of sampling among these."""

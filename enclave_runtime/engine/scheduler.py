@@ -49,8 +49,10 @@ class Scheduler:
             if self._pool.pages_for(len(sequence.tokens)) > self._pool.free_pages:
                 return
             sequence.table = self._pool.allocate(sequence.owner, len(sequence.tokens))
-            if self.public_prefix is not None:
-                prompt = sequence.tokens[: sequence.prompt_length]
+            prompt = sequence.tokens[: sequence.prompt_length]
+            if sequence.lease is not None:
+                sequence.computed = sequence.lease.begin(prompt, sequence.table, self._pool)
+            if self.public_prefix is not None and not sequence.computed:
                 sequence.computed = self.public_prefix.begin(prompt, sequence.table, self._pool)
             if self.draft is not None:
                 self.draft.begin(sequence)
@@ -99,6 +101,12 @@ class Scheduler:
                 found.fill(0)
         shares = zip(answering, dealt(wants, budget), strict=True)
         return [(sequence, check) for sequence, share in shares for check in sequence.checks(share)]
+
+    def finish(self, sequence: Sequence) -> None:
+        """`leave` for a request that came to its end: a lease keeps what it has computed."""
+        if sequence.lease is not None and sequence.table is not None:
+            sequence.lease.keep(sequence.tokens[: sequence.computed], sequence.table, self._pool)
+        self.leave(sequence)
 
     def leave(self, sequence: Sequence) -> None:
         """Take a request out, wherever it is, and clear everything it left."""

@@ -5,6 +5,7 @@ import numpy as np
 from enclave_runtime.engine.constraint import Constraint
 from enclave_runtime.engine.decoder import Span
 from enclave_runtime.engine.generation import Mailbox
+from enclave_runtime.engine.lease import Lease
 from enclave_runtime.engine.pages import PageTable
 from enclave_runtime.engine.sampling import Sampler
 from enclave_runtime.engine.speculate import MAX_GUESSES
@@ -51,6 +52,7 @@ class Sequence:
         "draft",
         "guessed",
         "ignore_eos",
+        "lease",
         "length",
         "mailbox",
         "owner",
@@ -74,6 +76,7 @@ class Sequence:
         mailbox: Mailbox,
         ignore_eos: bool = False,
         constraint: Constraint | None = None,
+        lease: Lease | None = None,
     ) -> None:
         self.owner = owner
         self.prompt_length = self.length = len(prompt)
@@ -89,6 +92,7 @@ class Sequence:
         self.mailbox = mailbox
         self.ignore_eos = ignore_eos
         self.constraint = constraint
+        self.lease = lease
         self.cancelled = False
 
     @property
@@ -116,7 +120,8 @@ class Sequence:
         return text if stopped else text + self.stops.finish()
 
     def wipe(self) -> None:
-        """Overwrite every token id, and let go of the grammar's state."""
+        """Overwrite every token id, and let go of the grammar's state and the lease."""
         self.tokens.fill(0)
         self.guessed.fill(0)
         self.constraint = None
+        self.lease = None

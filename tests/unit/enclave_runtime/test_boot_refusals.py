@@ -79,6 +79,11 @@ def refused(platform, egress):
         ({"draft": {"name": "d", "digest": "0" * 64}, "engine": {"speculate": 2}}, "config_speculation"),
         ({"draft": {"name": "d/e", "digest": "0" * 64}}, "config_draft"),
         ({"decoder": {"weights": "int2"}}, "config_decoder"),
+        ({"leases": {"count": 1}}, "config_leases"),
+        (
+            {"leases": {"count": 1, "tokens": 64, "seconds": 9}, "padding": {"name": "bucket"}},
+            "config_leases",
+        ),
         ({"admission": {"bytes_per_token": 0}}, "config_admission"),
         ({"admission": {"users": 1}}, "config_admission"),
         ({"padding": {"name": "none"}}, "config_padding"),

@@ -30,6 +30,7 @@ GOOD = NodeConfig(
     admission={"bytes_per_token": 4},
     decoder={"weights": "int8", "activations": 8},
     draft={"name": "draft.gguf", "digest": "0" * 64, "guesses": 3},
+    leases={"count": 2, "tokens": 512, "seconds": 60},
 )
 HOST = {
     "model": "/m",
@@ -98,6 +99,15 @@ def test_the_command_line_names_no_place_on_the_host():
         {"decoder": {"kernels": "torch", "weights": "int8"}},
         {"decoder": {"kernels": "torch", "activations": 8}},
         {"decoder": {"unknown": 1}},
+        {"leases": []},
+        {"leases": {"count": 1}},
+        {"leases": {"count": 0, "tokens": 64, "seconds": 1}},
+        {"leases": {"count": 1, "tokens": 63, "seconds": 1}},
+        {"leases": {"count": 1, "tokens": 64, "seconds": 0}},
+        {"leases": {"count": 65, "tokens": 64, "seconds": 1}},
+        {"leases": {"count": 1, "tokens": 64, "seconds": 3601}},
+        {"leases": {"count": True, "tokens": 64, "seconds": 1}},
+        {"leases": {"count": 1, "tokens": 64, "seconds": 1, "salt": 1}},
         {"draft": []},
         {"draft": {"name": "d.gguf"}},
         {"draft": {"name": "../d.gguf", "digest": "0" * 64}},

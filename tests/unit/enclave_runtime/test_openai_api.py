@@ -51,6 +51,7 @@ class MadeUpGeneration:
 @dataclass
 class MadeUpCompletions:
     model_name: str = MODEL
+    leases: None = None
     generation: MadeUpGeneration = field(
         default_factory=lambda: MadeUpGeneration(["Hello", ", ", "wörld", "."])
     )

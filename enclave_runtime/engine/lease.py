@@ -1,0 +1,131 @@
+"""Keys and values that a client has kept for its own next turn, for as long as it holds a lease.
+
+A lease has pages of its own. When one of its requests ends, the keys and values of its prompt and answer are copied
+there; when the next one begins, those of the beginning that both have in common are copied back, in whole pages and
+whole tiles of attention, so that the result is what the request would have computed itself, bit for bit. Pages are
+never shared: whoever does not bring the lease has no way to them.
+
+What a lease holds is known by hashes alone: a chain of SHA-256 over blocks of tokens, begun with the lease's salt. When
+the lease ends its pages are overwritten before anything else is computed.
+"""
+
+import hashlib
+from contextlib import suppress
+
+import numpy as np
+
+from enclave_runtime.engine.errors import PagesExhausted, TooManyLeases
+from enclave_runtime.engine.pages import PagePool, PageTable
+from enclave_runtime.engine.public_prefix import unit
+
+_BEGIN = b"cloister/lease-chain/v1\0"
+_BLOCK = b"cloister/lease-block/v1\0"
+
+
+class Lease:
+    """One lease: at most ``tokens`` positions. Apart from ``closed`` only the engine's thread uses it."""
+
+    def __init__(self, salt: bytes, owner: int, tokens: int) -> None:
+        self.owner = owner
+        self.closed = False
+        self._tokens = tokens
+        self._first = hashlib.sha256(_BEGIN + len(salt).to_bytes(4, "big") + salt).digest()
+        self._chain: list[bytes] = []
+        self._table: PageTable | None = None
+
+    def begin(self, prompt: np.ndarray, table: PageTable, pool: PagePool) -> int:
+        """Copy into ``table`` what ``prompt`` (int64) has in common with what is kept; how many positions that is.
+
+        At least one position of a prompt is left to compute, since its logits are wanted.
+        """
+        if self._table is None or self.closed:
+            return 0
+        size = unit(pool.page_tokens)
+        same = _common(self._chain, self._hashes(prompt[: len(prompt) - 1], size))
+        if same:
+            pool.copy(self._table, table, same * size // pool.page_tokens)
+        return same * size
+
+    def keep(self, tokens: np.ndarray, table: PageTable, pool: PagePool) -> None:
+        """Hold the keys and values of ``tokens`` (int64), which are in ``table``, in place of what was held before."""
+        if self.closed:
+            return
+        size = unit(pool.page_tokens)
+        if self._table is None:
+            with suppress(PagesExhausted):
+                self._table = pool.allocate(self.owner, self._tokens)
+        if self._table is None:
+            return
+        wanted = self._hashes(tokens[: self._tokens], size)
+        before, same = len(self._chain), _common(self._chain, wanted)
+        pages = size // pool.page_tokens
+        pool.copy(table, self._table, len(wanted) * pages, first=same * pages)
+        pool.zero(self._table.pages[len(wanted) * pages : before * pages])
+        self._chain = wanted
+
+    def end(self, pool: PagePool) -> None:
+        """Overwrite everything."""
+        self.closed = True
+        self._chain.clear()
+        table, self._table = self._table, None
+        if table is not None:
+            pool.release(table)
+
+    def forget(self) -> None:
+        """The pool was cleared: nothing is held any more."""
+        self.closed = True
+        self._chain.clear()
+        self._table = None
+
+    def _hashes(self, tokens: np.ndarray, size: int) -> list[bytes]:
+        """One for each whole block of ``size`` tokens, over it and all before it."""
+        chain, last = [], self._first
+        for start in range(0, len(tokens) - size + 1, size):
+            block = hashlib.sha256(_BLOCK + last + size.to_bytes(4, "big"))
+            block.update(tokens[start : start + size].data)
+            last = block.digest()
+            chain.append(last)
+        return chain
+
+
+class LeaseBook:
+    """The leases of an engine: at most ``count`` at a time, of ``tokens`` positions each."""
+
+    def __init__(self, pool: PagePool, count: int, tokens: int) -> None:
+        self._pool = pool
+        self._count = count
+        self._tokens = tokens
+        self._open: set[Lease] = set()
+
+    def open(self, salt: bytes, owner: int) -> Lease:
+        """A new lease, which holds nothing yet. Raises `TooManyLeases`."""
+        if len(self._open) >= self._count:
+            raise TooManyLeases("leases", expected=self._count, found=len(self._open))
+        lease = Lease(salt, owner, self._tokens)
+        self._open.add(lease)
+        return lease
+
+    def close(self, lease: Lease) -> None:
+        """End ``lease``, and overwrite what it held. On the engine's thread."""
+        lease.end(self._pool)
+        self._open.discard(lease)
+
+    def close_all(self) -> None:
+        """End every lease."""
+        for lease in tuple(self._open):
+            self.close(lease)
+
+    def forget_all(self) -> None:
+        """The pool was cleared."""
+        for lease in self._open:
+            lease.forget()
+        self._open.clear()
+
+
+def _common(first: list[bytes], second: list[bytes]) -> int:
+    count = 0
+    for one, two in zip(first, second, strict=False):
+        if one != two:
+            break
+        count += 1
+    return count
