@@ -12,7 +12,14 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from datetime import UTC, datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
@@ -30,6 +37,7 @@ from ohttp.token_wallet import Wallet
 from .answer import AsyncInnerAnswer, Correction, InnerAnswer, check_outer, unreachable
 from .errors import ClientError, ExchangeFailed, NodeRefused, RelayUnreachable
 from .exchange import Exchange, InnerRequest
+from .lease import SECRET_BYTES, Lease, aholding, holding
 from .payment import Payment
 from .policy import Policy
 from .transport import AsyncPrivateTransport, PrivateTransport
@@ -191,13 +199,29 @@ class PrivateClient:
                     return
                 date = self._corrected(correction)
 
+    def lease(self, *, seconds: int | None = None) -> AbstractContextManager[Lease]:
+        """Hold a lease for as long as the block lasts, for at most ``seconds`` and what the node allows: requests that
+        bring it find what the ones before computed. Raises NodeRefused (``not_found``) where a node offers none.
+        """
+        return holding(self, self._random(SECRET_BYTES), seconds)
+
+    def alease(self, *, seconds: int | None = None) -> AbstractAsyncContextManager[Lease]:
+        """``lease`` for asyncio."""
+        return aholding(self, self._random(SECRET_BYTES), seconds)
+
     def chat(
-        self, messages: list[dict[str, str]], *, usage: dict[str, Any] | None = None, **options: Any
+        self,
+        messages: list[dict[str, str]],
+        *,
+        usage: dict[str, Any] | None = None,
+        lease: Lease | None = None,
+        **options: Any,
     ) -> Iterator[str]:
         """Stream the answer to OpenAI-shaped ``messages`` as pieces of text; ``options`` go into the request body.
 
-        ``usage``, where given, is filled with the node's token counts at the end. Raises NodeRefused for an error
-        of the node's, and ExchangeFailed where the answer was cut or altered.
+        ``usage``, where given, is filled with the node's token counts at the end. ``lease`` is one that is held; one
+        that has ended changes nothing. Raises NodeRefused for an error of the node's, and ExchangeFailed where the
+        answer was cut or altered.
         """
         document = {
             "model": self.node().model,
@@ -206,6 +230,8 @@ class PrivateClient:
             "stream_options": {"include_usage": True},
             **options,
         }
+        if lease is not None and lease.credential is not None:
+            document["lease"] = lease.credential
         body = json.dumps(document).encode()
         request = InnerRequest(
             "POST", "/v1/chat/completions", ((b"content-type", b"application/json"),), body

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from attestation.simulated.launch import measure_launch
 from attestation.simulated.platform import Platform
 from client_sdk.client import PrivateClient
 from client_sdk.policy import Policy
+from enclave_runtime.config import NodeConfig
 from measurements.policy import policy_table
 from measurements.publish import ReleaseDraft, ReleaseLog, create_log
 from measurements.release_signature import ReleaseSignature
@@ -72,16 +73,18 @@ def private_world(
     released: bytes | None = None,
     signature: ReleaseSignature | None = None,
     tokens: dict[str, Any] | None = None,
+    change: Callable[[NodeConfig], NodeConfig] = lambda config: config,
 ) -> Iterator[World]:
     """Publish, boot and relay. ``released``: the launch digest to publish, else the one the node will have.
-    ``tokens``: which blind tokens it asks for."""
+    ``tokens``: which blind tokens it asks for. ``change`` makes another configuration of the usual one."""
     platform = Platform.open(folder / "state", now, 1)
-    digest = released or measure_launch(tiny_config(platform, tokens=tokens).encode(), volumes(folder, model))
+    config = change(tiny_config(platform, tokens=tokens))
+    digest = released or measure_launch(config.encode(), volumes(folder, model))
     staple, transparency = publish(folder, digest, signature)
     policy_file = folder / "policy.toml"
     policy_file.write_text("\n".join((POLICY_HEAD, platform.policy_table(), transparency)))
     with (
-        running(folder, model, staple=staple, tokens=tokens) as node,
+        running(folder, model, staple=staple, tokens=tokens, change=change) as node,
         relay({"node": f"http://127.0.0.1:{node.port}"}) as url,
     ):
         yield World(folder, node, url, policy_file)
