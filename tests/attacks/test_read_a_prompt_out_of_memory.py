@@ -5,6 +5,8 @@ it looks for is every form in which this node holds a request. The same observer
 allocator does not wipe, and finds them in any node while the answer is being made, so it does look in the right place.
 """
 
+import base64
+import contextlib
 import http.client
 import json
 import secrets
@@ -21,8 +23,9 @@ from sealed_node import START, Node, chat, running, write_tiny_model
 
 from enclave_runtime.config import NodeConfig
 from enclave_runtime.engine.decoder import Span
-from enclave_runtime.engine.model import LoadedModel, load_model
+from enclave_runtime.engine.model import LoadedModel, load_model, stored_digest
 from enclave_runtime.seal import Piece
+from ohttp.bhttp import Content, ResponseDecoder
 
 #: The defence removed: the node does not start itself again, and tolerates memory that is not wiped.
 UNWIPED = START.replace(
@@ -57,6 +60,19 @@ def node(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Node
 def unwiped(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Node]:
     folder = tmp_path_factory.mktemp("unwiped")
     with running(folder, model, program=UNWIPED, change=tolerant) as node:
+        must_be_readable(node)
+        yield node
+
+
+@pytest.fixture(scope="module")
+def generous(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Node]:
+    """A node with all that may hold a prompt longer or twice: leases, and a draft model."""
+    draft = write_tiny_model(model / "draft")
+    table = {"name": "draft", "digest": stored_digest(draft).hex(), "guesses": 3}
+    leases = {"count": 1, "tokens": 192, "seconds": 60}
+    with running(
+        tmp_path_factory.mktemp("generous"), model, change=lambda c: replace(c, draft=table, leases=leases)
+    ) as node:
         must_be_readable(node)
         yield node
 
@@ -211,3 +227,49 @@ def test_a_prompt_whose_reader_left_is_nowhere_in_memory(node: Node, loaded: Loa
         connection.close()
     time.sleep(SETTLED_S)
     assert {name: count for name, count in found(node, traces_of(prompt, loaded)).items() if count} == {}
+
+
+@contextlib.contextmanager
+def lease_of(node: Node) -> Iterator[str]:
+    """The credential of a lease, which is held meanwhile."""
+    secret = secrets.token_bytes(32)
+    client, sealed = node._seal("/v1/lease", json.dumps({"secret": base64url(secret)}).encode(), None, {})
+    connection = http.client.HTTPConnection("127.0.0.1", node.port, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("POST", "/ohttp", sealed, {"content-type": "message/ohttp-chunked-req"})
+        response, decoder, said = connection.getresponse(), ResponseDecoder(), b""
+        while b"}" not in said:
+            for chunk in client.receive(response.read1(512)):
+                said += b"".join(event.data for event in decoder.feed(chunk) if isinstance(event, Content))
+        ticket = json.loads(said[said.index(b"{") : said.index(b"}") + 1])["ticket"]
+        yield base64url(base64.urlsafe_b64decode(ticket + "=") + secret)
+        response.close()
+
+
+def base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def test_a_leased_prompt_is_nowhere_in_memory_once_the_lease_has_ended(
+    generous: Node, loaded: LoadedModel
+) -> None:
+    prompt = canary()
+    traces = traces_of(prompt, loaded)
+    with lease_of(generous) as credential:
+        for _ in range(2):
+            asked = chat(prompt, lease=credential, max_tokens=120, ignore_eos=True)
+            assert generous.ask("/v1/chat/completions", asked)[0] == 200
+        time.sleep(SETTLED_S)
+        left = {name for name, count in found(generous, traces).items() if count}
+        assert left == {"keys of the first layer"}, "control: its keys and values, and nothing else of it"
+    time.sleep(SETTLED_S)
+    assert {name: count for name, count in found(generous, traces).items() if count} == {}
+
+
+def test_after_its_answer_a_prompt_is_nowhere_in_memory_of_a_node_with_a_draft(
+    generous: Node, loaded: LoadedModel
+) -> None:
+    prompt = canary()
+    exchange(generous, prompt)
+    time.sleep(SETTLED_S)
+    assert {name: count for name, count in found(generous, traces_of(prompt, loaded)).items() if count} == {}
