@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 
 from .client import PrivateClient
+from .directory_command import SightingsOption
 from .errors import ClientError
+from .fleet import Fleet
 from .render import show_verification
 from .tokens_command import WalletOption
 from .verify_command import MemoryOption, PolicyOption, RelayOption, read_policy
@@ -47,22 +49,39 @@ def chat(
         str | None, typer.Argument(help="What to ask; read from the terminal where absent.")
     ] = None,
     relay: RelayOption = None,
+    fleet: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --relay: the relay's own URL; the node is drawn from its list of nodes."
+        ),
+    ] = None,
     policy: PolicyOption = None,
     memory: MemoryOption = None,
+    sightings: SightingsOption = None,
     wallet: WalletOption = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 takes the likeliest token.")] = 0.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answer alone.")] = False,
 ) -> int:
     """See ``cloister chat --help``."""
-    if relay is None:
-        raise ClientError("usage", "--relay is missing", "give the relay's URL for the node")
     notes = Console(stderr=True, quiet=quiet)
     options = {"max_tokens": max_tokens, "temperature": temperature}
-    with PrivateClient(relay, read_policy(policy), memory=memory, wallet=wallet) as client:
-        verification = client.verify()
-        show_verification(notes, verification)
-        verification.require()
+    judged_by = read_policy(policy)
+    if fleet is not None and relay is None:
+        client = _drawn(Fleet(fleet, judged_by, sightings=sightings, memory=memory, wallet=wallet), notes)
+    elif relay is not None and fleet is None and sightings is None:
+        client = PrivateClient(relay, judged_by, memory=memory, wallet=wallet)
+    else:
+        raise ClientError(
+            "usage",
+            "give --relay, the relay's URL for the node, or --fleet",
+            "--sightings belongs to --fleet",
+        )
+    with client:
+        if relay is not None:
+            verification = client.verify()
+            show_verification(notes, verification)
+            verification.require()
         history: list[dict[str, str]] = []
         for line in [question] if question is not None else _lines():
             history.append({"role": "user", "content": line})
@@ -70,6 +89,18 @@ def chat(
             history.append({"role": "assistant", "content": text})
             notes.print(f"[dim]{timing}[/]", highlight=False)
     return 0
+
+
+def _drawn(fleet: Fleet, notes: Console) -> PrivateClient:
+    """A client of a node drawn from the list, shown with what the draws so far look like."""
+    drawn = fleet.draw()
+    for name in drawn.failed:
+        notes.print(f"{name} was drawn first and could not be used", style="yellow", highlight=False)
+    show_verification(notes, drawn.verification)
+    notes.print(f"drawn: {drawn.name}", highlight=False)
+    for steering in fleet.suspected(drawn.channel):
+        notes.print(str(steering), style="yellow", highlight=False, markup=False)
+    return drawn.client
 
 
 def stream_answer(

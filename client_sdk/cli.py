@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from . import chat_command, proxy_command, tokens_command, verify_command
+from . import chat_command, directory_command, proxy_command, tokens_command, verify_command
 from .demo import command as demo_command
-from .errors import ClientError, VerificationRefused
+from .errors import ClientError, DirectoryRefused, VerificationRefused
 from .render import printable
 
 # The order in which a newcomer meets them, not the alphabet's.
@@ -41,7 +41,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for own in (demo_command, verify_command, chat_command, proxy_command, tokens_command):
+    for own in (demo_command, verify_command, chat_command, proxy_command, directory_command, tokens_command):
         own.register(app)
     for room in sorted(entry_points(group="cloister.commands"), key=_place):
         room.load()(app)
@@ -58,7 +58,7 @@ def run(arguments: list[str]) -> int:
     errors = Console(stderr=True, soft_wrap=True)
     try:
         status = build_app()(arguments, prog_name="cloister", standalone_mode=False)
-    except VerificationRefused as error:
+    except (VerificationRefused, DirectoryRefused) as error:
         errors.print(f"[bold red]refused[/] {error.code}", highlight=False)
         errors.print(printable(error.detail), style="red", markup=False)
         return ExitCode.REFUSED

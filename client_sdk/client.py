@@ -47,6 +47,11 @@ _IDENTITY = {"accept-encoding": "identity"}
 _OUTER_HEADERS = {"content-type": REQUEST_MEDIA_TYPE, "incremental": "?1", **_IDENTITY}
 
 
+def plain_client(timeout: float) -> httpx2.Client:
+    """A connection to the outside that follows nobody, keeps no cookie and takes nothing from the environment."""
+    return httpx2.Client(timeout=timeout, trust_env=False, follow_redirects=False, cookies=_no_cookies())
+
+
 class PrivateClient:
     """Talks to one node through one relay, and only after verifying the node.
 
@@ -80,9 +85,7 @@ class PrivateClient:
         self._now = now
         self._random = random
         self._timeout = timeout
-        self._http = httpx2.Client(
-            timeout=timeout, trust_env=False, follow_redirects=False, cookies=_no_cookies()
-        )
+        self._http = plain_client(timeout)
         self._async_http: httpx2.AsyncClient | None = None
         self._node: VerifiedNode | None = None
         self.evidence: bytes | None = None

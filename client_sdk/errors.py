@@ -3,6 +3,7 @@
 ClientError
 ├── PolicyError          the policy file cannot be read or names something unknown
 ├── VerificationRefused  a node did not prove what the policy demands; nothing was sent
+├── DirectoryRefused     the list of nodes is not what everybody is shown, or leaves no choice; nothing was sent
 ├── RelayUnreachable     the relay, or the node behind it, did not answer
 ├── ExchangeFailed       the encrypted exchange broke: cut, altered, or refused before it was opened
 └── NodeRefused          the node opened the request and answered with a problem of its own
@@ -41,6 +42,14 @@ class VerificationRefused(ClientError):
     expected: object = None
     found: object = None
     retryable: bool = False
+
+
+@dataclass
+class DirectoryRefused(ClientError):
+    """The directory is malformed, too short or too long, or differs from a mirror's."""
+
+    expected: object = None
+    found: object = None
 
 
 @dataclass

@@ -2,8 +2,9 @@
 
 A policy is TOML: ``version``, ``name``, the tables of ``attestation.policy`` ([cpu], [gpu], [simulated]),
 [transparency] of ``measurements.policy``, and optionally [runtime] with ``padding``: the padding profiles that a
-node's answers may have, ``["constant"]`` where it is not set. Unknown keys are errors; what is not allowed is
-refused.
+node's answers may have, ``["constant"]`` where it is not set; and [fleet], for a client that draws its node from a
+list: ``min_nodes`` (2) and ``max_nodes`` (4096) of it, and ``mirrors``, URLs of copies to compare it with. Unknown keys
+are errors; what is not allowed is refused.
 """
 
 import hashlib
@@ -19,17 +20,28 @@ from measurements.errors import TransparencyError
 from measurements.policy import TransparencyPolicy
 from ohttp.padding import PROFILES
 
+from .directory import MAX_NODES
 from .errors import PolicyError
 
 MAX_POLICY = 256 * 1024
 DEFAULT_PADDING = frozenset(("constant",))
+_MAX_MIRRORS = 16
 _ATTESTATION_TABLES = ("cpu", "gpu", "simulated")
+
+
+@dataclass(frozen=True, slots=True)
+class FleetDemands:
+    """What a list of nodes must be: how many there are at least and at most, and where its copies are."""
+
+    min_nodes: int = 2
+    max_nodes: int = MAX_NODES
+    mirrors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A parsed policy. ``digest`` is SHA-256 of the file's bytes, for the result to name what it was judged by;
-    ``padding`` names the profiles allowed.
+    ``padding`` names the profiles allowed; ``fleet`` is None where the policy does not speak of choosing a node.
     """
 
     name: str
@@ -37,6 +49,7 @@ class Policy:
     transparency: TransparencyPolicy | None
     digest: bytes
     padding: frozenset[str] = DEFAULT_PADDING
+    fleet: FleetDemands | None = None
 
     @classmethod
     def production(cls) -> "Policy":
@@ -68,7 +81,10 @@ class Policy:
             document = tomllib.loads(data.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise PolicyError("policy_malformed", f"not TOML: {error}") from error
-        unknown = set(document) - {"version", "name", "transparency", "runtime", *_ATTESTATION_TABLES}
+        unknown = set(document) - {
+            *("version", "name", "transparency", "runtime", "fleet"),
+            *_ATTESTATION_TABLES,
+        }
         if unknown:
             raise PolicyError("policy_malformed", f"unknown key {sorted(unknown)[0]!r}")
         if document.get("version") != 1:
@@ -91,6 +107,7 @@ class Policy:
                 transparency=TransparencyPolicy.from_table(transparency),
                 digest=hashlib.sha256(data).digest(),
                 padding=_padding(document.get("runtime", {})),
+                fleet=_fleet(document["fleet"]) if "fleet" in document else None,
             )
         except AttestationError as error:
             raise PolicyError(error.code, error.detail or str(error)) from error
@@ -106,3 +123,22 @@ def _padding(table: object) -> frozenset[str]:
     if not isinstance(named, list) or not named or any(name not in PROFILES for name in named):
         raise PolicyError("policy_malformed", f"[runtime] padding lists profiles of {', '.join(PROFILES)}")
     return frozenset(named)
+
+
+def _fleet(table: object) -> FleetDemands:
+    """The ``[fleet]`` table. Raises PolicyError."""
+    if not isinstance(table, dict) or set(table) - {"min_nodes", "max_nodes", "mirrors"}:
+        raise PolicyError(
+            "policy_malformed", "[fleet] is a table with min_nodes, max_nodes and mirrors alone"
+        )
+    least, most = table.get("min_nodes", 2), table.get("max_nodes", MAX_NODES)
+    if type(least) is not int or type(most) is not int or not 1 <= least <= most <= MAX_NODES:
+        raise PolicyError("policy_malformed", f"[fleet] wants 1 ≤ min_nodes ≤ max_nodes ≤ {MAX_NODES}")
+    mirrors = table.get("mirrors", [])
+    if (
+        not isinstance(mirrors, list)
+        or len(mirrors) > _MAX_MIRRORS
+        or not all(isinstance(url, str) and url.startswith(("https://", "http://")) for url in mirrors)
+    ):
+        raise PolicyError("policy_malformed", f"[fleet] mirrors lists at most {_MAX_MIRRORS} URLs")
+    return FleetDemands(least, most, tuple(mirrors))

@@ -48,7 +48,8 @@ _MARK: Final = {Outcome.PASS: "✓ pass", Outcome.FAIL: "✗ fail", Outcome.NOT_
 class GpuVerification:
     """Every row, the first error or None, and NVIDIA's claims about each verified device.
 
-    ``status`` is the command's exit status: 0, 2 (this machine cannot give evidence) or 3 (refused).
+    ``status`` is the command's exit status: 0, 2 (this machine cannot give evidence) or 3 (refused). ``identities``:
+    SHA-256 (hexadecimal) of each verified device, as the register of a policy (``[gpu] identities``) has it.
     """
 
     rows: tuple[Row, ...]
@@ -57,6 +58,7 @@ class GpuVerification:
     simulated: bool
     status: int
     at: datetime
+    identities: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON can hold it."""
@@ -72,6 +74,7 @@ class GpuVerification:
             if self.error is None
             else {"code": self.error.code, "stage": self.error.stage, "detail": str(self.error)},
             "claims": None if self.claims is None else self.claims.to_json(),
+            "identities": list(self.identities),
         }
 
 
@@ -203,7 +206,11 @@ def _appraise(
         taken = Row("local.evidence", Outcome.PASS, f"{before.gpus} reports over a fresh nonce")
         rows, error = (*before.rows, taken, *rows), before.error or error
     claims = None if appraisal.error else local_claims(appraisal.gpus, appraisal.switches, at)
-    return GpuVerification(rows, error, claims, appraisal.simulated, REFUSED if error else 0, at)
+    identities = (
+        *(gpu.identity_sha256.hex() for gpu in appraisal.gpus),
+        *(switch.identity_sha256.hex() for switch in appraisal.switches),
+    )
+    return GpuVerification(rows, error, claims, appraisal.simulated, REFUSED if error else 0, at, identities)
 
 
 def _load_policy(path: Path) -> GpuPolicy:

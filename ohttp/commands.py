@@ -2,7 +2,9 @@
 
 import json
 import resource
+from collections.abc import Callable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -15,6 +17,7 @@ EXIT_USAGE = 1
 EXIT_NOT_AVAILABLE = 2
 
 _OPEN_FILES = 65_536
+_MAX_DIRECTORY = 1024 * 1024
 
 
 def register(app: typer.Typer) -> None:
@@ -29,6 +32,12 @@ def relay(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8081,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            help="A list of nodes (cloister directory make) to show at /directory; replace it at any time."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Say what happens as one JSON line each.")] = False,
 ) -> None:
     """Run an oblivious relay: it sees who asks, never what; the node sees what, never who.
@@ -62,7 +71,9 @@ def relay(
             trust_env=False,
         )
         try:
-            application = Relay(targets, client)
+            application = Relay(
+                targets, client, directory=None if directory is None else _read_anew(directory)
+            )
         except RelayError as error:
             _fail(f"--target: {error.detail}")
 
@@ -77,6 +88,27 @@ def _started(as_json: bool, host: str, port: int, targets: dict[str, str]) -> st
         return json.dumps({"event": "listening", "port": port})
     names = ", ".join(f"/{name}/ to {url}" for name, url in targets.items())
     return f"relay on http://{host}:{port}: {names}"
+
+
+def _read_anew(path: Path) -> Callable[[], bytes]:
+    """Reads the file when it has changed. Raises OSError now or later, and where it is too large."""
+    kept: tuple[tuple[int, int, int], bytes] | None = None
+
+    def read() -> bytes:
+        nonlocal kept
+        found = path.stat()
+        mark = found.st_mtime_ns, found.st_size, found.st_ino
+        if kept is None or kept[0] != mark:
+            if found.st_size > _MAX_DIRECTORY:
+                raise OSError(f"{path} is longer than a list of nodes may be")
+            kept = mark, path.read_bytes()
+        return kept[1]
+
+    try:
+        read()
+    except OSError as error:
+        _fail(f"--directory: {error}")
+    return read
 
 
 def _raise_open_files() -> None:

@@ -59,12 +59,14 @@ class HttpClient(Protocol):
 
 
 class Relay:
-    """ASGI application: ``/{target}/ohttp`` and ``/{target}/attestation`` for every name in ``targets``.
+    """ASGI application: ``/{target}/ohttp`` and ``/{target}/attestation`` for every name in ``targets``, and
+    ``/directory``, where there is one.
 
     ``targets``: base URL by name; RelayError (``target``) for one that cannot be. ``client``: how they are
     reached; its timeouts hold, and it must neither follow redirects nor take proxies from the environment.
     ``max_open``: requests at a time; beyond them the slowest to arrive goes. ``body_timeout_s`` and
-    ``stall_s``: how long a sender and a reader may take.
+    ``stall_s``: how long a sender and a reader may take. ``directory`` gives the list of nodes that is shown to
+    everybody, in the same bytes; OSError where it cannot be had just now.
     """
 
     def __init__(
@@ -76,7 +78,9 @@ class Relay:
         max_request: int = MAX_REQUEST,
         body_timeout_s: float = 30.0,
         stall_s: float = 30.0,
+        directory: Callable[[], bytes] | None = None,
     ) -> None:
+        self._directory = directory
         self._targets = {checked_name(name): checked_base(url) for name, url in targets.items()}
         self._client = client
         self._places = Places(max_open)
@@ -116,6 +120,8 @@ class Relay:
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> str:
         name, _, leaf = scope["path"].removeprefix("/").partition("/")
+        if name == "directory" and not leaf and self._directory is not None:
+            return await self._list(scope, self._directory, send)
         base = self._targets.get(name)
         if base is None or leaf not in ("ohttp", "attestation"):
             raise _Refused(_NOT_FOUND)
@@ -139,6 +145,13 @@ class Relay:
         finally:
             self._places.arrived(ticket)
             await stop((working, watching))
+
+    async def _list(self, scope: Scope, directory: Callable[[], bytes], send: Send) -> str:
+        if scope["method"] not in ("GET", "HEAD"):
+            raise _Refused(_METHOD)
+        async with asyncio.timeout(self._stall):
+            await respond(send, 200, ((b"content-type", b"application/json"), _NO_STORE), directory())
+        return "passed"
 
     async def _ohttp(self, scope: Scope, url: str, upload: "_Upload", send: Send) -> bool:
         if scope["method"] != "POST":

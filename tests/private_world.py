@@ -110,10 +110,10 @@ def publish(folder: Path, digest: bytes, signature: ReleaseSignature | None = No
 
 
 @contextlib.contextmanager
-def relay(targets: dict[str, str]) -> Iterator[str]:
+def relay(targets: dict[str, str], directory: Callable[[], bytes] | None = None) -> Iterator[str]:
     """A relay on a free port, in a thread; its URL."""
     client = httpx2.AsyncClient(timeout=30, trust_env=False)
-    with serving(Relay(targets, client)) as url:
+    with serving(Relay(targets, client, directory=directory)) as url:
         yield url
 
 

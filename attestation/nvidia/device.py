@@ -185,7 +185,7 @@ def check_configuration(
     if policy.vbios and fields.vbios_version not in policy.vbios:
         raise _refused("policy_vbios", sorted(policy.vbios), fields.vbios_version)
     _check_pair(fields, policy)
-    check_not_blocked(chain, policy)
+    check_registered(chain, policy)
 
 
 def _check_vbios_floor(version: str, floors: Collection[str]) -> None:
@@ -205,10 +205,13 @@ def _check_pair(fields: GpuFields, policy: GpuPolicy) -> None:
     raise _refused("policy_vbios", beside, fields.vbios_version)
 
 
-def check_not_blocked(chain: VerifiedChain, policy: GpuPolicy) -> None:
-    """The policy does not block this device. Raises `GpuRefused` (``policy_ueid``)."""
+def check_registered(chain: VerifiedChain, policy: GpuPolicy) -> None:
+    """The policy takes this very device. Raises `GpuRefused` (``policy_ueid``, ``policy_identity``)."""
     if chain.ueid in policy.blocked_ueids:
         raise _refused("policy_ueid", "a device that is not blocked", chain.ueid)
+    if policy.identities and chain.identity_sha256 not in policy.identities:
+        found = chain.identity_sha256.hex()
+        raise _refused("policy_identity", "a device of the policy's register", found)
 
 
 def _check_claim(name: str, claimed: str | None, reported: str) -> None:

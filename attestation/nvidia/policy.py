@@ -34,7 +34,8 @@ class GpuPolicy:
     ``count``: exact number of GPUs, or None for one or more. ``architectures``, ``modes``: what is
     allowed. ``min_driver``: lowest driver version, compared number by number; ``min_vbios``: the lowest VBIOS of each
     line (the first of its numbers), where a line without a floor is refused. ``drivers``, ``vbios``,
-    ``fwids``: allow-lists, empty for no restriction. ``blocked_ueids``: devices never accepted.
+    ``fwids``: allow-lists, empty for no restriction. ``blocked_ueids``: devices never accepted; ``identities``: the
+    register of those accepted, by the SHA-256 that names a device whatever firmware it runs, empty for no restriction.
     ``pairs``: allowed pairs of driver and VBIOS version, empty for no restriction. ``require_fwid``: refuse
     reports without a firmware id. ``rim``, ``nras``: reference measurements, and NVIDIA's remote service.
     ``reject_uncovered``: refuse measurements that no reference value covers; ``strict_msr35``: compare
@@ -57,6 +58,7 @@ class GpuPolicy:
     pairs: frozenset[tuple[str, str]] = frozenset()
     fwids: frozenset[bytes] = frozenset()
     blocked_ueids: frozenset[str] = frozenset()
+    identities: frozenset[bytes] = frozenset()
     require_fwid: bool = True
     rim: Demand = "required"
     reject_uncovered: bool = False
@@ -256,6 +258,7 @@ _READERS: Mapping[str, Callable[[str, object], object]] = {
     "pairs": _pairs,
     "fwids": lambda name, value: frozenset(map(bytes.fromhex, _texts(_FWID)(name, value))),
     "blocked_ueids": _texts(_UEID),
+    "identities": lambda name, value: frozenset(map(bytes.fromhex, _texts(_SHA256)(name, value))),
     "require_fwid": _flag,
     "rim": _demand,
     "reject_uncovered": _flag,

@@ -12,7 +12,7 @@ from attestation.nvidia.device import (
     check_configuration,
     check_fwid,
     check_nonce,
-    check_not_blocked,
+    check_registered,
     check_reported_fwid,
     check_signature,
 )
@@ -170,7 +170,7 @@ def _mode(device: Device, _nonce: bytes | None, policy: GpuPolicy, _at: datetime
     report, chain = device.signed_report("gpu.mode"), device.trusted_chain("gpu.mode")
     if device.is_switch:
         device.bios_version = read_switch_bios_version(report.opaque)
-        check_not_blocked(chain, policy)
+        check_registered(chain, policy)
         return f"NVSwitch {device.evidence.arch}, BIOS {device.bios_version}"
     device.fields = fields = read_gpu_fields(report.opaque)
     check_configuration(device.evidence, fields, chain, policy)

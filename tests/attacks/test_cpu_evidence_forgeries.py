@@ -195,6 +195,18 @@ def test_a_changed_file_launched_under_an_honest_name(
     refused_at(launch_and_judge(), "cpu.guest_policy", "measurement_mismatch")
 
 
+def test_genuine_chip_that_nobody_registered(amd: SimulatedAmd, policy: AttestationPolicy) -> None:
+    claims = claims_over()
+    bundle = bundle_of(claims, evidence(amd, claims))
+    appraise_cpu(bundle, policy, AT).require()  # control: without a register any genuine chip will do
+
+    def register(chip: bytes) -> AttestationPolicy:
+        return AttestationPolicy(snp=dataclasses.replace(policy.snp, pins={"chip_id": frozenset({chip})}))
+
+    appraise_cpu(bundle, register(amd.chip_id), AT).require()
+    refused_at(appraise_cpu(bundle, register(bytes(63) + b"\1"), AT), "cpu.guest_policy", "chip_id_mismatch")
+
+
 def test_evidence_replayed_for_a_later_epoch(amd: SimulatedAmd, policy: AttestationPolicy) -> None:
     claims = claims_over()
     bundle = bundle_of(claims, evidence(amd, claims))

@@ -72,6 +72,15 @@ def test_report_rewritten_to_our_nonce() -> None:
     refused("report_signature_invalid", [GpuEvidence("HOPPER", NONCE, report, theirs.certificate)], NONCE)
 
 
+def test_genuine_gpu_that_nobody_registered() -> None:
+    ours, theirs = PKI.make_gpu(), PKI.make_gpu()
+    known = verify_gpu(ours.evidence(NONCE), NONCE, POLICY, AT).identity_sha256
+    verify_gpu(theirs.evidence(NONCE), NONCE, POLICY, AT)  # control: without a register it is as good as ours
+    register = replace(POLICY, identities=frozenset({known}))
+    verify_gpu(ours.evidence(NONCE), NONCE, register, AT)
+    refused("policy_identity", [theirs.evidence(NONCE)], NONCE, register)
+
+
 def test_gpu_left_out() -> None:
     entries = [PKI.make_gpu().evidence(PAIR_NONCE) for _ in range(2)]
     verify_gpus(encode_evidence_list(entries), PAIR_NONCE, replace(POLICY, count=2), AT)  # control

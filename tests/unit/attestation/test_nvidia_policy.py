@@ -33,6 +33,7 @@ def test_table() -> None:
             "vbios": ["96.00.a5.00.01"],
             "fwids": ["cd" * 48],
             "blocked_ueids": ["12"],
+            "identities": ["ab" * 32],
             "require_fwid": True,
             "rim": "off",
             "revocation": "off",
@@ -44,6 +45,7 @@ def test_table() -> None:
     assert policy.modes == {Mode.MPT}
     assert policy.vbios == {"96.00.A5.00.01"}
     assert policy.fwids == {b"\xcd" * 48}
+    assert policy.identities == {b"\xab" * 32}
     assert policy.roots == {NVIDIA_DEVICE_ROOT_SHA256, ROOT}
 
 
@@ -71,6 +73,7 @@ def test_table() -> None:
         {"fwids": ["cd" * 47]},
         {"fwids": ["CD" * 48]},
         {"blocked_ueids": ["0x12"]},
+        {"identities": ["ab" * 31]},
         {"require_fwid": "yes"},
         {"rim": False},
         {"rim": ["required"]},

@@ -317,3 +317,29 @@ def test_urls_that_are_no_targets(url: str) -> None:
     with pytest.raises(RelayError, match="target") as refused:
         Relay({"node": url}, httpx2.AsyncClient())
     assert "secret" not in str(refused.value)
+
+
+def test_the_list_of_nodes_is_the_same_for_everybody() -> None:
+    async def work() -> None:
+        shown = [b'{"first":1}']
+        relay = relay_to(answering(200, JSON, b"{}"), directory=lambda: shown[0])
+        marks = [(b"cookie", b"who=me"), (b"if-none-match", b'"mine"'), (b"range", b"bytes=0-3")]
+        plain = await drive(relay, b"", path="/directory")
+        marked = await drive(relay, b"", path="/directory", query=b"me=1", headers=marks)
+        assert (plain.status, plain.parts) == (200, [b'{"first":1}'])
+        assert (marked.status, marked.parts, marked.headers) == (200, plain.parts, plain.headers)
+        assert {name for name, _ in plain.headers} == {b"content-type", b"content-length", b"cache-control"}
+        shown[0] = b"{}"
+        assert (await drive(relay, b"", path="/directory")).parts == [b"{}"]
+        assert (await drive(relay, b"", method="POST", path="/directory")).status == 405
+
+        def gone() -> bytes:
+            raise OSError("/srv/list: gone")
+
+        broken = await drive(relay_to(answering(200, JSON, b"{}"), directory=gone), b"", path="/directory")
+        assert broken.status == 502
+        assert b"srv" not in b"".join(broken.parts)
+        without = await drive(relay_to(answering(200, JSON, b"{}")), b"", path="/directory")
+        assert without.status == 404
+
+    run(work())

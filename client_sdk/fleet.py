@@ -1,0 +1,232 @@
+"""Choosing a node: the client draws one of all that are listed, and nobody else does (docs/protocol.md §6).
+
+    fleet = Fleet("https://relay.example", Policy.load(Path("policy.toml")))
+    with fleet.client() as client:
+        for text in client.chat(...): ...
+
+The list comes through the relay and is compared with the policy's mirrors; the draw is uniform, over the whole list;
+a node that cannot be reached, or that does not prove what the policy demands, is passed over for the next one drawn.
+Each call of ``client`` draws anew: keep one for a conversation at most.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Protocol
+
+import httpx2
+
+from .answer import unreachable
+from .client import PrivateClient, plain_client
+from .directory import MAX_DIRECTORY, Directory, ListedNode
+from .errors import ClientError, DirectoryRefused, RelayUnreachable, VerificationRefused
+from .policy import Policy
+from .sightings import Count, FileSightings, Steering, VolatileSightings, suspected
+from .verify import Verification
+
+ATTEMPTS: Final = 3
+"""Nodes that are tried for one conversation."""
+
+_DIRECTORY_PATH: Final = "/directory"
+
+
+class Sightings(Protocol):
+    """Where counts are kept: ``client_sdk.sightings``."""
+
+    def counts(self, channel: str) -> dict[str, Count]: ...
+
+    def remember(
+        self, channel: str, listed: Sequence[str], served_by: str | None, failed: Sequence[str] = ()
+    ) -> dict[str, Count]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A verified node, drawn by chance: its ``name`` and ``channel``, the ``client`` that talks to it, what was
+    checked, and the nodes that ``failed`` before it.
+    """
+
+    name: str
+    channel: str
+    client: PrivateClient
+    verification: Verification
+    failed: tuple[str, ...]
+
+
+class Fleet:
+    """The nodes behind one relay, of which a client draws.
+
+    ``relay_url`` is the relay's own URL, ``policy`` has to have a table ``[fleet]``. ``sightings``: the file that
+    counts who served (in memory only where None); ``memory`` and ``wallet`` as in ``PrivateClient``, shared by all
+    nodes. ``timeout`` in seconds, ``now`` and ``random``: the clock and the source of randomness.
+    """
+
+    def __init__(
+        self,
+        relay_url: str,
+        policy: Policy,
+        *,
+        sightings: Path | None = None,
+        memory: Path | None = None,
+        wallet: Path | None = None,
+        timeout: float = 60.0,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        if policy.fleet is None:
+            raise ClientError(
+                "policy_without_fleet", "the policy has no table [fleet]", "say how many nodes there must be"
+            )
+        self._relay = relay_url.rstrip("/")
+        self._policy = policy
+        self._demands = policy.fleet
+        self._sightings: Sightings = FileSightings(sightings) if sightings else VolatileSightings()
+        self._memory, self._wallet = memory, wallet
+        self._timeout, self._now, self._random = timeout, now, random
+
+    def directory(self) -> Directory:
+        """The list of nodes, as the relay and the policy's mirrors show it.
+
+        Raises DirectoryRefused: ``directory_malformed``, ``directory_too_short``, ``directory_too_long``,
+        ``directory_differs``; RelayUnreachable where the relay, or every mirror, has none.
+        """
+        with closing(plain_client(self._timeout)) as http:
+            data = _fetched(http, self._relay + _DIRECTORY_PATH, self._timeout)
+            mirrored = self._mirrored(http)
+            if any(copy != data for copy in mirrored):
+                # It may just have been replaced, here or there; what differs twice is not one list.
+                data, mirrored = (
+                    _fetched(http, self._relay + _DIRECTORY_PATH, self._timeout),
+                    self._mirrored(http),
+                )
+        directory = Directory.parse(data)
+        for copy in mirrored:
+            if copy != data:
+                raise DirectoryRefused(
+                    "directory_differs",
+                    "a mirror shows another list of nodes than the relay",
+                    "keep both, and ask the operator; nothing was sent",
+                    expected=Directory.parse(copy).digest.hex(),
+                    found=directory.digest.hex(),
+                )
+        count, demands = len(directory.nodes), self._demands
+        if count < demands.min_nodes:
+            raise DirectoryRefused(
+                "directory_too_short",
+                "with so few nodes, whoever made the list has chosen for us",
+                expected=f"at least {demands.min_nodes} nodes",
+                found=count,
+            )
+        if count > demands.max_nodes:
+            raise DirectoryRefused(
+                "directory_too_long",
+                "more nodes than the policy takes",
+                expected=demands.max_nodes,
+                found=count,
+            )
+        return directory
+
+    def client(self) -> PrivateClient:
+        """A client of a node drawn by chance, already verified. Raises as ``draw``."""
+        return self.draw().client
+
+    def draw(self) -> Drawn:
+        """Draw a node, verify it, and count it.
+
+        Raises what ``directory`` raises; RelayUnreachable or VerificationRefused of the last node tried where none
+        of three would do; OSError where the counts cannot be written.
+        """
+        directory = self.directory()
+        names = [node.name for node in directory.nodes]
+        failed: list[str] = []
+        last: ClientError | None = None
+        for node in self._order(directory.nodes):
+            client = PrivateClient(
+                f"{self._relay}/{node.name}",
+                self._policy,
+                memory=self._memory,
+                wallet=self._wallet,
+                timeout=self._timeout,
+                now=self._now,
+                random=self._random,
+            )
+            try:
+                verification = client.verify()
+                _require_listed_keys(verification.require().cpu.claims.ohttp_keys, node)
+            except (RelayUnreachable, VerificationRefused, DirectoryRefused) as error:
+                client.close()
+                failed.append(node.name)
+                last = error
+                continue
+            self._sightings.remember(directory.channel, names, node.name, failed)
+            return Drawn(node.name, directory.channel, client, verification, tuple(failed))
+        self._sightings.remember(directory.channel, names, None, failed)
+        raise last or DirectoryRefused("directory_too_short", "the list of nodes is empty")
+
+    def counts(self, channel: str) -> dict[str, Count]:
+        """What was counted of a channel's nodes, by name."""
+        return self._sightings.counts(channel)
+
+    def suspected(self, channel: str) -> tuple[Steering, ...]:
+        """Shares that chance does not explain, over all that was counted of a channel's nodes."""
+        return suspected(self._sightings.counts(channel))
+
+    def _mirrored(self, http: httpx2.Client) -> list[bytes]:
+        copies: list[bytes] = []
+        last: RelayUnreachable | None = None
+        for url in self._demands.mirrors:
+            try:
+                copies.append(_fetched(http, url, self._timeout))
+            except RelayUnreachable as error:
+                last = error
+        if last is not None and not copies:
+            raise last
+        return copies
+
+    def _order(self, nodes: Sequence[ListedNode]) -> list[ListedNode]:
+        """The first few of a uniformly random order."""
+        left = list(nodes)
+        return [left.pop(_below(len(left), self._random)) for _ in range(min(ATTEMPTS, len(left)))]
+
+
+def _require_listed_keys(found: bytes, node: ListedNode) -> None:
+    if found != node.keys:
+        raise DirectoryRefused(
+            "directory_keys",
+            "the node shows other keys than the directory lists for it",
+            "it may have changed them just now; if this stays so, it is not the node that others are shown",
+            expected=node.keys.hex(),
+            found=found.hex(),
+        )
+
+
+def _below(limit: int, random: Callable[[int], bytes]) -> int:
+    """A number below ``limit``, each as likely as any other."""
+    span = 1 << 64
+    while True:
+        drawn = int.from_bytes(random(8))
+        if drawn < span - span % limit:
+            return drawn % limit
+
+
+def _fetched(http: httpx2.Client, url: str, seconds: float) -> bytes:
+    data, until = bytearray(), time.monotonic() + seconds
+    try:
+        with http.stream("GET", url, headers={"accept-encoding": "identity"}) as reply:
+            if reply.status_code != 200:
+                raise RelayUnreachable(
+                    "no_directory", f"no list of nodes at {url} (status {reply.status_code})"
+                )
+            for part in reply.iter_raw():
+                data += part
+                if len(data) > MAX_DIRECTORY:
+                    raise DirectoryRefused("directory_malformed", "longer than a list of nodes may be")
+                if time.monotonic() > until:
+                    raise RelayUnreachable("too_slow", f"the list of nodes at {url} takes too long")
+    except httpx2.TransportError as error:
+        raise unreachable(error) from error
+    return bytes(data)
