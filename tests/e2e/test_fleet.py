@@ -31,9 +31,7 @@ def test_a_list_is_made_shown_and_drawn_from(world: World, tmp_path: Path) -> No
         assert answered.returncode == 0, answered.stderr
         assert answered.stdout.strip()
         assert "drawn: node" in answered.stderr
-        told = json.loads(
-            cloister("directory", "check", *through, "--sightings", str(seen), "--json").stdout
-        )
+        told = json.loads(cloister("directory", "check", *through, "--sightings", str(seen), "--json").stdout)
         (node,) = told["nodes"]
         assert (node["name"], node["served"], node["failed"], told["suspected"]) == ("node", 1, 0, [])
         refused = cloister("chat", "hello", "--fleet", url, "--policy", str(strict))
