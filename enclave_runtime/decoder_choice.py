@@ -10,7 +10,7 @@ from typing import Any
 from enclave_runtime.errors import ConfigurationError
 
 _VALUES: Mapping[str, tuple[str | int, ...]] = {
-    "kernels": ("auto", "compiled", "torch"),
+    "kernels": ("auto", "compiled", "torch", "cuda"),
     "weights": ("stored", "int8"),
     "activations": (16, 8),
 }
@@ -18,7 +18,8 @@ _VALUES: Mapping[str, tuple[str | int, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class DecoderChoice:
-    """``kernels``: ``compiled``, ``torch``, or ``auto`` for the compiled ones where they are built and know the shape.
+    """``kernels``: ``compiled``, ``torch``, ``cuda`` (a GPU's), or ``auto`` for the compiled ones where they are built
+    and know the shape.
     ``weights``: ``stored`` as the file has them, or ``int8``, floating-point matrices turned into 8 bits with a scale
     per 32. ``activations``: to how many bits those are rounded that meet quantised weights; 8 are quicker in large
     batches and further from float32 (docs/decoder.md).
@@ -34,11 +35,8 @@ class DecoderChoice:
             if type(value) is bool or value not in values:
                 allowed = ", ".join(map(str, values))
                 raise ConfigurationError("config_decoder", f"'{name}' is one of: {allowed}")
-        if self.kernels == "torch" and (self.weights, self.activations) != ("stored", 16):
-            raise ConfigurationError(
-                "config_decoder",
-                "the torch decoder computes in float32; 'int8' and 8 bits are the compiled one's",
-            )
+        if self.kernels in ("torch", "cuda") and (self.weights, self.activations) != ("stored", 16):
+            raise ConfigurationError("config_decoder", "'int8' and 8 bits are the compiled decoder's")
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> "DecoderChoice":

@@ -3,6 +3,7 @@ its claims.
 """
 
 import hashlib
+from collections.abc import Mapping
 
 import rfc8785
 
@@ -34,6 +35,7 @@ def runtime_manifest(
     public_prefix: str,
     admission: AdmissionLimits,
     decoder: DecoderChoice,
+    kernels: Mapping[str, str],
     draft: DraftChoice | None,
     leases: LeaseSettings | None,
 ) -> bytes:
@@ -41,7 +43,8 @@ def runtime_manifest(
 
     ``confined`` is the first layer of the seal, the pieces that a kernel may lack; it says which are in
     force. ``tokens`` is what requests have to bring, ``draft`` the draft model, ``leases`` what
-    may be leased; None where there is none.
+    may be leased; None where there is none. ``decoder`` is what was configured, ``kernels`` what computes in
+    fact (`Decoder.manifest`): ``auto`` depends on the processor, and other kernels give other last bits.
     """
     return rfc8785.dumps(
         {
@@ -53,6 +56,7 @@ def runtime_manifest(
             },
             "engine": dict(engine.manifest()),
             "decoder": dict(decoder.manifest()),
+            "kernels": dict(kernels),
             "draft": {} if draft is None else dict(draft.manifest()),
             "leases": {} if leases is None else dict(leases.manifest()),
             "metrics": metrics.table(),

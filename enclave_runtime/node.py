@@ -109,6 +109,7 @@ def run(
         metrics=egress.schema,
         admission=limits,
         decoder=decoder,
+        kernels=model.decoder.manifest(),
         draft=draft_choice,
         leases=leases,
     )

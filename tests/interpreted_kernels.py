@@ -10,14 +10,16 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+import numpy as np
 import torch
 import triton
 
 from enclave_runtime.engine.cuda.kernels.attention import decode_join, decode_split, prefill
-from enclave_runtime.engine.cuda.kernels.norm import add_rms_norm
-from enclave_runtime.engine.cuda.kernels.projection import gate_up_swiglu, weights_times_row
+from enclave_runtime.engine.cuda.kernels.norm import add_rms_norm, embed
+from enclave_runtime.engine.cuda.kernels.projection import gate_up_swiglu, swiglu, weights_times_row
 from enclave_runtime.engine.cuda.kernels.rotary import rotate_and_append
 from enclave_runtime.engine.cuda.kernels.sampling import gumbel_blocks, gumbel_join
+from enclave_runtime.engine.sampling import Sampler, SamplingSettings
 
 HEADS, KV_HEADS, SIZE, PAGE, SPLITS = 6, 2, 64, 16, 4
 GROUP, HALF = HEADS // KV_HEADS, SIZE // 2
@@ -38,7 +40,14 @@ def norm() -> dict[str, float]:
     add_rms_norm[(3,)](x, residual, weight, out, 577, 1e-5, BLOCK=1024)
     wide = added.double()
     wanted = wide * torch.rsqrt((wide * wide).mean(1, keepdim=True) + 1e-5) * weight.double()
-    return {"norm": error(out, wanted), "norm.residual": error(residual, added)}
+    table, tokens = torch.randn(9, 577).bfloat16(), torch.tensor([8, 0, 3], dtype=torch.int32)
+    begun, zeros = poisoned(3, 577), poisoned(3, 577)
+    embed[(3,)](tokens, table, begun, zeros, 577, BLOCK=1024)
+    return {
+        "norm": error(out, wanted),
+        "norm.residual": error(residual, added),
+        "embed": float(not torch.equal(begun, table[tokens.long()]) or bool(zeros.any())),
+    }
 
 
 def projection() -> dict[str, float]:
@@ -57,7 +66,17 @@ def projection() -> dict[str, float]:
     out = poisoned(rows, outputs)
     gate_up_swiglu[(rows, triton.cdiv(outputs, 16))](x, gate, up, out, inputs, outputs, ROWS=16, COLUMNS=128)
     gated = x.double() @ gate.double().T
-    found["swiglu"] = error(out, gated * torch.sigmoid(gated) * (x.double() @ up.double().T))
+    raised = x.double() @ up.double().T
+    found["swiglu"] = error(out, gated * torch.sigmoid(gated) * raised)
+    both, out = torch.cat([gated, raised], 1).bfloat16(), poisoned(rows, outputs)
+    swiglu[(rows, triton.cdiv(outputs, 64))](both, out, outputs, BLOCK=64)
+    gated, raised = both.double().chunk(2, 1)
+    found["swiglu.apart"] = error(out, gated * torch.sigmoid(gated) * raised)
+    out = poisoned(rows, outputs, dtype=torch.float32)
+    weights_times_row[(rows, triton.cdiv(outputs, 16))](
+        x, gate, scales, out, inputs, outputs, SCALED=0, ROWS=16, COLUMNS=128
+    )
+    found["product.logits"] = error(out, x.double() @ gate.double().T)
     return found
 
 
@@ -70,20 +89,22 @@ def rotary() -> dict[str, float]:
         angles = torch.arange(64)[:, None] * 10000.0 ** (-torch.arange(HALF)[None] / HALF)
         cosines, sines = angles.cos().contiguous(), angles.sin().contiguous()
         norms = [torch.randn(SIZE).bfloat16() for _ in range(2)]
+        bias = torch.randn((HEADS + 2 * KV_HEADS) * SIZE)
         queries, keys, values = (
             poisoned(rows, HEADS, SIZE),
             poisoned(9, PAGE, KV_HEADS, SIZE),
             poisoned(9, PAGE, KV_HEADS, SIZE),
         )
         rotate_and_append[(rows, HEADS + 2 * KV_HEADS)](
-            *(qkv, positions, tables, cosines, sines, *norms, queries, keys, values, 3, 1e-6),
+            *(qkv, positions, tables, cosines, sines, bias, *norms, queries, keys, values, 3, 1e-6),
             HEADS=HEADS,
             KV_HEADS=KV_HEADS,
             HALF=HALF,
             PAGE=PAGE,
             NORM=norm,
+            BIAS=1 - norm,
         )
-        split = qkv.double().view(rows, HEADS + 2 * KV_HEADS, SIZE)
+        split = (qkv.double() + (1 - norm) * bias.double()).view(rows, HEADS + 2 * KV_HEADS, SIZE)
         turned = split.clone()
         if norm:
             for part, weight in ((slice(0, HEADS), norms[0]), (slice(HEADS, HEADS + KV_HEADS), norms[1])):
@@ -174,31 +195,48 @@ def attention() -> dict[str, float]:
     return found
 
 
-def drawn(logits: torch.Tensor, seeds: list[int], positions: list[int], temperature: float) -> torch.Tensor:
+def drawn(logits: torch.Tensor, seeds: list[int], lengths: list[int], temperature: float) -> torch.Tensor:
     rows, vocabulary = logits.shape
     blocks = triton.cdiv(vocabulary, 128)
-    scores, winners = torch.zeros(rows, blocks), torch.zeros(rows, blocks, dtype=torch.int32)
-    tokens = torch.full((rows,), -1, dtype=torch.int32)
-    numbers = [torch.tensor(each, dtype=torch.int32) for each in (seeds, positions)]
-    heat = torch.full((rows,), temperature)
-    gumbel_blocks[(rows, blocks)](logits, *numbers, heat, scores, winners, vocabulary, blocks, BLOCK=128)
-    gumbel_join[(rows,)](scores, winners, tokens, blocks, BLOCK=8)
-    return tokens
+    scores, winners = torch.zeros(rows, blocks).double(), torch.zeros(rows, blocks, dtype=torch.int32)
+    tokens, taken = torch.full((rows,), -1, dtype=torch.int32), torch.ones(rows, dtype=torch.int32)
+    halves = [[seed & (1 << 64) - 1, seed >> 64] for seed in seeds]
+    keys = torch.from_numpy(np.array(halves, dtype=np.uint64).view(np.int64))
+    ends, heat = torch.tensor(lengths, dtype=torch.int32), torch.full((rows,), temperature).double()
+    positions, history = ends - 1, torch.full((2, rows + 3), -7, dtype=torch.int32)
+    gumbel_blocks[(rows, blocks)](logits, keys, ends, heat, scores, winners, vocabulary, blocks, BLOCK=128)
+    gumbel_join[(rows,)](scores, winners, tokens, positions, ends, taken, history, blocks, rows + 3, BLOCK=8)
+    moved = positions.tolist() == lengths and [end - 1 for end in ends.tolist()] == lengths
+    assert moved
+    assert taken.tolist() == [2] * rows
+    assert bool((history[0] == -7).all())
+    assert bool((history[:, rows:] == -7).all())
+    assert torch.equal(history[1, :rows].clamp(min=0), tokens)
+    return history[1, :rows]
 
 
 def sampling() -> dict[str, float]:
-    logits = torch.randn(3, 1000)
+    logits = torch.randn(3, 1000) * 2
     found = {
-        "greedy": float(not torch.equal(drawn(logits, [1, 2, 3], [0, 0, 0], 0.0).long(), logits.argmax(1)))
+        "greedy": float(not torch.equal(drawn(logits, [1, 2, 3], [5, 6, 7], 0.0).long(), logits.argmax(1)))
     }
-    alone = torch.cat([drawn(logits[i : i + 1], [7 + i], [4], 1.0) for i in range(3)])
-    found["sampling.neighbours"] = float(not torch.equal(alone, drawn(logits, [7, 8, 9], [4, 4, 4], 1.0)))
-    small = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
-    rows = 1500
-    counts = torch.bincount(
-        drawn(small.repeat(rows, 1), [5] * rows, list(range(rows)), 1.3).long(), minlength=4
-    )
-    found["sampling.frequencies"] = float((counts / rows - (small[0] / 1.3).softmax(0)).abs().max())
+    seeds, lengths = [7, (1 << 128) - 5, 1 << 64], [4, 1, 70_000]
+    together = drawn(logits, seeds, lengths, 1.3)
+    alone = torch.cat([drawn(logits[i : i + 1], [seeds[i]], [lengths[i]], 1.3) for i in range(3)])
+    found["sampling.neighbours"] = float(not torch.equal(alone, together))
+    other = 0
+    settings = SamplingSettings(temperature=0.9)
+    for start in range(0, 18, 3):
+        logits, lengths = torch.randn(3, 1000) * 2, [start + 1, start + 2, start + 3]
+        picked = [
+            Sampler(settings, seed).pick(row, np.zeros(length, dtype=np.int64), 1)
+            for row, seed, length in zip(logits, seeds, lengths, strict=True)
+        ]
+        other += picked != drawn(logits, seeds, lengths, 0.9).tolist()
+    found["sampling.other_than_the_hosts"] = float(other)
+    logits[1, 999] = float("nan")
+    logits[2, 3] = float("-inf")
+    found["sampling.broken"] = float(drawn(logits, seeds, lengths, 0.9).tolist()[1:] != [-1, -1])
     return found
 
 

@@ -14,9 +14,9 @@ With that, results were bit-identical in every batch tried (MKL, AVX-512 and AVX
 property of the library observed by the tests, not one it promises.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from torch.nn import functional
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.pages import PagePool, PageTable
 from enclave_runtime.engine.rope import rotate, rotation_table
+from enclave_runtime.engine.sampling import PlainDraw
 from enclave_runtime.engine.weights import LayerWeights, ModelWeights
 
 ROW_TILE = 8
@@ -54,6 +55,11 @@ class Decoder(Protocol):
     @property
     def config(self) -> ModelConfig: ...
 
+    def manifest(self) -> Mapping[str, str]:
+        """What computes, for the runtime manifest: ``decoder``, ``path`` (instruction set, precision or GPU target) and
+        ``digest`` (SHA-256, hexadecimal, of the compiled code; empty where there is none of ours).
+        """
+
     def new_pool(self, pages: int, page_tokens: int) -> PagePool:
         """KV memory for this model."""
 
@@ -69,6 +75,25 @@ class Decoder(Protocol):
         """
 
 
+@runtime_checkable
+class DrawingDecoder(Decoder, Protocol):
+    """A decoder that can choose tokens itself, so that token ids and not logits reach the host.
+
+    ``ahead``: how many steps of tokens it hands over at once, at most.
+    """
+
+    ahead: int
+
+    def draw(
+        self, spans: Sequence[Span], pool: PagePool, draws: Sequence[PlainDraw], steps: int
+    ) -> np.ndarray:
+        """Go on from ``spans`` (one token each, all of different sequences) for ``steps`` tokens: int64 [steps, spans].
+
+        The tokens are those that `Sampler.pick` gives for ``draws``. Raises `EngineFault` for logits that are not
+        finite.
+        """
+
+
 class TorchDecoder:
     """`Decoder` over `ModelWeights`."""
 
@@ -80,6 +105,9 @@ class TorchDecoder:
     @property
     def config(self) -> ModelConfig:
         return self._config
+
+    def manifest(self) -> Mapping[str, str]:
+        return {"decoder": "torch", "path": "float32", "digest": ""}
 
     def new_pool(self, pages: int, page_tokens: int) -> PagePool:
         return PagePool(

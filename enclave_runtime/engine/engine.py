@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from enclave_runtime.engine.constraint import Constraint, ConstraintCompiler
-from enclave_runtime.engine.decoder import Span
+from enclave_runtime.engine.decoder import DrawingDecoder, Span
 from enclave_runtime.engine.draft import DEFAULT_GUESSES, Draft, check_draft
+from enclave_runtime.engine.draw_ahead import draws_of
 from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.errors import (
     EngineError,
@@ -37,7 +38,7 @@ from enclave_runtime.engine.lease import Lease, LeaseBook
 from enclave_runtime.engine.model import LoadedModel
 from enclave_runtime.engine.public_prefix import computed_prefix, unit
 from enclave_runtime.engine.request import GenerationRequest
-from enclave_runtime.engine.sampling import Logprobs, Sampler
+from enclave_runtime.engine.sampling import Logprobs, PlainDraw, Sampler
 from enclave_runtime.engine.scheduler import Scheduler
 from enclave_runtime.engine.sequence import Sequence
 from enclave_runtime.engine.speculate import MAX_GUESSES
@@ -316,6 +317,9 @@ class Engine:
             return
         try:
             planned += self._scheduler.guess(planned)
+            if (drawn := draws_of(self.model.decoder, planned)) is not None:
+                self._draw(planned, *drawn)
+                return
             logits = self.model.decoder.step([span for _, span in planned], self.pool)
             if not bool(torch.isfinite(logits).all()):
                 raise EngineFault("logits are not finite")
@@ -329,6 +333,16 @@ class Engine:
                 if sequence.table is not None:
                     self._scheduler.leave(sequence)
                 sequence.mailbox.fail(EngineFault("a step of the engine failed"))
+
+    def _draw(self, planned: list[tuple[Sequence, Span]], draws: list[PlainDraw], steps: int) -> None:
+        assert isinstance(self.model.decoder, DrawingDecoder)
+        tokens = self.model.decoder.draw([span for _, span in planned], self.pool, draws, steps)
+        for row in tokens:
+            for (sequence, _), token in zip(planned, row, strict=True):
+                if sequence.table is not None:  # what was drawn after an answer's end is nobody's
+                    sequence.computed += 1
+                    self._extend(sequence, int(token))
+        tokens.fill(0)
 
     def _advance(self, planned: list[tuple[Sequence, Span]], logits: Tensor) -> None:
         row = 0

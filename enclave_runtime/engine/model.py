@@ -12,6 +12,7 @@ from enclave_runtime.engine.chat_template import ChatTemplate
 from enclave_runtime.engine.config import ModelConfig, config_from_gguf, config_from_json, with_rope_factors
 from enclave_runtime.engine.cpu import binding, packing
 from enclave_runtime.engine.cpu.decoder import CpuDecoder
+from enclave_runtime.engine.cuda.decoder import open_decoder
 from enclave_runtime.engine.decoder import Decoder, TorchDecoder
 from enclave_runtime.engine.errors import ModelMalformed, ModelNotFound, UnsupportedModel
 from enclave_runtime.engine.gguf_file import parse_gguf
@@ -42,11 +43,11 @@ def load_model(path: Path, decoder: str = "auto", *, activations: int = 16) -> L
     """Load a ``.gguf`` file, or a folder with config.json, tokenizer.json and safetensors weights.
 
     ``decoder`` is ``auto`` (compiled where the library was built and knows the shape, else torch), ``compiled``,
-    ``int8`` (compiled, floating-point weights turned into 8 bits) or ``torch``. ``activations`` is the number of bits
-    (16 or 8) to which the compiled decoder rounds activations that meet quantised weights.
+    ``int8`` (compiled, floating-point weights turned into 8 bits), ``torch`` or ``cuda``. ``activations`` is the number
+    of bits (16 or 8) to which the compiled decoder rounds activations that meet quantised weights.
 
-    Raises a `ModelError`: `ModelNotFound`, `ModelMalformed` or `UnsupportedModel`. Nothing is unpickled, no
-    code of the model is run except its chat template, and nothing is fetched.
+    Raises a `ModelError`: `ModelNotFound`, `ModelMalformed` or `UnsupportedModel`; for ``cuda`` also CudaError. Nothing
+    is unpickled, no code of the model is run except its chat template, and nothing is fetched.
     """
     try:
         if path.is_dir():
@@ -62,6 +63,8 @@ def make_decoder(
     config: ModelConfig, source: TensorSource, wanted: str = "auto", activations: int = 16
 ) -> Decoder:
     """The decoder over the weights of ``source``; see `load_model` for ``wanted`` and ``activations``."""
+    if wanted == "cuda":
+        return open_decoder(config, source)
     library = binding.library() if wanted != "torch" else None
     if library is not None and packing.computes(config):
         packed = packing.pack(library, config, source, int8=wanted == "int8")

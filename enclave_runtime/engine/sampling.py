@@ -61,6 +61,14 @@ class SamplingSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PlainDraw:
+    """A choice among all tokens that needs the request's ``key`` (128 bits) and ``temperature`` only."""
+
+    key: int
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True)
 class Logprobs:
     """Natural logarithms of probabilities: of the chosen token, and of the likeliest, most likely first."""
 
@@ -101,6 +109,15 @@ class Sampler:
             self._bits(len(tokens), len(scores))[ids]
         )
         return int(ids[noisy.argmax()])
+
+    def plain(self) -> PlainDraw | None:
+        """What a decoder needs to make these choices itself; None where filters, penalties or log-probabilities
+        are asked for.
+        """
+        settings = self.settings
+        if settings != SamplingSettings(temperature=settings.temperature):
+            return None
+        return PlainDraw(self._key, settings.temperature)
 
     def logprobs(self, logits: Tensor, token: int) -> Logprobs | None:
         """What to report of the choice of ``token``; None where nothing is asked for."""

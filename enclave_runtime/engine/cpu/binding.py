@@ -5,6 +5,7 @@ hand. It is loaded once, before the process is sealed; it makes no code at run t
 """
 
 import ctypes
+import hashlib
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -115,6 +116,12 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
 def library_file() -> Path:
     """Where the library is, if it was built."""
     return Path(__file__).with_name("_decoder" + EXTENSION_SUFFIXES[0])
+
+
+def library_digest() -> str:
+    """SHA-256 of the library's file, hexadecimal."""
+    with library_file().open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cache

@@ -5,7 +5,7 @@ prompt is cut: every output is summed in one fixed order (product.inc, attend.in
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,6 +57,10 @@ class CpuDecoder:
     def weight_bytes(self) -> int:
         """Bytes of weights that one token reads."""
         return self._packed.weight_bytes
+
+    def manifest(self) -> Mapping[str, str]:
+        """For the runtime manifest; ``digest`` is of the library's file."""
+        return {"decoder": "compiled", "path": self.path_name, "digest": binding.library_digest()}
 
     def new_pool(self, pages: int, page_tokens: int) -> PagePool:
         """KV memory in half precision. Raises `InvalidRequest` unless pages hold a multiple of 16 positions."""

@@ -22,7 +22,7 @@ SCHEMA = "cloister-cuda-kernels/1"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes of a model that its kernels are compiled for."""
+    """What of a model its kernels are compiled for; ``element`` is the type of weights and activations."""
 
     hidden: int
     heads: int
@@ -30,11 +30,14 @@ class Shape:
     head_size: int
     page: int = 16
     qk_norm: bool = False
+    bias: bool = False
+    element: str = "bf16"
 
 
 SHAPES: Mapping[str, Shape] = {
     "llama-3.1-8b": Shape(hidden=4096, heads=32, kv_heads=8, head_size=128),
     "llama-3.2-1b": Shape(hidden=2048, heads=32, kv_heads=8, head_size=64),
+    "qwen2.5-7b": Shape(hidden=3584, heads=28, kv_heads=4, head_size=128, bias=True),
     "qwen3-8b": Shape(hidden=4096, heads=32, kv_heads=8, head_size=128, qk_norm=True),
 }
 
@@ -73,24 +76,43 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
     """Every kernel of a decode and a prefill step for a shape."""
     half, group = shape.head_size // 2, shape.heads // shape.kv_heads
     attention = {"GROUP": group, "KV_HEADS": shape.kv_heads, "SIZE": shape.head_size, "PAGE": shape.page}
-    bf16, f32, i32, number = "*bf16", "*fp32", "*i32", "i32"
+    element, f32, f64, i32, number = f"*{shape.element}", "*fp32", "*fp64", "*i32", "i32"
     splits = 8
     products = tuple(
         Kernel(
-            f"weights_times_row_{weight.strip('*')}",
+            f"weights_times_row_{name}",
             "projection",
             "weights_times_row",
-            {"x": bf16, "weight": weight, "scales": f32, "out": bf16, "inputs": number, "outputs": number},
-            {"SCALED": int(weight != bf16), "ROWS": 16, "COLUMNS": 256},
+            {"x": element, "weight": weight, "scales": f32, "out": out, "inputs": number, "outputs": number},
+            {"SCALED": int(weight != element), "ROWS": 16, "COLUMNS": 256},
         )
-        for weight in (bf16, "*i8", "*fp8e4nv")
+        for name, weight, out in (
+            ("plain", element, element),
+            ("logits", element, f32),
+            ("i8", "*i8", element),
+            ("fp8e4nv", "*fp8e4nv", element),
+        )
     )
     return (
+        Kernel(
+            "embed",
+            "norm",
+            "embed",
+            {"tokens": i32, "embedding": element, "x": element, "residual": element, "columns": number},
+            {"BLOCK": _power_of_two(shape.hidden)},
+        ),
         Kernel(
             "add_rms_norm",
             "norm",
             "add_rms_norm",
-            {"x": bf16, "residual": bf16, "weight": bf16, "out": bf16, "columns": number, "epsilon": "fp32"},
+            {
+                "x": element,
+                "residual": element,
+                "weight": element,
+                "out": element,
+                "columns": number,
+                "epsilon": "fp32",
+            },
             {"BLOCK": _power_of_two(shape.hidden)},
             warps=8,
         ),
@@ -99,16 +121,17 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
             "rotary",
             "rotate_and_append",
             {
-                "qkv": bf16,
+                "qkv": element,
                 "positions": i32,
                 "tables": i32,
                 "cosines": f32,
                 "sines": f32,
-                "query_norm": bf16,
-                "key_norm": bf16,
-                "queries": bf16,
-                "keys": bf16,
-                "values": bf16,
+                "bias": f32,
+                "query_norm": element,
+                "key_norm": element,
+                "queries": element,
+                "keys": element,
+                "values": element,
                 "table_width": number,
                 "epsilon": "fp32",
             },
@@ -118,6 +141,7 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
                 "HALF": half,
                 "PAGE": shape.page,
                 "NORM": int(shape.qk_norm),
+                "BIAS": int(shape.bias),
             },
             warps=1,
         ),
@@ -126,9 +150,9 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
             "attention",
             "decode_split",
             {
-                "queries": bf16,
-                "keys": bf16,
-                "values": bf16,
+                "queries": element,
+                "keys": element,
+                "values": element,
                 "tables": i32,
                 "lengths": i32,
                 "partial": f32,
@@ -143,7 +167,7 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
             "decode_join",
             "attention",
             "decode_join",
-            {"partial": f32, "maxima": f32, "sums": f32, "out": bf16},
+            {"partial": f32, "maxima": f32, "sums": f32, "out": element},
             {"SIZE": shape.head_size, "SPLITS": splits},
             warps=1,
         ),
@@ -152,11 +176,11 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
             "attention",
             "prefill",
             {
-                "queries": bf16,
-                "keys": bf16,
-                "values": bf16,
+                "queries": element,
+                "keys": element,
+                "values": element,
                 "table": i32,
-                "out": bf16,
+                "out": element,
                 "rows": number,
                 "first": number,
                 "scale": "fp32",
@@ -168,8 +192,22 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
             "gate_up_swiglu",
             "projection",
             "gate_up_swiglu",
-            {"x": bf16, "gate": bf16, "up": bf16, "out": bf16, "inputs": number, "outputs": number},
+            {
+                "x": element,
+                "gate": element,
+                "up": element,
+                "out": element,
+                "inputs": number,
+                "outputs": number,
+            },
             {"ROWS": 16, "COLUMNS": 256},
+        ),
+        Kernel(
+            "swiglu",
+            "projection",
+            "swiglu",
+            {"both": element, "out": element, "outputs": number},
+            {"BLOCK": 1024},
         ),
         Kernel(
             "gumbel_blocks",
@@ -177,10 +215,10 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
             "gumbel_blocks",
             {
                 "logits": f32,
-                "seeds": i32,
-                "positions": i32,
-                "temperatures": f32,
-                "scores": f32,
+                "seeds": "*i64",
+                "lengths": i32,
+                "temperatures": f64,
+                "scores": f64,
                 "winners": i32,
                 "vocabulary": number,
                 "blocks": number,
@@ -191,7 +229,17 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
             "gumbel_join",
             "sampling",
             "gumbel_join",
-            {"scores": f32, "winners": i32, "tokens": i32, "blocks": number},
+            {
+                "scores": f64,
+                "winners": i32,
+                "tokens": i32,
+                "positions": i32,
+                "lengths": i32,
+                "taken": i32,
+                "history": i32,
+                "blocks": number,
+                "width": number,
+            },
             {"BLOCK": 256},
         ),
     )

@@ -1,19 +1,18 @@
 """Launching measured cubins through the CUDA driver, with no compiler and no CUDA package of Python.
 
-The driver's library (``libcuda.so.1``) comes with the GPU's driver. Functions and signatures: CUDA Driver API
-reference, sections 6.2 to 6.22. Not tried on a device yet: what is tested is what is handed to the driver.
+Not tried on a device yet: what is tested is what is handed to the driver.
 """
 
 import ctypes
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from enclave_runtime.engine.cuda.build import SCHEMA
-from enclave_runtime.engine.errors import EngineError
+from enclave_runtime.engine.cuda.build import SCHEMA, Shape
+from enclave_runtime.engine.cuda.driver import CudaError, Driver, check
 
 MAX_CUBIN = 16 * 1024 * 1024
 MAX_MANIFEST = 1024 * 1024
@@ -24,36 +23,6 @@ _STATIC_LIMIT = 48 * 1024
 """Dynamic shared memory that a kernel gets without asking."""
 
 _SCALARS: Mapping[str, Any] = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
-
-
-class CudaError(EngineError):
-    """The driver refused a call, or there is no driver; ``code`` says which."""
-
-
-class Driver(Protocol):
-    """The functions of the CUDA driver that are used; each returns a CUresult, 0 for success."""
-
-    def cuInit(self, flags: int) -> int: ...
-    def cuModuleLoadData(self, module: Any, image: Any) -> int: ...
-    def cuModuleGetFunction(self, function: Any, module: Any, name: bytes) -> int: ...
-    def cuFuncSetAttribute(self, function: Any, attribute: int, value: int) -> int: ...
-    def cuLaunchKernel(self, *arguments: Any) -> int: ...
-    def cuDevicePrimaryCtxRetain(self, context: Any, device: int) -> int: ...
-    def cuCtxSetCurrent(self, context: Any) -> int: ...
-
-
-def open_driver(name: str = "libcuda.so.1") -> Driver:
-    """The driver, initialised, with the first device's primary context. Raises CudaError (``no_driver``, ...)."""
-    try:
-        driver: Any = ctypes.CDLL(name)
-    except OSError:
-        raise CudaError("there is no CUDA driver here", code="no_driver") from None
-    _check(driver.cuInit(0), "cuInit")
-    context = ctypes.c_void_p()
-    _check(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0), "cuDevicePrimaryCtxRetain")
-    _check(driver.cuCtxSetCurrent(context), "cuCtxSetCurrent")
-    loaded: Driver = driver
-    return loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +36,20 @@ class KernelInfo:
     shared: int
     scratch: int
     sha256: str
+    constants: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_manifest(data: bytes) -> tuple[KernelInfo, ...]:
+@dataclass(frozen=True, slots=True)
+class KernelManifest:
+    """What ``kernels.json`` says: the target, the shape of model, and every kernel. ``sha256`` is of its bytes."""
+
+    target: str
+    shape: Shape
+    kernels: tuple[KernelInfo, ...]
+    sha256: str
+
+
+def read_manifest(data: bytes) -> KernelManifest:
     """Parse ``kernels.json``. Raises CudaError (``kernel_manifest``)."""
     try:
         if len(data) > MAX_MANIFEST:
@@ -80,19 +60,23 @@ def read_manifest(data: bytes) -> tuple[KernelInfo, ...]:
         found = tuple(_info(entry) for entry in document["kernels"])
         if len({info.name for info in found}) != len(found):
             raise ValueError
+        shape, target = _shape(document["shape"]), document["target"]
+        if not isinstance(target, str) or not target.isidentifier():
+            raise ValueError
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise CudaError("kernels.json is not as expected", code="kernel_manifest") from None
-    return found
+    return KernelManifest(target, shape, found, hashlib.sha256(data).hexdigest())
 
 
 class Kernels:
-    """The loaded kernels of a folder. Every cubin is checked against the manifest before it is handed over."""
+    """The loaded kernels of a folder. Every cubin is checked against ``manifest`` before it is handed over."""
 
     def __init__(self, folder: Path, driver: Driver) -> None:
         self._driver = driver
         self._loaded: dict[str, tuple[KernelInfo, ctypes.c_void_p]] = {}
         try:
-            infos = read_manifest(_bytes(folder / "kernels.json", MAX_MANIFEST))
+            self.manifest = read_manifest(_bytes(folder / "kernels.json", MAX_MANIFEST))
+            infos = self.manifest.kernels
             cubins = [_bytes(folder / f"{info.name}.cubin", MAX_CUBIN) for info in infos]
         except OSError as error:
             raise CudaError(f"kernels in {folder}: {error.strerror}", code="kernel_missing") from None
@@ -100,6 +84,12 @@ class Kernels:
             if hashlib.sha256(cubin).hexdigest() != info.sha256:
                 raise CudaError(f"{info.name}.cubin is not the one of the manifest", code="kernel_changed")
             self._loaded[info.name] = (info, self._load(info, cubin))
+
+    def constants(self, name: str) -> Mapping[str, int]:
+        """What kernel ``name`` was compiled for. Raises CudaError (``kernel_unknown``)."""
+        if name not in self._loaded:
+            raise CudaError(f"no kernel {name}", code="kernel_unknown")
+        return self._loaded[name][0].constants
 
     def launch(
         self, name: str, grid: Sequence[int], arguments: Sequence[int | float], stream: int = 0
@@ -120,15 +110,15 @@ class Kernels:
         status = self._driver.cuLaunchKernel(
             function, *sizes, info.threads, 1, 1, info.shared, ctypes.c_void_p(stream), pointers, None
         )
-        _check(status, f"cuLaunchKernel({name})")
+        check(status, f"cuLaunchKernel({name})")
 
     def _load(self, info: KernelInfo, cubin: bytes) -> ctypes.c_void_p:
         module, function = ctypes.c_void_p(), ctypes.c_void_p()
-        _check(self._driver.cuModuleLoadData(ctypes.byref(module), cubin), f"cuModuleLoadData({info.name})")
+        check(self._driver.cuModuleLoadData(ctypes.byref(module), cubin), f"cuModuleLoadData({info.name})")
         entry = info.entry.encode()
-        _check(self._driver.cuModuleGetFunction(ctypes.byref(function), module, entry), "cuModuleGetFunction")
+        check(self._driver.cuModuleGetFunction(ctypes.byref(function), module, entry), "cuModuleGetFunction")
         if info.shared > _STATIC_LIMIT:
-            _check(
+            check(
                 self._driver.cuFuncSetAttribute(function, _DYNAMIC_SHARED, info.shared), "cuFuncSetAttribute"
             )
         return function
@@ -145,7 +135,19 @@ def _info(entry: Mapping[str, Any]) -> KernelInfo:
     if not all(kind.startswith("*") or kind in _SCALARS for _, kind in arguments):
         raise ValueError
     threads, shared, scratch = numbers
-    return KernelInfo(name, entry_name, arguments, threads, shared, scratch, digest)
+    constants = dict(entry["constants"])
+    if any(type(value) is not int or not 0 <= value < 1 << 30 for value in constants.values()):
+        raise ValueError
+    return KernelInfo(name, entry_name, arguments, threads, shared, scratch, digest, constants)
+
+
+def _shape(members: Mapping[str, Any]) -> Shape:
+    if set(members) != {each.name for each in fields(Shape)}:
+        raise ValueError
+    for each in fields(Shape):
+        if type(members[each.name]) is not each.type:
+            raise ValueError
+    return Shape(**members)
 
 
 def _packed(kind: str, value: int | float) -> Any:
@@ -160,8 +162,3 @@ def _bytes(path: Path, limit: int) -> bytes:
     if len(data) > limit:
         raise CudaError(f"{path.name} is too large", code="kernel_too_large")
     return data
-
-
-def _check(status: int, what: str) -> None:
-    if status != 0:
-        raise CudaError(f"{what} gave {status}", code="driver_refused", found=status)

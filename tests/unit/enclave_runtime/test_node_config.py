@@ -98,6 +98,8 @@ def test_the_command_line_names_no_place_on_the_host():
         {"decoder": {"activations": True}},
         {"decoder": {"kernels": "torch", "weights": "int8"}},
         {"decoder": {"kernels": "torch", "activations": 8}},
+        {"decoder": {"kernels": "cuda", "weights": "int8"}},
+        {"decoder": {"kernels": "cuda", "activations": 8}},
         {"decoder": {"unknown": 1}},
         {"leases": []},
         {"leases": {"count": 1}},

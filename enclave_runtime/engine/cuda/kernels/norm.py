@@ -1,7 +1,24 @@
-"""Residual addition and RMS normalisation in one pass over a row (Zhang and Sennrich, 2019)."""
+"""Rows of the residual stream: where they begin, and addition with RMS normalisation in one pass (Zhang and Sennrich,
+2019).
+"""
 
 import triton
 import triton.language as tl
+
+
+@triton.jit
+def embed(tokens, embedding, x, residual, columns, BLOCK: tl.constexpr):
+    """``x`` = the row of ``embedding`` for a token, ``residual`` = 0. Grid: (rows,).
+
+    ``tokens``: int32 [rows]; ``embedding``: bf16 [vocabulary, columns]; ``x``, ``residual``: bf16 [rows, columns].
+    """
+    row = tl.program_id(0)
+    at = tl.arange(0, BLOCK)
+    inside = at < columns
+    token = tl.load(tokens + row).to(tl.int64)
+    value = tl.load(embedding + token * columns + at, mask=inside, other=0.0)
+    tl.store(x + row * columns + at, value, mask=inside)
+    tl.store(residual + row * columns + at, tl.zeros_like(value), mask=inside)
 
 
 @triton.jit

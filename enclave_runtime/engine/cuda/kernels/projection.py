@@ -15,7 +15,7 @@ def weights_times_row(
     """``out = x @ weight.T``, times a scale for each output where SCALED is 1. Grid: (rows, ceil(outputs / ROWS)).
 
     ``x``: bf16 [rows, inputs]; ``weight``: bf16, int8 or fp8e4nv [outputs, inputs]; ``scales``: float32 [outputs];
-    ``out``: bf16 [rows, outputs].
+    ``out``: bf16 or float32 [rows, outputs].
     """
     row, block = tl.program_id(0), tl.program_id(1)
     index = block * ROWS + tl.arange(0, ROWS)
@@ -55,3 +55,18 @@ def gate_up_swiglu(x, gate, up, out, inputs, outputs, ROWS: tl.constexpr, COLUMN
         raised += tl.sum(tl.load(up + place, mask=both, other=0.0).to(tl.float32) * value[None, :], 1)
     result = gated / (1.0 + tl.exp(-gated)) * raised
     tl.store(out + row * outputs + index, result.to(out.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def swiglu(both, out, outputs, BLOCK: tl.constexpr):
+    """``out = silu(gate) * up`` where a row of ``both`` is gate and up, one after the other.
+
+    Grid: (rows, ceil(outputs / BLOCK)). ``both``: bf16 [rows, 2 × outputs]; ``out``: bf16 [rows, outputs].
+    """
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    real = at < outputs
+    gated = tl.load(both + row * 2 * outputs + at, mask=real, other=0.0).to(tl.float32)
+    raised = tl.load(both + row * 2 * outputs + outputs + at, mask=real, other=0.0).to(tl.float32)
+    result = gated / (1.0 + tl.exp(-gated)) * raised
+    tl.store(out + row * outputs + at, result.to(out.dtype.element_ty), mask=real)

@@ -1,4 +1,4 @@
-"""What follows the QKV product: optional norms of queries and keys, rotary positions, and the append to paged KV."""
+"""What follows the QKV product: biases, norms of queries and keys, rotary positions, and the append to paged KV."""
 
 import triton
 import triton.language as tl
@@ -11,6 +11,7 @@ def rotate_and_append(
     tables,
     cosines,
     sines,
+    bias,
     query_norm,
     key_norm,
     queries,
@@ -23,12 +24,14 @@ def rotate_and_append(
     HALF: tl.constexpr,
     PAGE: tl.constexpr,
     NORM: tl.constexpr,
+    BIAS: tl.constexpr,
 ):
     """Split a row of QKV into heads; rotate queries and keys; store keys and values in their page.
 
     Grid: (rows, HEADS + 2 × KV_HEADS). ``qkv``: bf16 [rows, (HEADS + 2 × KV_HEADS) × 2 × HALF]. ``positions``: int32
-    [rows]; ``tables``: int32 [rows, table_width], the page of each PAGE positions of the row's sequence. ``cosines``,
-    ``sines``: float32 [positions, HALF]. ``query_norm``, ``key_norm``: bf16 [2 × HALF], read where NORM is 1.
+    [rows]; ``tables``: int32 [rows, table_width], the page of each PAGE positions of the row's sequence (with
+    ``table_width`` 0 one table for all rows). ``cosines``, ``sines``: float32 [positions, HALF]. ``bias``: float32, as
+    long as a row of QKV, read where BIAS is 1. ``query_norm``, ``key_norm``: bf16 [2 × HALF], read where NORM is 1.
     ``queries``: bf16 [rows, HEADS, 2 × HALF]; ``keys``, ``values``: bf16 [pages, PAGE, KV_HEADS, 2 × HALF] of a layer.
     A rotation turns the pair (d, d + HALF), as the Llama family does. ``HALF`` is a power of two.
     """
@@ -37,6 +40,9 @@ def rotate_and_append(
     source = qkv + (row * (HEADS + 2 * KV_HEADS) + head) * 2 * HALF
     low = tl.load(source + at).to(tl.float32)
     high = tl.load(source + HALF + at).to(tl.float32)
+    if BIAS == 1:
+        low += tl.load(bias + head * 2 * HALF + at)
+        high += tl.load(bias + head * 2 * HALF + HALF + at)
     position = tl.load(positions + row)
     if head < HEADS + KV_HEADS:
         if NORM == 1:

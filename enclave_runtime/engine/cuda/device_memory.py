@@ -1,0 +1,210 @@
+"""What lies on the device: weights, KV pages, and the working memory of a step, as addresses."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from enclave_runtime.engine.config import ModelConfig
+from enclave_runtime.engine.cuda.device import Device
+from enclave_runtime.engine.errors import PageOwnershipError
+from enclave_runtime.engine.pages import PagePool, PageTable
+from enclave_runtime.engine.weights import TensorSource, check_tensors
+
+ALIGNMENT = 256
+ELEMENTS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Types of weights, activations, keys and values; two bytes each."""
+
+_ELEMENT_BYTES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LayerAddresses:
+    """One layer: matrices [outputs, inputs] and norms in the kernels' element, ``bias`` in float32; 0 where a model has
+    none.
+    """
+
+    attention_norm: int
+    query_key_value: int
+    bias: int
+    query_norm: int
+    key_norm: int
+    attention_output: int
+    mlp_norm: int
+    gate: int
+    up: int  # follows gate without a gap
+    down: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceWeights:
+    """All weights; ``head`` is ``embedding`` where the model ties them. ``size`` counts bytes."""
+
+    embedding: int
+    layers: tuple[LayerAddresses, ...]
+    final_norm: int
+    head: int
+    size: int
+
+
+def upload_weights(device: Device, config: ModelConfig, source: TensorSource) -> DeviceWeights:
+    """Write every weight to the device, once. Raises `ModelMalformed` (see `check_tensors`) and CudaError."""
+    check_tensors(config, source)
+    shapes = source.shapes()
+    element = ELEMENTS[device.shape.element]
+
+    def size_of(name: str) -> int:
+        count = int(np.prod(shapes[name], dtype=np.int64))
+        return count * (4 if name.endswith("bias") else _ELEMENT_BYTES)
+
+    def put(*names: str) -> int:
+        """Several tensors one after the other; where the first one lies."""
+        base = place = device.allocate(sum(size_of(name) for name in names))
+        for name in names:
+            whole = torch.empty(shapes[name], dtype=torch.float32)
+            source.read_into(name, whole)
+            stored = whole if name.endswith("bias") else whole.to(element).view(torch.int16)
+            device.upload(place, stored.numpy())
+            device.wait()
+            place += size_of(name)
+        return base
+
+    def layer(index: int) -> LayerAddresses:
+        prefix = f"model.layers.{index}."
+        attention = prefix + "self_attn."
+        gate = put(prefix + "mlp.gate_proj.weight", prefix + "mlp.up_proj.weight")
+        return LayerAddresses(
+            attention_norm=put(prefix + "input_layernorm.weight"),
+            query_key_value=put(*(f"{attention}{part}_proj.weight" for part in "qkv")),
+            bias=put(*(f"{attention}{part}_proj.bias" for part in "qkv")) if config.projection_bias else 0,
+            query_norm=put(attention + "q_norm.weight") if config.head_norm else 0,
+            key_norm=put(attention + "k_norm.weight") if config.head_norm else 0,
+            attention_output=put(attention + "o_proj.weight"),
+            mlp_norm=put(prefix + "post_attention_layernorm.weight"),
+            gate=gate,
+            up=gate + size_of(prefix + "mlp.gate_proj.weight"),
+            down=put(prefix + "mlp.down_proj.weight"),
+        )
+
+    embedding = put("model.embed_tokens.weight")
+    layers = tuple(layer(index) for index in range(config.layers))
+    final_norm = put("model.norm.weight")
+    head = embedding if config.tied_head else put("lm_head.weight")
+    used = (name for name in shapes if not (config.tied_head and name == "lm_head.weight"))
+    return DeviceWeights(embedding, layers, final_norm, head, sum(size_of(name) for name in used))
+
+
+class DevicePages(PagePool):
+    """KV pages on the device: element [layers, 2, pages + 1, page_tokens, kv heads, head size].
+
+    One page more than anybody can own takes what rows without a request write. ``forget`` is called whenever pages are
+    given back, so that what else is kept of a request goes with them.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        config: ModelConfig,
+        *,
+        pages: int,
+        page_tokens: int,
+        forget: Callable[[], None],
+    ) -> None:
+        super().__init__(layers=0, kv_heads=1, head_dim=1, pages=pages, page_tokens=page_tokens)
+        self.nobodys = pages
+        self._device, self._layers, self._forget = device, config.layers, forget
+        self._page_bytes = page_tokens * config.kv_heads * config.head_dim * _ELEMENT_BYTES
+        self._plane_bytes = (pages + 1) * self._page_bytes
+        self.size = config.layers * 2 * self._plane_bytes
+        self.address = device.allocate(self.size)
+
+    def keys(self, layer: int) -> int:
+        """Where a layer's keys begin."""
+        return self.address + 2 * layer * self._plane_bytes
+
+    def values(self, layer: int) -> int:
+        """Where a layer's values begin."""
+        return self.keys(layer) + self._plane_bytes
+
+    def zero(self, pages: np.ndarray) -> None:
+        for first, count in _runs(pages):
+            for plane in range(2 * self._layers):
+                at = self.address + plane * self._plane_bytes + first * self._page_bytes
+                self._device.zero(at, count * self._page_bytes)
+        self._forget()
+
+    def clear(self) -> None:
+        self._device.zero(self.address, self.size)
+        self._written[:] = False
+        self._owners[:] = 0
+        self._forget()
+
+    def copy(self, source: PageTable, target: PageTable, pages: int) -> None:
+        self.check(source)
+        self.check_span(target, 0, pages * self.page_tokens)
+        if pages > len(source.pages):
+            raise PageOwnershipError("more pages than a sequence has", found=pages)
+        for taken, given in zip(source.pages[:pages].tolist(), target.pages[:pages].tolist(), strict=True):
+            for plane in range(2 * self._layers):
+                base = self.address + plane * self._plane_bytes
+                self._device.copy(
+                    base + taken * self._page_bytes, base + given * self._page_bytes, self._page_bytes
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """Working memory of a step with ``rows`` rows: addresses, one after the other from ``base``; ``size`` in bytes."""
+
+    base: int
+    x: int
+    residual: int
+    normed: int
+    query_key_value: int
+    queries: int
+    mixed: int
+    both: int
+    inner: int
+    partial: int
+    maxima: int
+    sums: int
+    scores: int
+    winners: int
+    size: int
+
+
+def scratch(base: int, rows: int, config: ModelConfig, *, splits: int, blocks: int) -> Scratch:
+    """Lay out working memory at ``base`` for ``rows`` rows; ``splits`` and ``blocks`` are 0 for a chunk of a prompt,
+    which needs neither shares of attention nor blocks of the vocabulary.
+    """
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    widths = {
+        "x": config.hidden_size * 2,
+        "residual": config.hidden_size * 2,
+        "normed": config.hidden_size * 2,
+        "query_key_value": (queries + 2 * keys) * 2,
+        "queries": queries * 2,
+        "mixed": queries * 2,
+        "both": config.intermediate_size * 4,
+        "inner": config.intermediate_size * 2,
+        "partial": queries * splits * 4,
+        "maxima": config.heads * splits * 4,
+        "sums": config.heads * splits * 4,
+        "scores": blocks * 8,
+        "winners": blocks * 4,
+    }
+    places, at = {}, base
+    for name, width in widths.items():
+        places[name] = at
+        at += -(-rows * width // ALIGNMENT) * ALIGNMENT
+    return Scratch(base=base, size=at - base, **places)
+
+
+def _runs(pages: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Pages that follow one another: first and count of each run."""
+    if not len(pages):
+        return
+    ordered = np.sort(pages)
+    for run in np.split(ordered, np.flatnonzero(np.diff(ordered) != 1) + 1):
+        yield int(run[0]), len(run)
