@@ -111,6 +111,8 @@ def main() -> None:
         notes("draw again")
         decoder.step(spans, pool)
         notes("step")
+        pool.copy(table, other, 1)
+        notes("copy")
         pool.release(table)
         notes("release")
 

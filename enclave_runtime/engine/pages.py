@@ -146,7 +146,11 @@ class PagePool:
             return
         self.check_span(target, first * self.page_tokens, (pages - first) * self.page_tokens)
         for taken, given in zip(source.pages[first:pages], target.pages[first:pages], strict=True):
-            self.storage[:, :, int(given)] = self.storage[:, :, int(taken)]
+            self.copy_page(int(taken), int(given))
+
+    def copy_page(self, taken: int, given: int) -> None:
+        """Write one page into another, whoever owns them; `copy` is what checks that."""
+        self.storage[:, :, given] = self.storage[:, :, taken]
 
     def store(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Write rows of keys and values [rows, kv heads, head size] into ``slots`` (from `slots`)."""

@@ -8,8 +8,7 @@ import torch
 
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.cuda.device import Device
-from enclave_runtime.engine.errors import PageOwnershipError
-from enclave_runtime.engine.pages import PagePool, PageTable
+from enclave_runtime.engine.pages import PagePool
 from enclave_runtime.engine.weights import TensorSource, check_tensors
 
 ALIGNMENT = 256
@@ -140,17 +139,10 @@ class DevicePages(PagePool):
         self._owners[:] = 0
         self._forget()
 
-    def copy(self, source: PageTable, target: PageTable, pages: int) -> None:
-        self.check(source)
-        self.check_span(target, 0, pages * self.page_tokens)
-        if pages > len(source.pages):
-            raise PageOwnershipError("more pages than a sequence has", found=pages)
-        for taken, given in zip(source.pages[:pages].tolist(), target.pages[:pages].tolist(), strict=True):
-            for plane in range(2 * self._layers):
-                base = self.address + plane * self._plane_bytes
-                self._device.copy(
-                    base + taken * self._page_bytes, base + given * self._page_bytes, self._page_bytes
-                )
+    def copy_page(self, taken: int, given: int) -> None:
+        for plane in range(2 * self._layers):
+            base, size = self.address + plane * self._plane_bytes, self._page_bytes
+            self._device.copy(base + taken * size, base + given * size, size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,7 @@ def test_a_step_takes_no_memory_and_sends_up_only_what_is_new(asked: dict[str, A
 
 def test_pages_are_zeroed_on_the_device_when_they_are_given_back(asked: dict[str, Any]) -> None:
     # Four pages that follow one another in each of two layers' keys and values, then tokens and tables.
+    assert asked["copy"] == ["copy 1024"] * 4
     assert asked["release"] == ["zero 4096"] * 4 + [asked["release"][-1]]
 
 
