@@ -39,6 +39,8 @@ def benches(state: Path, out: Path, vectors: Path) -> tuple[Bench, ...]:
         part for name in ("plain", "sealed", "sealed+ohttp", "sealed+ohttp+paced") for part in ("--arm", name)
     ]
     few = ("--requests", "2", "--max-tokens", "4", "--state", str(state))
+    model = next(iter(sorted((state / "models").glob("*.gguf"))), Path("no-model.gguf"))
+    demo = "" if model.is_file() else f"no model in {state / 'models'}"
     evidence = "" if vectors.is_dir() else f"{vectors} is not there"
     return (
         Bench("run", _cloister("bench", "run", "-o", str(out / "run"), *arms, *few)),
@@ -56,6 +58,7 @@ def benches(state: Path, out: Path, vectors: Path) -> tuple[Bench, ...]:
         Bench("decoders' memory", _module("ohttp_memory", "--bytes", "4000000")),
         Bench("streams", _module("many_streams", "--streams", "20", "--waves", "1")),
         Bench("log", _module("transparency", "--entries", "2000")),
+        Bench("guessing ahead", _module("speculation", str(model), "--rounds", "1", "--tokens", "8"), demo),
         Bench("a simulated year", _module("simulated_year", "--days", "73")),
     )
 
