@@ -74,8 +74,8 @@ def chat(
     else:
         raise ClientError(
             "usage",
-            "give --relay, the relay's URL for the node, or --fleet",
-            "--sightings belongs to --fleet",
+            "--relay is missing" if fleet is None and relay is None else "give one of --relay and --fleet",
+            "--relay is the relay's URL for the node; --fleet its own, --sightings belongs to it",
         )
     with client:
         if relay is not None:

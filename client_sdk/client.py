@@ -21,7 +21,6 @@ from contextlib import (
     contextmanager,
 )
 from datetime import UTC, datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,6 +37,7 @@ from .answer import AsyncInnerAnswer, Correction, InnerAnswer, check_outer, unre
 from .errors import ClientError, ExchangeFailed, NodeRefused, RelayUnreachable
 from .exchange import Exchange, InnerRequest
 from .lease import SECRET_BYTES, Lease, aholding, holding
+from .patient_transport import no_cookies, plain_client
 from .payment import Payment
 from .policy import Policy
 from .transport import AsyncPrivateTransport, PrivateTransport
@@ -45,11 +45,6 @@ from .verify import Verification, VerifiedNode, verify_bundle
 
 _IDENTITY = {"accept-encoding": "identity"}
 _OUTER_HEADERS = {"content-type": REQUEST_MEDIA_TYPE, "incremental": "?1", **_IDENTITY}
-
-
-def plain_client(timeout: float) -> httpx2.Client:
-    """A connection to the outside that follows nobody, keeps no cookie and takes nothing from the environment."""
-    return httpx2.Client(timeout=timeout, trust_env=False, follow_redirects=False, cookies=_no_cookies())
 
 
 class PrivateClient:
@@ -284,7 +279,7 @@ class PrivateClient:
     def _asyncio_http(self) -> httpx2.AsyncClient:
         if self._async_http is None:
             self._async_http = httpx2.AsyncClient(
-                timeout=self._timeout, trust_env=False, follow_redirects=False, cookies=_no_cookies()
+                timeout=self._timeout, trust_env=False, follow_redirects=False, cookies=no_cookies()
             )
         return self._async_http
 
@@ -379,8 +374,3 @@ def _too_slow() -> RelayUnreachable:
     return RelayUnreachable(
         "relay_slow", "the evidence did not arrive in time", "try again, or another relay"
     )
-
-
-def _no_cookies() -> CookieJar:
-    """A jar that takes nothing: a cookie would tell one user's visits from another's, whatever their address."""
-    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))

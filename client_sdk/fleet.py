@@ -21,9 +21,10 @@ from typing import Final, Protocol
 import httpx2
 
 from .answer import unreachable
-from .client import PrivateClient, plain_client
+from .client import PrivateClient
 from .directory import MAX_DIRECTORY, Directory, ListedNode
 from .errors import ClientError, DirectoryRefused, RelayUnreachable, VerificationRefused
+from .patient_transport import plain_client
 from .policy import Policy
 from .sightings import Count, FileSightings, Steering, VolatileSightings, suspected
 from .verify import Verification

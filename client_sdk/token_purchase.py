@@ -20,6 +20,7 @@ from ohttp.token_policy import TokenPolicy
 from ohttp.token_wallet import StoredToken
 
 from .errors import ClientError
+from .patient_transport import plain_client
 
 MAX_BATCH = 10_000
 _NO_ENCODING = {"accept-encoding": "identity", "user-agent": "cloister"}
@@ -117,7 +118,7 @@ class TokenPurchase:
             return _read(reply, SIGNATURE_BYTES)
 
     def _client(self) -> httpx2.Client:
-        return httpx2.Client(timeout=self._timeout, trust_env=False, follow_redirects=False)
+        return plain_client(self._timeout)
 
 
 def _safe(url: str) -> str:

@@ -2,10 +2,12 @@
 
 import asyncio
 import base64
+import contextlib
 import gzip
 import io
 import json
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -24,6 +26,7 @@ from attestation.simulated.platform import Platform
 from client_sdk.client import PrivateClient
 from client_sdk.errors import ExchangeFailed, NodeRefused, RelayUnreachable, VerificationRefused
 from client_sdk.exchange import InnerRequest
+from client_sdk.patient_transport import plain_client
 from client_sdk.policy import Policy
 from client_sdk.render import show_verification
 from client_sdk.verify import verify_bundle
@@ -174,6 +177,51 @@ def test_evidence_that_drips_is_not_waited_for(relay: Relay, client: PrivateClie
     # Control: no single wait was too long; the same pieces are taken where all of them come in time.
     relay.pause = 0.001
     client.verify().require()
+
+
+class DrippingHeads:
+    """A server that gives a byte of its head every tenth of a second, each long before any timeout of a read."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._drip, args=(connection,), daemon=True).start()
+
+    @staticmethod
+    def _drip(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            for byte in b"HTTP/1.1 200 OK\r\nx-slow: " + b"y" * 20:
+                connection.sendall(bytes([byte]))
+                time.sleep(0.1)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def dripping() -> Iterator[str]:
+    server = DrippingHeads()
+    yield server.url
+    server.close()
+
+
+def test_a_head_that_drips_is_not_waited_for(dripping: str) -> None:
+    start = time.monotonic()
+    with plain_client(0.5) as http, pytest.raises(httpx2.ReadTimeout):
+        http.get(dripping)
+    assert time.monotonic() - start < 3
+    # Control: no single wait was too long for a client as it comes.
+    start = time.monotonic()
+    with httpx2.Client(timeout=0.5, trust_env=False) as plain, pytest.raises(httpx2.TransportError):
+        plain.get(dripping)
+    assert time.monotonic() - start > 4
 
 
 def test_a_relay_that_drips_holds_up_nobody_else_of_the_same_loop(
