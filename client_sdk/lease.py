@@ -71,9 +71,12 @@ class Lease:
             ticket = base64.urlsafe_b64decode(told["ticket"] + "=")
             if told["object"] != "cloister.lease" or len(ticket) != SECRET_BYTES:
                 raise ValueError
-            self.tokens, self.seconds = int(told["tokens"]), int(told["seconds"])
+            tokens, seconds = told["tokens"], told["seconds"]
+            if not all(type(number) is int and number > 0 for number in (tokens, seconds)):
+                raise ValueError
         except (ValueError, LookupError, TypeError, RecursionError):
             raise ExchangeFailed("event_malformed", "what opens the stream is no lease") from None
+        self.tokens, self.seconds = tokens, seconds
         self._credential = _encoded(ticket + self._secret)
 
 

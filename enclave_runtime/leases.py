@@ -64,14 +64,16 @@ class Leases:
 
         def close() -> "asyncio.Future[None]":
             self._open.pop(salt, None)
-            return asyncio.wrap_future(self._engine.close_lease(lease))
+            closed = asyncio.wrap_future(self._engine.close_lease(lease))
+            closed.add_done_callback(_noted)  # whoever left does not ask how it went
+            return closed
 
         opened = OpenLease(ticket, self._engine.lease_tokens, limit, close)
         self._open[salt] = lease, opened
         return opened
 
     def find(self, credential: str) -> Lease | None:
-        """The lease that ``credential`` (`credential_of`) belongs to; None where there is none."""
+        """The lease that ``credential`` (ticket and secret in base64url) belongs to; None where there is none."""
         both = decoded(credential, 2 * HALF)
         if both is None:
             return None
@@ -88,6 +90,11 @@ class Leases:
         for half in (ticket, secret):
             mac.update(len(half).to_bytes(4, "big") + half)
         return mac.digest()
+
+
+def _noted(closed: "asyncio.Future[None]") -> None:
+    if not closed.cancelled():
+        closed.exception()
 
 
 def decoded(text: str, length: int) -> bytes | None:

@@ -355,7 +355,12 @@ def _model(path: Path, decoder: DecoderChoice) -> LoadedModel:
 
 
 def _draft(model: Path, choice: DraftChoice, decoder: DecoderChoice) -> LoadedModel:
-    draft = _model(choice.beside(model), decoder)
+    path = choice.beside(model)
+    if not path.exists():
+        raise NodeError(
+            "draft_missing", ExitCode.MODEL, "a draft lies beside the model's file, or in its folder"
+        )
+    draft = _model(path, decoder)
     if draft.model_digest.hex() != choice.digest:
         raise NodeError(
             "draft_digest", ExitCode.MODEL, "the draft is not the one that the configuration names"

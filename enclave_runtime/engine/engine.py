@@ -399,6 +399,8 @@ class Engine:
             lost = [*self._scheduler.running, *self._scheduler.waiting]
             self._scheduler.running.clear()
             self._scheduler.waiting.clear()
+            while self._errands:
+                self._errands.popleft()[1].set_exception(EngineStopped("the engine ended itself"))
         self._counts["faults"] += 1
         self.pool.clear()
         if self._scheduler.draft is not None:

@@ -364,6 +364,37 @@ def test_taking_more_than_there_is(node: Node) -> None:
     played(attack)
 
 
+def test_a_node_without_leases_has_no_way_to_ask_for_one(node: Node) -> None:
+    node.completions.leases = None
+    node.app = inner_app(node.completions, None, Metrics(DEFAULT, lambda: 0), lambda: 0.0)  # type: ignore[arg-type]
+
+    async def attack() -> None:
+        status, refusal = await node.post("/v1/lease", {"secret": encoded(SECRET)})
+        assert (status, refusal["error"]["code"]) == (404, "not_found")
+        status, _, refusal = await node.ask(QUESTION, lease="A" * 86)
+        assert (status, refusal["error"]["code"]) == (400, "unsupported_parameter")
+
+    played(attack)
+
+
+def test_an_engine_that_breaks_ends_the_streams_of_its_leases(node: Node) -> None:
+    """A lease whose end cannot be carried out in order: everything is cleared, and nobody waits for ever."""
+
+    async def attack() -> None:
+        held = await node.hold(seconds=1)
+        await node.ask(QUESTION, lease=held.credential)
+        lease = node.desk.find(held.credential)
+        assert lease is not None
+        assert lease._table is not None
+        lease._table.owner += 1
+        await asyncio.wait_for(held.stream, 20)
+        assert held.said.over
+
+    played(attack)
+    node.engine.stop()
+    assert not bool(node.engine.pool.storage.any())
+
+
 @pytest.mark.exhaustive
 def test_the_clock_does_not_tell_what_somebody_elses_lease_holds(node: Node) -> None:
     """≥ 250 samples an arm in random order: a victim's lease holds the one prompt and not the other, and the attacker

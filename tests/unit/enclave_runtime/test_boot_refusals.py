@@ -119,7 +119,7 @@ def test_a_model_that_is_none(refused, config, host, tmp_path, broken):
 @pytest.mark.parametrize(
     ("wrong", "code"),
     [
-        ("nothing is there", "model_not_found"),
+        ("nothing is there", "draft_missing"),
         ("another digest", "draft_digest"),
         ("another vocabulary", "draft_vocabulary"),
         ("too short a context", "draft_context"),
