@@ -58,6 +58,7 @@ def benches(state: Path, out: Path, vectors: Path) -> tuple[Bench, ...]:
         Bench("decoders' memory", _module("ohttp_memory", "--bytes", "4000000")),
         Bench("streams", _module("many_streams", "--streams", "20", "--waves", "1")),
         Bench("log", _module("transparency", "--entries", "2000")),
+        Bench("leases", _module("leases", str(model), "--rounds", "1"), demo),
         Bench("guessing ahead", _module("speculation", str(model), "--rounds", "1", "--tokens", "8"), demo),
         Bench("a simulated year", _module("simulated_year", "--days", "73")),
     )

@@ -30,6 +30,8 @@ EXCEPTIONS: dict[str, set[str]] = {
     "benchmarks/plain_node.py": {"enclave_runtime"},
     # Records what the engine's steps would move between host and device.
     "benchmarks/crossing_trace.py": {"enclave_runtime"},
+    # An engine with and without a lease.
+    "benchmarks/leases.py": {"enclave_runtime"},
     # Engines with and without guesses, and a draft that is cut out of a model.
     "benchmarks/speculation.py": {"enclave_runtime"},
     # The decoder by itself, and a model for it to compute.
