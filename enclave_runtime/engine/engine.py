@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from enclave_runtime.engine.constraint import Constraint, ConstraintCompiler
+from enclave_runtime.engine.cpu.decoder import CpuDecoder
 from enclave_runtime.engine.decoder import DrawingDecoder, Span
 from enclave_runtime.engine.draft import DEFAULT_GUESSES, Draft, check_draft
 from enclave_runtime.engine.draw_ahead import draws_of
@@ -111,7 +112,9 @@ class Engine:
                 max_context=self.max_context,
                 public_prefix=public_prefix,
             )
-        self._leases = LeaseBook(self.pool, leases, self.lease_tokens)
+        # An answer's keys and values, computed token by token, are a prompt's bit for bit where sums have one order.
+        answers = isinstance(model.decoder, CpuDecoder)
+        self._leases = LeaseBook(self.pool, leases, self.lease_tokens, answers=answers)
         self._constraints = ConstraintCompiler(model.tokenizer, model.config.vocab_size)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None

@@ -23,10 +23,14 @@ _BLOCK = b"cloister/lease-block/v1\0"
 
 
 class Lease:
-    """One lease: at most ``tokens`` positions. Apart from ``closed`` only the engine's thread uses it."""
+    """One lease: at most ``tokens`` positions. Apart from ``closed`` only the engine's thread uses it.
 
-    def __init__(self, salt: bytes, owner: int, tokens: int) -> None:
+    ``answers``: whether positions of answers are kept too, and not those of prompts alone.
+    """
+
+    def __init__(self, salt: bytes, owner: int, tokens: int, *, answers: bool = True) -> None:
         self.owner = owner
+        self.answers = answers
         self.closed = False
         self._tokens = tokens
         self._first = hashlib.sha256(_BEGIN + len(salt).to_bytes(4, "big") + salt).digest()
@@ -89,10 +93,11 @@ class Lease:
 
 
 class LeaseBook:
-    """The leases of an engine: at most ``count`` at a time, of ``tokens`` positions each."""
+    """The leases of an engine: at most ``count`` at a time, of ``tokens`` positions each. ``answers``: see `Lease`."""
 
-    def __init__(self, pool: PagePool, count: int, tokens: int) -> None:
+    def __init__(self, pool: PagePool, count: int, tokens: int, *, answers: bool) -> None:
         self._pool = pool
+        self._answers = answers
         self._count = count
         self._tokens = tokens
         self._open: set[Lease] = set()
@@ -101,7 +106,7 @@ class LeaseBook:
         """A new lease, which holds nothing yet. Raises `TooManyLeases`."""
         if len(self._open) >= self._count:
             raise TooManyLeases("leases", expected=self._count, found=len(self._open))
-        lease = Lease(salt, owner, self._tokens)
+        lease = Lease(salt, owner, self._tokens, answers=self._answers)
         self._open.add(lease)
         return lease
 

@@ -105,7 +105,10 @@ class Scheduler:
     def finish(self, sequence: Sequence) -> None:
         """`leave` for a request that came to its end: a lease keeps what it has computed."""
         if sequence.lease is not None and sequence.table is not None:
-            sequence.lease.keep(sequence.tokens[: sequence.computed], sequence.table, self._pool)
+            known = sequence.computed
+            if not sequence.lease.answers:
+                known = min(known, sequence.prompt_length)
+            sequence.lease.keep(sequence.tokens[:known], sequence.table, self._pool)
         self.leave(sequence)
 
     def leave(self, sequence: Sequence) -> None:

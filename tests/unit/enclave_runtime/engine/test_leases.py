@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,21 +60,46 @@ def used(engine: Engine) -> int:
     return engine.pool.total_pages - engine.pool.free_pages
 
 
-def test_a_conversation_is_the_same_with_and_without_a_lease(leasing: Engine, make_engine: Any) -> None:
-    plain = make_engine(max_context=448)
-    lease = leasing.open_lease(SALT)
-    prompt = tokens(1, 70)
-    for turn in range(5):
-        request = GenerationRequest(prompt, 25, temperature=0.8, seed=turn, ignore_eos=True, top_logprobs=1)
-        expected = plain.submit(request).collect()
-        brought = GenerationRequest(
-            prompt, 25, temperature=0.8, seed=turn, ignore_eos=True, top_logprobs=1, lease=lease
-        )
-        assert leasing.submit(brought).collect() == expected
-        prompt = [*prompt, *tokens(100 + turn, 40)]
-    leasing.close_lease(lease).result()
-    assert used(leasing) == 0
-    assert not bool(leasing.pool.storage.any())
+@pytest.mark.parametrize("decoder", ["compiled", "torch"])
+def test_a_conversation_is_the_same_with_and_without_a_lease(tiny_folder: Path, decoder: str) -> None:
+    """Bit for bit, turn by turn, answers included: log-probabilities are compared, too."""
+    config = EngineConfig(max_batch=2, max_queue=8, max_context=448, step_budget=80)
+    plain = Engine(load_model(tiny_folder, decoder), config)
+    leasing = Engine(load_model(tiny_folder, decoder), config, leases=1, lease_tokens=448)
+    for engine in (plain, leasing):
+        engine.start()
+    try:
+        said = spoken(leasing)
+        for conversation in range(4):
+            lease = leasing.open_lease(SALT)
+            prompt = tokens(conversation, 70)
+            for turn in range(3):
+                said.clear()
+                request = GenerationRequest(
+                    prompt, 60, temperature=0.8, seed=turn, ignore_eos=True, top_logprobs=1, lease=lease
+                )
+                answer = leasing.submit(request).collect()
+                assert plain.submit(replace(request, lease=None)).collect() == answer
+                prompt = [*prompt, *said, *tokens(100 + turn, 20)]
+            leasing.close_lease(lease).result()
+        assert used(leasing) == 0
+        assert not bool(leasing.pool.storage.any())
+    finally:
+        plain.stop()
+        leasing.stop()
+
+
+def spoken(engine: Engine) -> list[int]:
+    """The tokens of answers from now on."""
+    said: list[int] = []
+    extend = engine._extend
+
+    def noting(sequence: Any, token: int, logprobs: Any = None) -> None:
+        said.append(token)
+        extend(sequence, token, logprobs)
+
+    engine._extend = noting  # type: ignore[method-assign]
+    return said
 
 
 def test_the_next_turn_computes_what_is_new(leasing: Engine) -> None:
@@ -88,17 +114,10 @@ def test_the_next_turn_computes_what_is_new(leasing: Engine) -> None:
 
 
 def test_an_answers_own_keys_are_kept(leasing: Engine) -> None:
-    rows, lease, answers = rows_of(leasing), leasing.open_lease(SALT), []
+    rows, lease, said = rows_of(leasing), leasing.open_lease(SALT), spoken(leasing)
     prompt = tokens(1, 100)
-    submit = leasing._extend
-
-    def noting(sequence: Any, token: int, logprobs: Any = None) -> None:
-        answers.append(token)
-        submit(sequence, token, logprobs)
-
-    leasing._extend = noting  # type: ignore[method-assign]
     computed(leasing, rows, prompt, lease, count=60)
-    assert computed(leasing, rows, [*prompt, *answers, 5], lease) == 161 - 128
+    assert computed(leasing, rows, [*prompt, *said, 5], lease) == 161 - 128
 
 
 def test_a_lease_holds_so_many_positions_and_so_many_are_open(leasing: Engine) -> None:
