@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from private_world import World, private_world
@@ -73,6 +76,23 @@ async def opening_until_there_is_room(world: World) -> str | None:
                 await asyncio.sleep(0.1)
     finally:
         await client.aclose()
+
+
+def test_draining_ends_leases_and_then_the_node(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    with (
+        private_world(tmp_path, model, change=lambda config: replace(config, leases=LEASES)) as world,
+        world.client() as client,
+        client.lease() as lease,
+    ):
+        assert "".join(client.chat(TURNS, max_tokens=3, lease=lease))
+        world.node.process.send_signal(signal.SIGUSR1)
+        assert world.node.process.wait(60) == 0
+        for _ in range(200):  # the end of the stream is still on its way through the relay
+            if not lease.open:
+                break
+            time.sleep(0.05)
+        assert not lease.open
 
 
 def test_a_request_may_bring_any_credential_and_is_answered(world: World) -> None:

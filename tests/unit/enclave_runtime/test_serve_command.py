@@ -68,6 +68,7 @@ def test_a_draft_is_named_by_its_digest(serve, tmp_path):
         ([], "--image and --staple"),
         (["--engine", "[]"], "--engine is not a JSON object"),
         (["--decoder", '{"weights": "int2"}', "--show-command-line"], "config_decoder"),
+        (["--leases", '{"count": 1}', "--show-command-line"], "config_leases"),
         (["--padding", "{"], "--padding is not a JSON object"),
         (["--name", "a b", "--show-command-line"], "config_model_name"),
         (["--image", "/nowhere", "--staple", "/nowhere"], "/nowhere: there is no such file"),
