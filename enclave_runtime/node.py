@@ -36,6 +36,7 @@ from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.evidence import EvidenceMaker
 from enclave_runtime.exit_codes import ExitCode
 from enclave_runtime.http_server import Server, server_config
+from enclave_runtime.gpu_links import check_links
 from enclave_runtime.identity import Identity
 from enclave_runtime.lease_settings import LeaseSettings
 from enclave_runtime.leases import Leases
@@ -72,6 +73,7 @@ def run(
     leases = LeaseSettings.from_table(config.leases)
     _check_pace(engine_config, draft_choice, leases, padding)
     gpu_policy = _policy(config).gpu
+    check_links(decoder.kernels, config.gpu_count, gpu_policy.modes)
     staple = _staple(host)
     model = _model(host.model, decoder)
     draft = None if draft_choice is None else _draft(host.model, draft_choice, decoder)

@@ -24,7 +24,8 @@ REFUSED: Final[Mapping[str, str]] = {
     "kv_compression": "which keys and values are dropped depends on the prompt, and so would the time",
     "retrieval_speculation": "a store of earlier texts gives them away to whoever asks quickly",
     "token_recycling": "a table of successors learnt from all requests carries tokens from one to the next",
-    "tensor_parallel": "activations would cross links whose encryption no evidence here vouches for",
+    "tensor_parallel": "activations would cross links that no evidence vouches for, and a sealed node opens no socket "
+    "to other ranks",
     "pipeline_parallel": "activations would cross links whose encryption no evidence here vouches for",
     "expert_choice": "experts that choose among tokens make a request's answer depend on its neighbours",
     "expert_capacity": "tokens dropped for lack of room make a request's answer depend on its neighbours",

@@ -33,6 +33,7 @@ from enclave_runtime.engine.errors import (
     InvalidRequest,
     PageOwnershipError,
     PromptTooLong,
+    RankLost,
 )
 from enclave_runtime.engine.generation import Generation, Mailbox, TokenLogprob
 from enclave_runtime.engine.lease import Lease, LeaseBook
@@ -285,12 +286,11 @@ class Engine:
             with torch.inference_mode():
                 while self._ready():
                     self._step()
-        except Exception:  # the rules of page ownership were broken: nothing in memory can be trusted
+            self._leases.close_all()
+            for sequence in self._scheduler.leave_where(lambda _: True):
+                sequence.mailbox.fail(EngineStopped("the engine was stopped"))
+        except Exception:  # page ownership was broken, or a rank is gone: nothing in memory can be trusted
             self._abandon()
-            return
-        self._leases.close_all()
-        for sequence in self._scheduler.leave_where(lambda _: True):
-            sequence.mailbox.fail(EngineStopped("the engine was stopped"))
 
     def _ready(self) -> bool:
         """Sleep until there is work, settle who takes part in the next step; False when asked to stop."""
@@ -301,7 +301,7 @@ class Engine:
                 work, done = self._errands.popleft()
                 try:
                     done.set_result(work())
-                except PageOwnershipError as error:
+                except (PageOwnershipError, RankLost) as error:
                     done.set_exception(error)
                     raise
                 except EngineError as error:
@@ -328,7 +328,7 @@ class Engine:
                 raise EngineFault("logits are not finite")
             self._advance(planned, logits)
             logits.zero_()
-        except PageOwnershipError:
+        except (PageOwnershipError, RankLost):
             raise
         except Exception:  # whatever failed (memory, most likely) ends these requests, not the engine
             self._counts["faults"] += 1

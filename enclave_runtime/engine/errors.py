@@ -16,6 +16,7 @@
     ├── EngineFault               a step failed; the requests in it are lost, their memory is cleared
     ├── PagesExhausted            fewer free KV pages than asked for
     ├── PageOwnershipError        a KV page was about to be used by someone who does not own it
+    ├── RankLost                  a process that computes a part of the model is gone; the engine ends
     └── ChatTemplateError         the model's chat template refused the conversation, or there is none
 
 No error carries text of a prompt or of an answer: lengths, names of settings and names from the model's own
@@ -124,6 +125,12 @@ class PageOwnershipError(EngineError):
     """A KV page was about to be read, written or freed under another owner's name."""
 
     default_code = "page_ownership"
+
+
+class RankLost(EngineError):
+    """A process that computes a part of the model is gone, or does not do what it is told."""
+
+    default_code = "rank_lost"
 
 
 class ChatTemplateError(EngineError):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from enclave_runtime.engine.safetensors_weights import INDEX_FILE, SafetensorsFo
 from enclave_runtime.engine.tokenizer import Tokenizer, token_ids, tokenizer_from_json
 from enclave_runtime.engine.weights import TensorSource, assemble
 
+DecoderMaker = Callable[[ModelConfig, TensorSource], Decoder]
+
 MAX_DOCUMENT_BYTES = 1 << 26
 _DIGEST_LABEL = b"cloister/model/v1\0"
 
@@ -39,12 +41,14 @@ class LoadedModel:
     name: str
 
 
-def load_model(path: Path, decoder: str = "auto", *, activations: int = 16) -> LoadedModel:
+def load_model(path: Path, decoder: str | DecoderMaker = "auto", *, activations: int = 16) -> LoadedModel:
     """Load a ``.gguf`` file, or a folder with config.json, tokenizer.json and safetensors weights.
 
     ``decoder`` is ``auto`` (compiled where the library was built and knows the shape, else torch), ``compiled``,
     ``int8`` (compiled, floating-point weights turned into 8 bits), ``torch`` or ``cuda``. ``activations`` is the number
     of bits (16 or 8) to which the compiled decoder rounds activations that meet quantised weights.
+
+    A function in place of a name makes the decoder from configuration and weights itself.
 
     Raises a `ModelError`: `ModelNotFound`, `ModelMalformed` or `UnsupportedModel`; for ``cuda`` also CudaError. Nothing
     is unpickled, no code of the model is run except its chat template, and nothing is fetched.
@@ -60,9 +64,11 @@ def load_model(path: Path, decoder: str = "auto", *, activations: int = 16) -> L
 
 
 def make_decoder(
-    config: ModelConfig, source: TensorSource, wanted: str = "auto", activations: int = 16
+    config: ModelConfig, source: TensorSource, wanted: str | DecoderMaker = "auto", activations: int = 16
 ) -> Decoder:
     """The decoder over the weights of ``source``; see `load_model` for ``wanted`` and ``activations``."""
+    if not isinstance(wanted, str):
+        return wanted(config, source)
     if wanted == "cuda":
         return open_decoder(config, source)
     library = binding.library() if wanted != "torch" else None
@@ -100,7 +106,7 @@ def stored_digest(path: Path) -> bytes:
     raise ModelNotFound("no such model file or folder", found=path.name)
 
 
-def _load_gguf(path: Path, wanted: str, activations: int) -> LoadedModel:
+def _load_gguf(path: Path, wanted: str | DecoderMaker, activations: int) -> LoadedModel:
     with path.open("rb") as handle:
         try:
             mapping = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
@@ -134,7 +140,7 @@ def _load_gguf(path: Path, wanted: str, activations: int) -> LoadedModel:
     )
 
 
-def _load_folder(folder: Path, wanted: str, activations: int) -> LoadedModel:
+def _load_folder(folder: Path, wanted: str | DecoderMaker, activations: int) -> LoadedModel:
     documents = _documents(folder)
     for name in ("config.json", "tokenizer.json"):
         if name not in documents:

@@ -91,7 +91,7 @@ def check_tensors(config: ModelConfig, source: TensorSource) -> None:
 def assemble(config: ModelConfig, source: TensorSource) -> ModelWeights:
     """Read every weight as float32. Raises what `check_tensors` raises."""
     check_tensors(config, source)
-    weights, places = _allocate(config)
+    weights, places = room_for(config)
     with ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="weights") as pool:
         for _ in pool.map(lambda place: source.read_into(*place), places):
             pass
@@ -125,7 +125,8 @@ def _expected_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]
             yield prefix + "self_attn.k_norm.weight", (config.head_dim,)
 
 
-def _allocate(config: ModelConfig) -> tuple[ModelWeights, list[tuple[str, Tensor]]]:
+def room_for(config: ModelConfig) -> tuple[ModelWeights, list[tuple[str, Tensor]]]:
+    """Memory for the weights of ``config``, not filled, and for every tensor's name the part of it where it belongs."""
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     places: list[tuple[str, Tensor]] = []
