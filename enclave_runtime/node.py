@@ -35,8 +35,8 @@ from enclave_runtime.engine.model import LoadedModel, load_model
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.evidence import EvidenceMaker
 from enclave_runtime.exit_codes import ExitCode
-from enclave_runtime.http_server import Server, server_config
 from enclave_runtime.gpu_links import check_links
+from enclave_runtime.http_server import Server, server_config
 from enclave_runtime.identity import Identity
 from enclave_runtime.lease_settings import LeaseSettings
 from enclave_runtime.leases import Leases
