@@ -10,7 +10,7 @@ from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-ABI = 1
+ABI = 2
 
 KIND_BF16, KIND_Q8, KIND_Q8_16, KIND_Q4_MIN, KIND_Q4 = range(5)
 
@@ -97,6 +97,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "cloister_path_name": (ctypes.c_char_p, (ctypes.c_int,)),
     "cloister_memory": (_address, (_size,)),
     "cloister_memory_free": (None, (_address, _size)),
+    "cloister_prefer_huge_pages": (None, (_address, _size)),
     "cloister_matrix_bytes": (_i64, (_i32, _i64, _i64)),
     "cloister_scale_bytes": (_i64, (_i32, _i64, _i64)),
     "cloister_pack_rows": (

@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define CLOISTER_ABI 1
+#define CLOISTER_ABI 2
 #define EXPORT __attribute__((visibility("default")))
 
 enum {
@@ -70,8 +70,11 @@ typedef struct {
     int8_t *fractions;   /* [rows][inputs], 256ths of a quant; NULL with 8-bit activations */
     float *scales;       /* [rows][inputs / 32]: of a quant, or of its 256th where there are fractions */
     float *scaled_sums;  /* [rows][inputs / 32]: the sum of the group as rounded */
-    int32_t *sums;       /* [rows][inputs / 32][4]: sums of quants in each half, sums of fractions */
+    int32_t *biases;     /* [rows][inputs / 32][4]: minus a weight's zero point times a sum of the group, see below */
 } operand;
+
+/* Which zero point, and of what the sum is: 128 and 8 of the whole group, 32 of each half. */
+enum { BIAS_128 = 0, BIAS_32_FIRST = 1, BIAS_32_LAST = 2, BIAS_8 = 3 };
 
 /* One run of consecutive positions of one sequence. */
 typedef struct {
@@ -101,8 +104,7 @@ typedef struct {
     int64_t rows, start, group, head_dim; /* group: query heads of one kv head, next to each other */
     const uint16_t *keys, *values;        /* of this layer */
     const int64_t *pages;
-    int64_t page_tokens, page_items, head_items, kv_head;
-    float *scratch;
+    int64_t page_tokens, page_items, head_items, kv_head, kv_heads;
 } attention;
 
 /* What differs between instruction sets. A row's results depend on that row alone: every output is summed in one
@@ -116,6 +118,8 @@ typedef struct {
     /* Bring one row into the forms asked for (bit 0: bf16, bit 1: 8 bits), after an RMS norm if weight is given. */
     void (*prepare)(const float *x, const float *weight, float epsilon, int64_t size, const operand *, int64_t row,
                     int forms);
+    /* The same for `count` inputs at x that are those from `from` on; both multiples of 32. */
+    void (*round)(const float *x, int64_t from, int64_t count, const operand *, int64_t row, int forms);
     void (*norm)(float *x, const float *weight, float epsilon, int64_t size);
     void (*swiglu)(const float *gate, const float *up, float *out, int64_t count);
     void (*to_half)(const float *x, uint16_t *out, int64_t count); /* beyond the largest half: the largest half */
@@ -133,7 +137,13 @@ typedef void task(void *context, int64_t chunk, int thread);
 pool *pool_new(int threads);
 void pool_free(pool *);
 int pool_threads(const pool *);
+void pool_wake(pool *);
 void pool_run(pool *, task *, void *context, int64_t chunks);
+/* The first chunk of a thread's run in a job of `chunks`. */
+int64_t pool_first(const pool *, int thread, int64_t chunks);
+/* What a thread reads first in the job after the one that is run next, or NULL: fetched while it waits. */
+enum { POOL_AHEAD = 2 };
+void pool_next(pool *, int thread, const uint8_t *const *ahead);
 
 /* layout.c */
 void matrix_row(const matrix *, int64_t row, float *out);

@@ -66,7 +66,7 @@ class CpuDecoder:
         """KV memory in half precision. Raises `InvalidRequest` unless pages hold a multiple of 16 positions."""
         if page_tokens % LANES:
             raise InvalidRequest("page_tokens", expected=f"a multiple of {LANES}", found=page_tokens)
-        return PagePool(
+        pool = PagePool(
             layers=self._config.layers,
             kv_heads=self._config.kv_heads,
             head_dim=self._config.head_dim,
@@ -74,6 +74,8 @@ class CpuDecoder:
             page_tokens=page_tokens,
             dtype=torch.float16,
         )
+        self._library.cloister_prefer_huge_pages(pool.storage.data_ptr(), pool.storage.nbytes)
+        return pool
 
     def reserve(self, positions: int, *, rows: int = 256, threads: int = 2) -> None:
         """Take all memory that steps need and start the threads."""

@@ -2,7 +2,7 @@
 #include <immintrin.h>
 
 #define LANES_NAME "avx2"
-enum { TILE_ROWS = 4, BF16_BLOCKS = 1, SIGNED_WEIGHTS = 1 };
+enum { TILE_ROWS = 4, BF16_BLOCKS = 1, SIGNED_WEIGHTS = 1, QUERIES = 4 };
 
 typedef struct {
     __m256 a, b;
@@ -33,6 +33,19 @@ static inline vf vf_abs(vf x) {
     return (vf)BOTH(_mm256_and_ps, y);
 }
 static inline vf vf_round(vf x) { return (vf)BOTH(_mm256_round_ps, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+/* All lanes added, or the largest: 16 to 8, 4, 2, 1, always the first half with the second. */
+static inline float vf_total(vf x) {
+    __m256 eight = _mm256_add_ps(x.a, x.b);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+static inline float vf_most(vf x) {
+    __m256 eight = _mm256_max_ps(x.a, x.b);
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
 /* The first `count` lanes of x, y in the others. */
 static inline vf vf_first(int count, vf x, vf y) {
     __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -70,6 +83,7 @@ static inline void vf_store_bytes(int8_t *p, vf x) {
 }
 
 static inline vi vi_set1(int32_t a) { return (vi){_mm256_set1_epi32(a), _mm256_set1_epi32(a)}; }
+static inline vi vi_zero(void) { return (vi){_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 static inline vi vi_add(vi x, vi y) { return (vi)PAIR(_mm256_add_epi32); }
 static inline vi vi_times256(vi x) { return (vi)BOTH(_mm256_slli_epi32, 8); }
 static inline vf vf_from(vi x) { return (vf)BOTH(_mm256_cvtepi32_ps); }

@@ -2,7 +2,7 @@
 #include <immintrin.h>
 
 #define LANES_NAME "avx512 (vnni, bf16)"
-enum { TILE_ROWS = 12, BF16_BLOCKS = 2, SIGNED_WEIGHTS = 0 };
+enum { TILE_ROWS = 12, BF16_BLOCKS = 2, SIGNED_WEIGHTS = 0, QUERIES = 6 };
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -21,6 +21,19 @@ static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf vf_abs(vf a) { return _mm512_abs_ps(a); }
 static inline vf vf_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+/* All lanes added, or the largest: 16 to 8, 4, 2, 1, always the first half with the second. */
+static inline float vf_total(vf a) {
+    __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+static inline float vf_most(vf a) {
+    __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
 /* The first `count` lanes of a, b in the others. */
 static inline vf vf_first(int count, vf a, vf b) {
     return _mm512_mask_mov_ps(b, (__mmask16)((1u << count) - 1), a);
@@ -35,6 +48,7 @@ static inline vf vf_scale2(vf a, vf n) { return _mm512_scalef_ps(a, n); }
 static inline void vf_store_bytes(int8_t *p, vf a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a))); }
 
 static inline vi vi_set1(int32_t a) { return _mm512_set1_epi32(a); }
+static inline vi vi_zero(void) { return _mm512_setzero_si512(); }
 static inline vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 static inline vi vi_times256(vi a) { return _mm512_slli_epi32(a, 8); }
 static inline vf vf_from(vi a) { return _mm512_cvtepi32_ps(a); }

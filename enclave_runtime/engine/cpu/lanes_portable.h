@@ -3,7 +3,7 @@
 #include <string.h>
 
 #define LANES_NAME "portable"
-enum { TILE_ROWS = 1, BF16_BLOCKS = 1, SIGNED_WEIGHTS = 0 };
+enum { TILE_ROWS = 1, BF16_BLOCKS = 1, SIGNED_WEIGHTS = 0, QUERIES = 4 };
 
 typedef struct {
     float v[16];
@@ -64,6 +64,17 @@ static inline vf vf_round(vf a) {
     EACH a.v[i] = rintf(a.v[i]);
     return a;
 }
+/* All lanes added, or the largest: 16 to 8, 4, 2, 1, always the first half with the second. */
+static inline float vf_total(vf a) {
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) a.v[i] += a.v[i + half];
+    return a.v[0];
+}
+static inline float vf_most(vf a) {
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];
+    return a.v[0];
+}
 /* The first `count` lanes of a, b in the others. */
 static inline vf vf_first(int count, vf a, vf b) {
     EACH a.v[i] = i < count ? a.v[i] : b.v[i];
@@ -122,6 +133,7 @@ static inline vi vi_set1(int32_t a) {
     EACH r.v[i] = a;
     return r;
 }
+static inline vi vi_zero(void) { return vi_set1(0); }
 static inline vi vi_add(vi a, vi b) {
     EACH a.v[i] += b.v[i];
     return a;

@@ -27,9 +27,9 @@ typedef struct decoder {
     const float *cosines, *sines; /* [positions][head_dim / 2] */
     float *state;                 /* [rows][width] */
     float *queries, *mixed;       /* [rows][mixed_width] */
-    float *inner;                 /* [rows][inner_width] */
     float *last;                  /* [rows][width]: rows whose logits are wanted */
-    operand operand;              /* as wide as the widest */
+    operand operand;              /* as wide as hidden or heads: what the product at hand takes */
+    operand inner;                /* [rows][inner_width]: what the down projection takes */
     query_tile *tiles;            /* [rows] */
     int64_t *position;            /* [rows] */
     const int64_t **pages;        /* [rows] */
@@ -38,10 +38,12 @@ typedef struct decoder {
     /* of the step and layer at hand */
     const batch *batch;
     const layer *layer;
-    int64_t rows, tile_count, wanted, slices;
+    int64_t rows, rows_each, tile_count, wanted, slices;
     uint16_t *keys, *values;
     int64_t page_items, head_items;
+    int whole_groups; /* the heads of one kv head fill groups of 32 */
     const matrix *matrix;
+    const operand *factor;
     int64_t blocks_each;
     float *product_out;
     int64_t product_stride;
@@ -49,6 +51,8 @@ typedef struct decoder {
     int64_t source_stride, source_size;
     int forms;
 } decoder;
+
+enum { MOST_BLOCKS = 64 };
 
 static int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -62,6 +66,12 @@ EXPORT void *cloister_memory(size_t bytes) {
     if (p == MAP_FAILED) return NULL;
     madvise(p, bytes, MADV_HUGEPAGE);
     return p;
+}
+
+/* Ask for huge pages under memory that nobody has touched yet; without them it works too. */
+EXPORT void cloister_prefer_huge_pages(void *p, size_t bytes) {
+    uintptr_t from = ((uintptr_t)p + 4095) / 4096 * 4096, to = ((uintptr_t)p + bytes) / 4096 * 4096;
+    if (from < to) madvise((void *)from, to - from, MADV_HUGEPAGE);
 }
 
 EXPORT void cloister_memory_free(void *p, size_t bytes) {
@@ -104,21 +114,26 @@ static void *carve(decoder *d, size_t *used, int64_t items, size_t size) {
     return place;
 }
 
+static void carve_operand(decoder *d, size_t *used, operand *o, int64_t width) {
+    int64_t rows = d->max_rows, groups = width / GROUP;
+    o->bf16 = carve(d, used, rows * width, 2);
+    o->quants = carve(d, used, rows * width, 1);
+    if (d->fine) o->fractions = carve(d, used, rows * width, 1);
+    o->scales = carve(d, used, rows * groups, 4);
+    o->scaled_sums = carve(d, used, rows * groups, 4);
+    o->biases = carve(d, used, rows * groups * 4, 4);
+}
+
 static size_t lay_out(decoder *d) {
     size_t used = 0;
-    int64_t widest = larger(larger(d->width, d->mixed_width), d->inner_width), groups = widest / GROUP;
     int64_t rows = d->max_rows;
     d->state = carve(d, &used, rows * d->width, 4);
     d->last = carve(d, &used, rows * d->width, 4);
     d->queries = carve(d, &used, rows * d->mixed_width, 4);
     d->mixed = carve(d, &used, rows * d->mixed_width, 4);
-    d->inner = carve(d, &used, rows * d->inner_width, 4);
-    d->operand.bf16 = carve(d, &used, rows * widest, 2);
-    d->operand.quants = carve(d, &used, rows * widest, 1);
-    if (d->fine) d->operand.fractions = carve(d, &used, rows * widest, 1);
-    d->operand.scales = carve(d, &used, rows * groups, 4);
-    d->operand.scaled_sums = carve(d, &used, rows * groups, 4);
-    d->operand.sums = carve(d, &used, rows * groups * 4, 4);
+    carve_operand(d, &used, &d->operand, larger(d->width, d->mixed_width));
+    carve_operand(d, &used, &d->inner, d->inner_width);
+    d->inner.inputs = d->inner_width;
     d->tiles = carve(d, &used, rows, sizeof(query_tile));
     d->position = carve(d, &used, rows, 8);
     d->pages = carve(d, &used, rows, sizeof(int64_t *));
@@ -163,12 +178,33 @@ EXPORT decoder *cloister_decoder_new(const model *m, int path, int fine, int64_t
     return d;
 }
 
+/* --- what the threads read next --- */
+
+static size_t block_bytes(const matrix *m) {
+    size_t items = (size_t)m->inputs * LANES;
+    return m->kind == KIND_BF16 ? 2 * items : m->kind == KIND_Q4 || m->kind == KIND_Q4_MIN ? items / 2 : items;
+}
+
+/* Where the weights lie that a thread reads first when `chunks` chunks of `blocks` blocks are shared out. */
+static const uint8_t *first_weights(const decoder *d, const matrix *m, int thread, int64_t chunks, int64_t blocks) {
+    return m->weights + (size_t)(pool_first(d->pool, thread, chunks) * blocks) * block_bytes(m);
+}
+
+static void product_next(const decoder *d, const matrix *one, const matrix *two, int64_t blocks_each) {
+    int64_t chunks = (blocks_of(one) + blocks_each - 1) / blocks_each;
+    for (int thread = 0; thread < pool_threads(d->pool); thread++)
+        pool_next(d->pool, thread, (const uint8_t *[POOL_AHEAD]){
+            first_weights(d, one, thread, chunks, blocks_each),
+            two ? first_weights(d, two, thread, chunks, blocks_each) : NULL,
+        });
+}
+
 /* --- rows into the form the next product takes --- */
 
 static void prepare_chunk(void *context, int64_t chunk, int thread) {
     decoder *d = context;
     (void)thread;
-    for (int64_t row = chunk * 8; row < smaller(chunk * 8 + 8, d->rows); row++)
+    for (int64_t row = chunk * d->rows_each; row < smaller((chunk + 1) * d->rows_each, d->rows); row++)
         d->kernels->prepare(d->source + row * d->source_stride, d->weight, d->model->norm_epsilon, d->source_size,
                             &d->operand, row, d->forms);
 }
@@ -176,10 +212,8 @@ static void prepare_chunk(void *context, int64_t chunk, int thread) {
 static void prepare(decoder *d, const float *from, int64_t stride, const float *weight, int64_t size, int forms) {
     d->source = from, d->source_stride = stride, d->weight = weight, d->source_size = size, d->forms = forms;
     d->operand.inputs = stride;
-    if (d->rows <= 8)
-        prepare_chunk(d, 0, 0);
-    else
-        pool_run(d->pool, prepare_chunk, d, (d->rows + 7) / 8);
+    d->rows_each = d->rows <= 4 ? d->rows : smaller(8, larger(1, d->rows / (2 * pool_threads(d->pool))));
+    pool_run(d->pool, prepare_chunk, d, (d->rows + d->rows_each - 1) / d->rows_each);
 }
 
 /* --- a product straight into memory --- */
@@ -187,17 +221,25 @@ static void prepare(decoder *d, const float *from, int64_t stride, const float *
 static void product_chunk(void *context, int64_t chunk, int thread) {
     decoder *d = context;
     (void)thread;
-    int64_t block = chunk * d->blocks_each, blocks = smaller(d->blocks_each, blocks_of(d->matrix) - block);
-    d->kernels->product(d->matrix, block, blocks, &d->operand, 0, d->rows, d->product_out + block * LANES,
-                        d->product_stride, d->product_out == d->state);
+    int64_t block = chunk / d->slices * d->blocks_each, blocks = smaller(d->blocks_each, blocks_of(d->matrix) - block);
+    int64_t first = chunk % d->slices * SLICE_ROWS, count = smaller(SLICE_ROWS, d->rows - first);
+    d->kernels->product(d->matrix, block, blocks, d->factor, first, count,
+                        d->product_out + first * d->product_stride + block * LANES, d->product_stride,
+                        d->product_out == d->state);
 }
 
-static void multiply(decoder *d, const matrix *m, float *out, int64_t stride) {
-    int64_t blocks = blocks_of(m);
-    d->matrix = m, d->product_out = out, d->product_stride = stride;
-    d->blocks_each = larger(1, smaller(64, blocks / (pool_threads(d->pool) * 8)));
-    if (d->blocks_each > 1) d->blocks_each = d->blocks_each / 2 * 2;
-    pool_run(d->pool, product_chunk, d, (blocks + d->blocks_each - 1) / d->blocks_each);
+/* How many blocks of a matrix go into a chunk: about eight chunks a thread, an even number of blocks where there are
+ * enough. */
+static int64_t share_of(const decoder *d, const matrix *m, int64_t most) {
+    int64_t blocks = smaller(most, blocks_of(m) / (pool_threads(d->pool) * 8));
+    return blocks < 2 ? 2 : blocks / 2 * 2;
+}
+
+static void multiply(decoder *d, const matrix *m, const operand *x, float *out, int64_t stride) {
+    d->matrix = m, d->factor = x, d->product_out = out, d->product_stride = stride;
+    d->slices = (d->rows + SLICE_ROWS - 1) / SLICE_ROWS;
+    d->blocks_each = share_of(d, m, MOST_BLOCKS);
+    pool_run(d->pool, product_chunk, d, (blocks_of(m) + d->blocks_each - 1) / d->blocks_each * d->slices);
 }
 
 /* --- query, key and value, one head of one of them at a time --- */
@@ -255,6 +297,18 @@ static void project_chunk(void *context, int64_t chunk, int thread) {
     memset(out, 0, (size_t)(count * dim) * sizeof *out);
 }
 
+static void projection_next(const decoder *d, const layer *l) {
+    const model *m = d->model;
+    int64_t blocks = m->head_dim / LANES, heads = m->heads + 2 * m->kv_heads;
+    for (int thread = 0; thread < pool_threads(d->pool); thread++) {
+        int64_t head = pool_first(d->pool, thread, heads);
+        const matrix *from = head < m->heads ? &l->query : head < m->heads + m->kv_heads ? &l->key : &l->value;
+        int64_t before = head < m->heads ? 0 : head < m->heads + m->kv_heads ? m->heads : m->heads + m->kv_heads;
+        pool_next(d->pool, thread, (const uint8_t *[POOL_AHEAD]){
+            from->weights + (size_t)((head - before) * blocks) * block_bytes(from), NULL});
+    }
+}
+
 /* --- attention --- */
 
 static void attend_chunk(void *context, int64_t chunk, int thread) {
@@ -263,15 +317,19 @@ static void attend_chunk(void *context, int64_t chunk, int thread) {
     (void)thread;
     const query_tile *tile = &d->tiles[chunk / m->kv_heads];
     int64_t kv_head = chunk % m->kv_heads, group = m->heads / m->kv_heads;
-    int64_t place = tile->row * d->mixed_width + kv_head * group * m->head_dim;
+    int64_t from = kv_head * group * m->head_dim, place = tile->row * d->mixed_width + from;
     d->kernels->attend(&(attention){
         .queries = d->queries + place, .out = d->mixed + place,
         .queries_stride = d->mixed_width, .out_stride = d->mixed_width,
         .rows = tile->count, .start = tile->start, .group = group, .head_dim = m->head_dim,
         .keys = d->keys, .values = d->values, .pages = tile->pages,
         .page_tokens = d->batch->page_tokens, .page_items = d->page_items, .head_items = d->head_items,
-        .kv_head = kv_head,
+        .kv_head = kv_head, .kv_heads = m->kv_heads,
     });
+    if (!d->whole_groups) return;
+    for (int64_t r = 0; r < tile->count; r++)
+        d->kernels->round(d->mixed + place + r * d->mixed_width, from, group * m->head_dim, &d->operand, tile->row + r,
+                          form_of(&d->layer->output));
 }
 
 /* --- gate and up, a few blocks of each at a time --- */
@@ -282,12 +340,13 @@ static void expand_chunk(void *context, int64_t chunk, int thread) {
     float *gate = d->scratch + thread * d->scratch_items, *up = gate + d->scratch_items / 2;
     int64_t block = chunk / d->slices * d->blocks_each, blocks = smaller(d->blocks_each, blocks_of(&l->gate) - block);
     int64_t first = chunk % d->slices * SLICE_ROWS, count = smaller(SLICE_ROWS, d->rows - first);
-    int64_t stride = blocks * LANES;
+    int64_t stride = round_up(blocks * LANES, GROUP);
     d->kernels->product(&l->gate, block, blocks, &d->operand, first, count, gate, stride, 0);
     d->kernels->product(&l->up, block, blocks, &d->operand, first, count, up, stride, 0);
-    for (int64_t r = 0; r < count; r++)
-        d->kernels->swiglu(gate + r * stride, up + r * stride, d->inner + (first + r) * d->inner_width + block * LANES,
-                           stride);
+    for (int64_t r = 0; r < count; r++) {
+        d->kernels->swiglu(gate + r * stride, up + r * stride, gate + r * stride, stride);
+        d->kernels->round(gate + r * stride, block * LANES, stride, &d->inner, first + r, form_of(&l->down));
+    }
     memset(gate, 0, (size_t)(count * stride) * sizeof *gate);
     memset(up, 0, (size_t)(count * stride) * sizeof *up);
 }
@@ -301,21 +360,29 @@ static void run_layer(decoder *d, int64_t number) {
     d->keys = b->kv + 2 * number * b->kv_pages * d->page_items;
     d->values = d->keys + b->kv_pages * d->page_items;
     d->slices = (d->rows + SLICE_ROWS - 1) / SLICE_ROWS;
+    d->whole_groups = m->heads / m->kv_heads * m->head_dim % GROUP == 0;
 
     prepare(d, d->state, d->width, l->attention_norm, m->hidden,
             form_of(&l->query) | form_of(&l->key) | form_of(&l->value));
+    product_next(d, &l->output, NULL, share_of(d, &l->output, MOST_BLOCKS));
     pool_run(d->pool, project_chunk, d, (m->heads + 2 * m->kv_heads) * d->slices);
+    d->operand.inputs = d->mixed_width;
     pool_run(d->pool, attend_chunk, d, d->tile_count * m->kv_heads);
-    prepare(d, d->mixed, d->mixed_width, NULL, m->heads * m->head_dim, form_of(&l->output));
-    multiply(d, &l->output, d->state, d->width);
+    if (!d->whole_groups)
+        prepare(d, d->mixed, d->mixed_width, NULL, m->heads * m->head_dim, form_of(&l->output));
+    int64_t blocks = share_of(d, &l->gate, MAX_HEAD / LANES / 2);
+    product_next(d, &l->gate, &l->up, blocks);
+    multiply(d, &l->output, &d->operand, d->state, d->width);
 
     prepare(d, d->state, d->width, l->mlp_norm, m->hidden, form_of(&l->gate) | form_of(&l->up));
-    int64_t blocks = blocks_of(&l->gate);
-    d->blocks_each = smaller(MAX_HEAD / LANES / 2, larger(1, blocks / (pool_threads(d->pool) * 8)));
-    if (d->blocks_each > 1) d->blocks_each = d->blocks_each / 2 * 2;
-    pool_run(d->pool, expand_chunk, d, (blocks + d->blocks_each - 1) / d->blocks_each * d->slices);
-    prepare(d, d->inner, d->inner_width, NULL, m->intermediate, form_of(&l->down));
-    multiply(d, &l->down, d->state, d->width);
+    d->blocks_each = blocks;
+    product_next(d, &l->down, NULL, share_of(d, &l->down, MOST_BLOCKS));
+    pool_run(d->pool, expand_chunk, d, (blocks_of(&l->gate) + blocks - 1) / blocks * d->slices);
+    if (number + 1 < m->layers)
+        projection_next(d, &m->layer[number + 1]);
+    else
+        product_next(d, &m->head, NULL, share_of(d, &m->head, MOST_BLOCKS));
+    multiply(d, &l->down, &d->inner, d->state, d->width);
 }
 
 static void plan(decoder *d) {
@@ -343,23 +410,29 @@ static void head(decoder *d) {
                    (size_t)d->width * sizeof(float));
     d->rows = number;
     prepare(d, d->last, d->width, d->model->final_norm, d->model->hidden, form_of(&d->model->head));
-    multiply(d, &d->model->head, b->logits, b->logits_stride);
+    projection_next(d, &d->model->layer[0]);
+    multiply(d, &d->model->head, &d->operand, b->logits, b->logits_stride);
     d->rows = rows;
 }
 
+static void wipe_operand(const decoder *d, const operand *o, int64_t width) {
+    size_t items = (size_t)(d->rows * width);
+    memset(o->bf16, 0, items * 2);
+    memset(o->quants, 0, items);
+    if (d->fine) memset(o->fractions, 0, items);
+    memset(o->scales, 0, items / GROUP * 4);
+    memset(o->scaled_sums, 0, items / GROUP * 4);
+    memset(o->biases, 0, items / GROUP * 16);
+}
+
 static void wipe(decoder *d) {
-    size_t rows = (size_t)d->rows, widest = (size_t)larger(larger(d->width, d->mixed_width), d->inner_width);
+    size_t rows = (size_t)d->rows;
     memset(d->state, 0, rows * (size_t)d->width * 4);
     memset(d->last, 0, (size_t)d->wanted * (size_t)d->width * 4);
     memset(d->queries, 0, rows * (size_t)d->mixed_width * 4);
     memset(d->mixed, 0, rows * (size_t)d->mixed_width * 4);
-    memset(d->inner, 0, rows * (size_t)d->inner_width * 4);
-    memset(d->operand.bf16, 0, rows * widest * 2);
-    memset(d->operand.quants, 0, rows * widest);
-    memset(d->operand.scales, 0, rows * widest / GROUP * 4);
-    memset(d->operand.scaled_sums, 0, rows * widest / GROUP * 4);
-    memset(d->operand.sums, 0, rows * widest / GROUP * 16);
-    if (d->fine) memset(d->operand.fractions, 0, rows * widest);
+    wipe_operand(d, &d->operand, larger(d->width, d->mixed_width));
+    wipe_operand(d, &d->inner, d->inner_width);
 }
 
 /* How many bytes of the memory of steps are not zero: a step leaves none behind but positions and places of pages. */
@@ -386,6 +459,7 @@ EXPORT int cloister_step(decoder *d, const batch *b) {
             return -1;
     }
     d->batch = b, d->rows = b->rows;
+    pool_wake(d->pool);
     plan(d);
     for (int64_t r = 0; r < b->rows; r++) matrix_row(&m->embedding, b->tokens[r], d->state + r * d->width);
     for (int64_t number = 0; number < m->layers; number++) run_layer(d, number);
