@@ -1,8 +1,15 @@
-"""``cloister bench run | compare | model | traffic | decode``, and the benches of components that other files bring."""
+"""``cloister bench`` and its commands, and the benches of components that other files bring."""
 
 import typer
 
-from benchmarks import compare_command, decode_command, model_command, run_command, traffic_command
+from benchmarks import (
+    compare_command,
+    decode_command,
+    model_command,
+    perplexity_command,
+    run_command,
+    traffic_command,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -13,4 +20,5 @@ def register(app: typer.Typer) -> None:
     bench.command("model", help=model_command.HELP)(model_command.model)
     bench.command("traffic", help=traffic_command.HELP)(traffic_command.traffic)
     bench.command("decode", help=decode_command.HELP)(decode_command.decode)
+    bench.command("perplexity", help=perplexity_command.HELP)(perplexity_command.perplexity)
     app.add_typer(bench)

@@ -14,6 +14,8 @@ import numpy as np
 
 CONTEXT = 128
 PROMPT = 512
+STATIC = 256
+"""Positions of a cache of fixed size."""
 Work = Callable[[int, int], float]
 
 
@@ -56,10 +58,11 @@ def ours(model: Path, threads: int, variant: str) -> tuple[Work, dict[str, objec
     return work, {"kernels": decoder.path_name, "weight_bytes": decoder.weight_bytes}
 
 
-def transformers(model: Path, threads: int, _variant: str) -> tuple[Work, dict[str, object]]:
-    """transformers with sdpa in bfloat16."""
+def transformers(model: Path, threads: int, variant: str) -> tuple[Work, dict[str, object]]:
+    """transformers with sdpa in bfloat16: ``eager`` with a cache that grows, or ``static``, a cache of fixed size and
+    the model through torch.compile (which needs a C++ compiler; the first round, which does not count, compiles)."""
     import torch
-    from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+    from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
 
     from enclave_runtime.engine.decoder import TorchDecoder
     from enclave_runtime.engine.model import load_model
@@ -88,7 +91,9 @@ def transformers(model: Path, threads: int, _variant: str) -> tuple[Work, dict[s
     with torch.no_grad():
         _copy_weights(net, loaded)
     del loaded
-    caches: dict[int, DynamicCache] = {}
+    static = variant == "static"
+    compiled = torch.compile(net, dynamic=False) if static else net
+    caches: dict[int, DynamicCache | StaticCache] = {}
     tokens = torch.randint(0, shape.vocab_size, (64, 1024), generator=torch.Generator().manual_seed(0))
 
     @torch.inference_mode()
@@ -96,16 +101,20 @@ def transformers(model: Path, threads: int, _variant: str) -> tuple[Work, dict[s
         if sequences == 0:
             start = time.perf_counter()
             for _ in range(steps):
-                net(tokens[:1, :PROMPT], logits_to_keep=1)
+                compiled(tokens[:1, :PROMPT], logits_to_keep=1, use_cache=not static)
             return time.perf_counter() - start
         if sequences not in caches:
-            caches[sequences] = DynamicCache()
+            caches[sequences] = StaticCache(config, max_cache_len=STATIC) if static else DynamicCache()
             net(tokens[:sequences, :CONTEXT], past_key_values=caches[sequences], logits_to_keep=1)
         cache = caches[sequences]
-        cache.crop(CONTEXT - cache.get_seq_length())  # a negative number: how many to take away
+        if isinstance(cache, DynamicCache):
+            cache.crop(CONTEXT - cache.get_seq_length())  # a negative number: how many to take away
+        else:
+            for layer in cache.layers:
+                layer.cumulative_length.fill_(CONTEXT)
         start = time.perf_counter()
         for at in range(CONTEXT, CONTEXT + steps):
-            net(tokens[:sequences, at : at + 1], past_key_values=cache)
+            compiled(tokens[:sequences, at : at + 1], past_key_values=cache)
         return time.perf_counter() - start
 
     return work, {"torch": torch.__version__}

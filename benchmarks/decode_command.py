@@ -22,7 +22,8 @@ Each arm is a process of its own on the same file and the same number of threads
 round, and medians of the rounds are shown, with ratios to ours and the fraction of the memory bandwidth that batch 1
 reaches. Our arm computes quantised weights with 16-bit activations as a node does; `ours, 8-bit activations` does as
 llama.cpp does. llama.cpp takes part with --llama-python, an environment with llama-cpp-python built for this machine;
-transformers (bfloat16) with --transformers.
+transformers (bfloat16) with --transformers, and with --compiled through torch.compile (it needs a C++ compiler, and
+minutes before the first round).
 """
 #: name, sequences at once (0: a prompt), steps in a round
 WORK = (("d1", 1, 24), ("d8", 8, 8), ("d32", 32, 4), ("p512", 0, 1))
@@ -72,6 +73,7 @@ def decode(
     rounds: Annotated[int, typer.Option(min=1)] = 7,
     llama_python: Annotated[Path | None, typer.Option(help="The Python with llama-cpp-python.")] = None,
     transformers: Annotated[bool, typer.Option(help="Measure transformers too.")] = False,
+    compiled: Annotated[bool, typer.Option(help="Also transformers with a static cache, compiled.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw the ratios to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON.")] = False,
 ) -> int:
@@ -92,7 +94,7 @@ def decode(
                     model, shape, precision, lambda at, of: bars.update(task, completed=at, total=of)
                 )
             limits = rates(Path(folder), threads)
-            for name, command in _commands(model, threads, llama_python, transformers):
+            for name, command in _commands(model, threads, llama_python, transformers, compiled):
                 arms.append(Arm(name, command))
             taken = _measure(arms, rounds, bars)
         except (ArmFailed, OSError) as error:
@@ -124,7 +126,7 @@ def rates(folder: Path, threads: int) -> dict[str, float]:
 
 
 def _commands(
-    model: Path, threads: int, llama_python: Path | None, transformers: bool
+    model: Path, threads: int, llama_python: Path | None, transformers: bool, compiled: bool
 ) -> list[tuple[str, list[str]]]:
     def ours(kind: str, variant: str) -> list[str]:
         return [sys.executable, "-m", "benchmarks.decode_arms", kind, str(model), str(threads), variant]
@@ -132,6 +134,8 @@ def _commands(
     commands = [("ours", ours("ours", "fine")), ("ours, 8-bit activations", ours("ours", "coarse"))]
     if transformers:
         commands.append(("transformers, sdpa", ours("transformers", "eager")))
+    if compiled:
+        commands.append(("transformers, static cache, torch.compile", ours("transformers", "static")))
     if llama_python is not None:
         script = Path(__file__).with_name("llama_arm.py")
         commands.append(("llama.cpp", [str(llama_python), str(script), str(model), str(threads)]))

@@ -1,9 +1,9 @@
 """The first and only program of a node: confine, load, prove, warm up, seal, listen.
 
 It is started with one argument, the measured command line (``enclave_runtime.config``). Until the seal it
-says on standard error why it refuses to go on; standard output carries a single line, ``{"event":
-"listening", "port": N, "seal": [...]}``, when the sealed node listens. After that nothing is said. The exit
-status is one of ``enclave_runtime.exit_codes``. No step is tried again in a weaker form.
+says on standard error why it refuses to go on, or that it computes slowly; standard output carries a single
+line, ``{"event": "listening", "port": N, "seal": [...]}``, when the sealed node listens. After that nothing
+is said. The exit status is one of ``enclave_runtime.exit_codes``. No step is tried again in a weaker form.
 
 Its first act is to start itself again under an allocator that wipes what it frees.
 """

@@ -27,6 +27,8 @@ from enclave_runtime.config import HostInputs, Inherited, NodeConfig
 from enclave_runtime.decoder_choice import DecoderChoice
 from enclave_runtime.draft_choice import DraftChoice
 from enclave_runtime.egress import Egress
+from enclave_runtime.engine.cpu import binding
+from enclave_runtime.engine.decoder import TorchDecoder
 from enclave_runtime.engine.draft import DEFAULT_GUESSES
 from enclave_runtime.engine.engine import Engine
 from enclave_runtime.engine.engine_config import EngineConfig
@@ -78,6 +80,10 @@ def run(
     model = _model(host.model, decoder)
     draft = None if draft_choice is None else _draft(host.model, draft_choice, decoder)
     clock.mark("load")
+    slow = slowness(model)
+    if slow:
+        notice = {"event": "notice", "code": "slow_decoder", "detail": slow}
+        print(json.dumps(notice), file=sys.stderr, flush=True)
     try:
         engine = Engine(
             model,
@@ -354,6 +360,18 @@ def _model(path: Path, decoder: DecoderChoice) -> LoadedModel:
         return load_model(path, decoder.wanted, activations=decoder.activations)
     except EngineError as error:
         raise NodeError(error.code, ExitCode.MODEL, str(error)) from None
+
+
+def slowness(model: LoadedModel) -> str:
+    """Why the model is computed slowly, in words for the operator; empty where it is not."""
+    if not isinstance(model.decoder, TorchDecoder):
+        return ""
+    if binding.library() is None:
+        return (
+            "the model is computed by torch in float32, about ten times slower than it could be: the compiled decoder"
+            " was not built. Install a C compiler (gcc or clang), then cloister again with its extra 'runtime'"
+        )
+    return "the model is computed by torch in float32, about ten times slower than by the compiled decoder"
 
 
 def _draft(model: Path, choice: DraftChoice, decoder: DecoderChoice) -> LoadedModel:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from enclave_runtime.staple_feed import framed
 
 IMAGE_VOLUME = "image"
 MODEL_VOLUME = "model"
+NOTICE = b'{"event": "notice"'
+"""How a line of a node's begins that its operator should see though the node goes on."""
 
 
 class LaunchFailed(Exception):
@@ -165,5 +168,8 @@ def _reason(status: int, words: list[bytes]) -> str:
 
 def _keep_last(stream: IO[bytes], words: list[bytes]) -> None:
     for line in stream:
+        if line.startswith(NOTICE):
+            print(line.decode("utf-8", "replace").strip(), file=sys.stderr, flush=True)
+            continue
         words.append(line)
         del words[:-20]
