@@ -111,7 +111,7 @@ def transformers(model: Path, threads: int, variant: str) -> tuple[Work, dict[st
             cache.crop(CONTEXT - cache.get_seq_length())  # a negative number: how many to take away
         else:
             for layer in cache.layers:
-                layer.cumulative_length.fill_(CONTEXT)
+                layer.cumulative_length.fill_(CONTEXT)  # type: ignore[union-attr]
         start = time.perf_counter()
         for at in range(CONTEXT, CONTEXT + steps):
             compiled(tokens[:sequences, at : at + 1], past_key_values=cache)

@@ -8,15 +8,18 @@ answers with the nats that each token in the second half of each was worth.
 import ctypes
 import json
 import sys
+from typing import Any
+
+_kept: list[Any] = []
+"""What llama.cpp calls as long as it runs."""
 
 
-def library():  # type: ignore[no-untyped-def]
+def library() -> Any:
     """llama_cpp's low-level interface, silent."""
     import llama_cpp as lib  # type: ignore[import-not-found,unused-ignore]
 
-    global _quiet
-    _quiet = lib.llama_log_callback(lambda level, text, data: None)
-    lib.llama_log_set(_quiet, ctypes.c_void_p(0))
+    _kept.append(lib.llama_log_callback(lambda level, text, data: None))
+    lib.llama_log_set(_kept[-1], ctypes.c_void_p(0))
     lib.llama_backend_init()
     return lib
 
