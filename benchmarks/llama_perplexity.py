@@ -67,4 +67,4 @@ def score(model: str, threads: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit({"quantise": quantise, "score": score}[sys.argv[1]](*sys.argv[2:]))
+    sys.exit(quantise(*sys.argv[2:5]) if sys.argv[1] == "quantise" else score(*sys.argv[2:4]))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import tempfile
 from dataclasses import asdict
@@ -113,7 +114,12 @@ def _measure(
 
 def _peer(python: Path, *arguments: str, given: str = "") -> str:
     done = subprocess.run(
-        [str(python), str(_PEER), *arguments], input=given, capture_output=True, text=True, check=False
+        [str(python), str(_PEER), *arguments],
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_WAIT_POLICY": "passive"},  # threads that spin are slow beside other work
     )
     if done.returncode:
         said = done.stderr.strip().splitlines()
