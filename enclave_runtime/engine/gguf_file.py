@@ -88,6 +88,12 @@ class GgufMetadata:
             return value  # type: ignore[return-value]
         raise ModelMalformed(f"GGUF key {key} is missing or no array of strings")
 
+    def numbers(self, key: str) -> list[float]:
+        value = self._values.get(key)
+        if isinstance(value, list) and all(type(item) in (int, float) for item in value):
+            return [float(item) for item in value]
+        raise ModelMalformed(f"GGUF key {key} is missing or no array of numbers")
+
     def integers(self, key: str) -> list[int]:
         value = self._values.get(key)
         if isinstance(value, list) and all(type(item) is int for item in value):

@@ -1,6 +1,6 @@
-"""The tokenizer that a GGUF file carries in its metadata: byte-level BPE as GPT-2 introduced it.
+"""The tokenizer that a GGUF file carries in its metadata: byte-level BPE as GPT-2 introduced it, or SentencePiece.
 
-How text is cut into words before merging has a name in the file (``tokenizer.ggml.pre``); a name that is
+How byte-level text is cut into words before merging has a name in the file (``tokenizer.ggml.pre``); a name that is
 not in `_SPLITTERS` is refused, because a wrong cut gives other tokens than the model was trained on.
 """
 
@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as NativeTokenizer
 
 from enclave_runtime.engine.errors import ModelMalformed, UnsupportedModel
 from enclave_runtime.engine.gguf_file import GgufMetadata
+from enclave_runtime.engine.gguf_sentencepiece import native_from_sentencepiece
 from enclave_runtime.engine.tokenizer import Tokenizer
 
 # token types of the specification that are more than a part of a word
@@ -34,12 +35,8 @@ _LLAMA3_WORDS = (
 def tokenizer_from_gguf(metadata: GgufMetadata) -> Tokenizer:
     """Build the tokenizer. Raises `ModelMalformed` or `UnsupportedModel`."""
     family = metadata.text("tokenizer.ggml.model")
-    if family != "gpt2":
-        raise UnsupportedModel("tokenizer model in the GGUF file", expected="gpt2", found=family)
-    splitter = metadata.text("tokenizer.ggml.pre", "(none)")
-    if splitter not in _SPLITTERS:
-        raise UnsupportedModel("pre-tokenizer in the GGUF file", expected=sorted(_SPLITTERS), found=splitter)
-
+    if family not in ("gpt2", "llama"):
+        raise UnsupportedModel("tokenizer model in the GGUF file", expected="gpt2 or llama", found=family)
     tokens = metadata.texts("tokenizer.ggml.tokens")
     types = metadata.integers("tokenizer.ggml.token_type")
     if len(types) != len(tokens):
@@ -47,24 +44,14 @@ def tokenizer_from_gguf(metadata: GgufMetadata) -> Tokenizer:
     vocabulary = {token: number for number, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
         raise ModelMalformed("token twice in the vocabulary")
-    merges = [_merge(line) for line in metadata.texts("tokenizer.ggml.merges")]
-    try:
-        # Llama 3 takes a word that is a token as it is, even where no chain of merges leads to it.
-        model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=splitter in _WHOLE_WORDS)
-    except Exception:  # the library raises bare Exception; its text would quote the vocabulary
-        raise ModelMalformed("merge of tokens that are not in the vocabulary") from None
-    native = NativeTokenizer(model)
-    native.pre_tokenizer = _SPLITTERS[splitter]()
-    native.decoder = decoders.ByteLevel()
-    kinds = list(zip(tokens, types, strict=True))
-    native.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token, kind in kinds if kind == _CONTROL]
-    )
-    native.add_tokens([AddedToken(token, normalized=False) for token, kind in kinds if kind == _USER_DEFINED])
+    if family == "llama":
+        native, begins = native_from_sentencepiece(metadata, tokens, types), True
+    else:
+        native, begins = _byte_level(metadata, vocabulary, types)
 
     bos = _marker(metadata, "bos", tokens)
     eos = _marker(metadata, "eos", tokens)
-    if metadata.boolean("tokenizer.ggml.add_bos_token", splitter in _WHOLE_WORDS) and bos:
+    if metadata.boolean("tokenizer.ggml.add_bos_token", begins) and bos:
         native.post_processor = processors.TemplateProcessing(
             single=[bos, "$A"], special_tokens=[(bos, vocabulary[bos])]
         )
@@ -74,6 +61,30 @@ def tokenizer_from_gguf(metadata: GgufMetadata) -> Tokenizer:
         if f"tokenizer.ggml.{name}_token_id" in metadata
     }
     return Tokenizer(native, end_ids=ends, bos=bos, eos=eos, digest=tokenizer_digest(metadata))
+
+
+def _byte_level(
+    metadata: GgufMetadata, vocabulary: dict[str, int], types: list[int]
+) -> tuple[NativeTokenizer, bool]:
+    """The library's tokenizer, and whether text begins with a marker where the file does not say."""
+    splitter = metadata.text("tokenizer.ggml.pre", "(none)")
+    if splitter not in _SPLITTERS:
+        raise UnsupportedModel("pre-tokenizer in the GGUF file", expected=sorted(_SPLITTERS), found=splitter)
+    merges = [_merge(line) for line in metadata.texts("tokenizer.ggml.merges")]
+    try:
+        # Llama 3 takes a word that is a token as it is, even where no chain of merges leads to it.
+        model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=splitter in _WHOLE_WORDS)
+    except Exception:  # the library raises bare Exception; its text would quote the vocabulary
+        raise ModelMalformed("merge of tokens that are not in the vocabulary") from None
+    native = NativeTokenizer(model)
+    native.pre_tokenizer = _SPLITTERS[splitter]()
+    native.decoder = decoders.ByteLevel()
+    kinds = list(zip(vocabulary, types, strict=True))
+    native.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token, kind in kinds if kind == _CONTROL]
+    )
+    native.add_tokens([AddedToken(token, normalized=False) for token, kind in kinds if kind == _USER_DEFINED])
+    return native, splitter in _WHOLE_WORDS
 
 
 def tokenizer_digest(metadata: GgufMetadata) -> bytes:
