@@ -106,8 +106,8 @@ def holding(client: "PrivateClient", secret: bytes, seconds: int | None) -> Iter
 
     thread = threading.Thread(target=hold, name="lease", daemon=True)
     thread.start()
-    begun.wait()
     try:
+        begun.wait()
         if not lease.tokens:
             raise failures[0] if failures else _nothing()
         yield lease
