@@ -52,7 +52,7 @@ def appraise_runtime(
     except (ValueError, RecursionError):
         manifest = None
     document = manifest if isinstance(manifest, dict) else {}
-    model = _model(rows, document.get("model"))
+    model = _model(rows, document.get("model"), document.get("kernels"))
     padding = _padding(rows, document.get("padding"), policy)
     tokens_readable, tokens = _tokens(rows, document.get("tokens", {}))
     if model is None or padding is None or not tokens_readable:
@@ -60,16 +60,25 @@ def appraise_runtime(
     return VerifiedRuntime(model, padding, tokens)
 
 
-def _model(rows: Rows, stated: object) -> str | None:
+def _model(rows: Rows, stated: object, kernels: object) -> str | None:
     name, digest = (stated.get("name"), stated.get("digest")) if isinstance(stated, dict) else (None, None)
     if isinstance(name, str) and name and isinstance(digest, str):
-        rows.passed("runtime.model", f"{name}, digest {digest[:16]}…")
+        rows.passed("runtime.model", f"{name}, digest {digest[:16]}…{_computed_by(kernels)}")
         return name
     malformed = AttestationError(
         code="runtime_malformed", stage="parse", detail="the runtime manifest names no model"
     )
     rows.failed("runtime.model", malformed)
     return None
+
+
+def _computed_by(kernels: object) -> str:
+    """What computes, as far as the node says it: decoder, instruction set or GPU target, digest of the code."""
+    if not isinstance(kernels, dict):
+        return ""
+    parts = [kernels.get(name) for name in ("decoder", "path", "digest")]
+    said = [part[:16] for part in parts if isinstance(part, str) and part.isprintable() and part]
+    return f", computed by {' '.join(said)}" if said else ""
 
 
 def _padding(rows: Rows, stated: object, policy: Policy) -> CellProfile | None:

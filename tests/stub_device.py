@@ -93,7 +93,7 @@ def main() -> None:
 
     device = CudaDevice(open_driver(name), written(folder), cublaslt.open_library((name,)))
     decoder = CudaDecoder(device, CONFIG, Zeros(), few=2)
-    pool = decoder.new_pool(8, 16)
+    pool = decoder.new_pool(90, 16)
     decoder.reserve(128, rows=64)
     notes("start")
     table, other = pool.allocate(1, 60), pool.allocate(2, 30)
@@ -111,6 +111,15 @@ def main() -> None:
         notes("draw again")
         decoder.step(spans, pool)
         notes("step")
+        crowd = [Span(np.array([row]), 0, pool.allocate(10 + row, 1), True) for row in range(70)]
+        asked["crowd"] = list(decoder.step(crowd, pool).shape)
+        for span in crowd:
+            pool.release(span.table)
+        notes("many rows")
+        long = pool.allocate(5, 128)
+        decoder.step([Span(np.arange(128), 0, long, True)], pool)
+        pool.release(long)
+        notes("long prompt")
         pool.copy(table, other, 1)
         notes("copy")
         pool.release(table)

@@ -79,6 +79,7 @@ def refused(platform, egress):
         ({"draft": {"name": "d", "digest": "0" * 64}, "engine": {"speculate": 2}}, "config_speculation"),
         ({"draft": {"name": "d/e", "digest": "0" * 64}}, "config_draft"),
         ({"decoder": {"weights": "int2"}}, "config_decoder"),
+        ({"decoder": {"kernels": "cuda"}, "gpu_count": 2}, "gpu_links"),
         ({"leases": {"count": 1}}, "config_leases"),
         (
             {"leases": {"count": 1, "tokens": 64, "seconds": 9}, "padding": {"name": "bucket"}},
@@ -147,6 +148,11 @@ def test_a_draft_that_is_not_the_one_named_or_does_not_fit(refused, config, host
 
 def test_gpus_that_are_not_there(refused, config, host):
     assert refused(replace(config, gpu_count=2), host).exit_code is ExitCode.GPU
+
+
+def test_a_gpu_to_compute_on_that_is_not_there(refused, config, host):
+    error = refused(replace(config, decoder={"kernels": "cuda"}), host)
+    assert (error.code, error.exit_code) == ("no_driver", ExitCode.MODEL)
 
 
 def test_gpus_under_a_root_that_the_measured_policy_does_not_name(refused, config, host):

@@ -114,6 +114,19 @@ def test_a_step_takes_no_memory_and_sends_up_only_what_is_new(asked: dict[str, A
     assert asked["logits"] == [[1, 300], 0.0]
 
 
+def test_more_rows_than_the_largest_graph_and_prompts_longer_than_a_chunk_run_in_turn(
+    asked: dict[str, Any],
+) -> None:
+    assert asked["crowd"] == [70, 300]
+    graphs = [line for line in asked["many rows"] if line.startswith("graph")]
+    assert graphs == ["graph 13", "graph 7"]  # 64 rows, then 6 in the graph of 8
+    lengths = [line for line in asked["many rows"] if line.startswith("down")]
+    assert lengths == [f"down {64 * 1200}", f"down {6 * 1200}"]
+    prompts = [line.split()[2:5] for line in asked["long prompt"] if line.startswith("launch prefill")]
+    assert prompts == [["1", "4", "1"]] * 4  # two chunks of 64 in two layers
+    assert names(asked["long prompt"]).count("down") == 1
+
+
 def test_pages_are_zeroed_on_the_device_when_they_are_given_back(asked: dict[str, Any]) -> None:
     # Four pages that follow one another in each of two layers' keys and values, then tokens and tables.
     assert asked["copy"] == ["copy 1024"] * 4
