@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from enclave_runtime.engine.config import ModelConfig
-from enclave_runtime.engine.cuda.build import Kernel, Shape, kernels
+from enclave_runtime.engine.cuda.build import ALIGNMENT, Kernel, Shape, kernels
 from enclave_runtime.engine.cuda.decoder import CudaDecoder, shape_of
 from enclave_runtime.engine.cuda.device import Crossings
 from enclave_runtime.engine.cuda.device_memory import DevicePages
@@ -110,6 +110,8 @@ class InterpretedDevice:
 
     def launch(self, name: str, grid: Sequence[int], arguments: Sequence[int | float]) -> None:
         kernel = self._kernels[name]
+        named = dict(zip(kernel.arguments, arguments, strict=True))
+        assert not [argument for argument in kernel.aligned if named[argument] % ALIGNMENT], named
         module = importlib.import_module(f"enclave_runtime.engine.cuda.kernels.{kernel.module}")
         function = getattr(module, kernel.function)
         handed = [

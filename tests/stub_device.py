@@ -73,6 +73,7 @@ def written(folder: Path) -> Path:
                 "threads": 32 * kernel.warps,
                 "shared": 65_536 if kernel.name == "prefill" else 0,
                 "scratch": 2,
+                "aligned": list(kernel.aligned),
                 "sha256": hashlib.sha256(cubin).hexdigest(),
             }
         )

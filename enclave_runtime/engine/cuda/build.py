@@ -17,7 +17,10 @@ from typing import Any
 TARGET = ("cuda", 90, 32)
 """Backend, compute capability and warp size of H100 and H200."""
 
-SCHEMA = "cloister-cuda-kernels/1"
+SCHEMA = "cloister-cuda-kernels/2"
+
+ALIGNMENT = 16
+"""What addresses and row lengths are multiples of where a kernel may read 16 bytes at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,10 @@ SHAPES: Mapping[str, Shape] = {
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One kernel to compile: its function (module and name), argument types in order, constants, and warps."""
+    """One kernel to compile: its function (module and name), argument types in order, constants, and warps.
+
+    Addresses are multiples of `ALIGNMENT`, but for those in ``ragged``; so are the numbers in ``even``.
+    """
 
     name: str
     module: str
@@ -52,6 +58,17 @@ class Kernel:
     arguments: Mapping[str, str]
     constants: Mapping[str, int]
     warps: int = 4
+    even: tuple[str, ...] = ()
+    ragged: tuple[str, ...] = ()
+
+    @property
+    def aligned(self) -> tuple[str, ...]:
+        """Arguments that are multiples of `ALIGNMENT`."""
+        return tuple(
+            name
+            for name, kind in self.arguments.items()
+            if name in self.even or (kind.startswith("*") and name not in self.ragged)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +86,7 @@ class Compiled:
     shared: int
     scratch: int
     sha256: str
+    aligned: tuple[str, ...]
     size: int = field(default=0)
 
 
@@ -85,6 +103,8 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
             "weights_times_row",
             {"x": element, "weight": weight, "scales": f32, "out": out, "inputs": number, "outputs": number},
             {"SCALED": int(weight != element), "ROWS": 16, "COLUMNS": 256},
+            even=("inputs",),
+            ragged=("out",) if out == f32 else (),
         )
         for name, weight, out in (
             ("plain", element, element),
@@ -100,6 +120,7 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
             "embed",
             {"tokens": i32, "embedding": element, "x": element, "residual": element, "columns": number},
             {"BLOCK": _power_of_two(shape.hidden)},
+            even=("columns",),
         ),
         Kernel(
             "add_rms_norm",
@@ -115,6 +136,7 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
             },
             {"BLOCK": _power_of_two(shape.hidden)},
             warps=8,
+            even=("columns",),
         ),
         Kernel(
             "rotate_and_append",
@@ -201,6 +223,7 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
                 "outputs": number,
             },
             {"ROWS": 16, "COLUMNS": 256},
+            even=("inputs",),
         ),
         Kernel(
             "swiglu",
@@ -208,6 +231,7 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
             "swiglu",
             {"both": element, "out": element, "outputs": number},
             {"BLOCK": 1024},
+            even=("outputs",),
         ),
         Kernel(
             "gumbel_blocks",
@@ -267,22 +291,7 @@ def build(shape: Shape, out: Path, progress: Callable[[str], None] = lambda _: N
 
 def compile_kernel(kernel: Kernel) -> tuple[Compiled, bytes]:
     """One kernel for :data:`TARGET`: what a launcher must know, and the cubin."""
-    import importlib
-
-    import triton
-    from triton import knobs
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    knobs.compilation.disable_line_info = True
-    function = getattr(
-        importlib.import_module(f"enclave_runtime.engine.cuda.kernels.{kernel.module}"), kernel.function
-    )
-    signature = {**kernel.arguments, **dict.fromkeys(kernel.constants, "constexpr")}
-    source = ASTSource(fn=function, signature=signature, constexprs=dict(kernel.constants))
-    made: Any = triton.compile(
-        source, target=GPUTarget(*TARGET), options={"num_warps": kernel.warps, "enable_fp_fusion": True}
-    )
+    made = lowered(kernel)
     cubin = bytes(made.asm["cubin"])
     parameters = str(made.asm["ptx"]).split(".visible .entry", 1)[1].split(")", 1)[0].count(".param")
     if made.metadata.global_scratch_size or made.metadata.profile_scratch_size:
@@ -297,9 +306,32 @@ def compile_kernel(kernel: Kernel) -> tuple[Compiled, bytes]:
             made.metadata.shared,
             parameters - len(kernel.arguments),
             hashlib.sha256(cubin).hexdigest(),
+            kernel.aligned,
             len(cubin),
         ),
         cubin,
+    )
+
+
+def lowered(kernel: Kernel) -> Any:
+    """What triton makes of one kernel for :data:`TARGET`, with every stage in ``asm``."""
+    import importlib
+
+    import triton
+    from triton import knobs
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    knobs.compilation.disable_line_info = True
+    function = getattr(
+        importlib.import_module(f"enclave_runtime.engine.cuda.kernels.{kernel.module}"), kernel.function
+    )
+    signature = {**kernel.arguments, **dict.fromkeys(kernel.constants, "constexpr")}
+    names = list(kernel.arguments)
+    attributes = {(names.index(name),): [["tt.divisibility", ALIGNMENT]] for name in kernel.aligned}
+    source = ASTSource(fn=function, signature=signature, constexprs=dict(kernel.constants), attrs=attributes)
+    return triton.compile(
+        source, target=GPUTarget(*TARGET), options={"num_warps": kernel.warps, "enable_fp_fusion": True}
     )
 
 

@@ -7,11 +7,11 @@ import ctypes
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from enclave_runtime.engine.cuda.build import SCHEMA, Shape
+from enclave_runtime.engine.cuda.build import ALIGNMENT, SCHEMA, Shape
 from enclave_runtime.engine.cuda.driver import CudaError, Driver, check
 
 MAX_CUBIN = 16 * 1024 * 1024
@@ -36,7 +36,8 @@ class KernelInfo:
     shared: int
     scratch: int
     sha256: str
-    constants: Mapping[str, int] = field(default_factory=dict)
+    constants: Mapping[str, int]
+    aligned: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +97,20 @@ class Kernels:
     ) -> None:
         """Start kernel ``name`` on ``grid`` (1 to 3 sizes) with device pointers and numbers in the manifest's order.
 
-        Raises CudaError for a name, grid or number of arguments that does not fit, and for a refusal.
+        Raises CudaError for a name, grid, number of arguments or alignment that does not fit, and for a refusal.
         """
         if name not in self._loaded:
             raise CudaError(f"no kernel {name}", code="kernel_unknown")
         info, function = self._loaded[name]
         if len(arguments) != len(info.arguments) or not 1 <= len(grid) <= 3 or min(grid) < 1:
             raise CudaError(f"{name} takes {len(info.arguments)} arguments", code="kernel_arguments")
+        for (argument, _), value in zip(info.arguments, arguments, strict=True):
+            if argument in info.aligned and value % ALIGNMENT:
+                raise CudaError(
+                    f"{argument} of {name} is no multiple of {ALIGNMENT}",
+                    code="kernel_alignment",
+                    found=value,
+                )
         packed = [_packed(kind, value) for (_, kind), value in zip(info.arguments, arguments, strict=True)]
         packed += [ctypes.c_void_p(0)] * info.scratch
         pointers = (ctypes.c_void_p * len(packed))(*(ctypes.addressof(each) for each in packed))
@@ -138,7 +146,12 @@ def _info(entry: Mapping[str, Any]) -> KernelInfo:
     constants = dict(entry["constants"])
     if any(type(value) is not int or not 0 <= value < 1 << 30 for value in constants.values()):
         raise ValueError
-    return KernelInfo(name, entry_name, arguments, threads, shared, scratch, digest, constants)
+    aligned = entry["aligned"]
+    if not isinstance(aligned, list) or not {name for name, _ in arguments}.issuperset(aligned):
+        raise ValueError
+    return KernelInfo(
+        name, entry_name, arguments, threads, shared, scratch, digest, constants, frozenset(aligned)
+    )
 
 
 def _shape(members: Mapping[str, Any]) -> Shape:

@@ -47,7 +47,8 @@ class StepMemory:
 
     @classmethod
     def of(cls, device: Device, config: ModelConfig, positions: int, rows: int) -> "StepMemory":
-        batch = min(LARGEST_BATCH, 1 << (max(rows, 1) - 1).bit_length())
+        # At least 16, so that each array of the control block begins at a multiple of 16 bytes.
+        batch = min(LARGEST_BATCH, max(16, 1 << (max(rows, 1) - 1).bit_length()))
         chunk = -(-max(rows, 1) // ATTENTION_TILE) * ATTENTION_TILE
         width = -(-positions // device.shape.page)
         splits = device.constants("decode_split")["SPLITS"]

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enclave_runtime.engine.cuda.build import SCHEMA, SHAPES, kernels
+from enclave_runtime.engine.cuda.build import SCHEMA, SHAPES, kernels, lowered
 from enclave_runtime.engine.cuda.driver import CudaError, open_driver
 from enclave_runtime.engine.cuda.launcher import Kernels, read_manifest
 
@@ -71,6 +71,23 @@ def test_every_kernel_compiles_for_hopper_and_gives_the_same_bytes_twice(tmp_pat
     read_manifest((tmp_path / "one" / "kernels.json").read_bytes())
 
 
+def test_weights_are_read_16_bytes_at_a_time() -> None:
+    pytest.importorskip("triton")
+    found = {kernel.name: kernel for kernel in kernels(SHAPES["llama-3.2-1b"])}
+    for name in (
+        "weights_times_row_plain",
+        "weights_times_row_logits",
+        "gate_up_swiglu",
+        "add_rms_norm",
+        "swiglu",
+    ):
+        ptx = str(lowered(found[name]).asm["ptx"])
+        assert "ld.global.v4.b32" in ptx, name
+        assert "ld.global.b16" not in ptx, name
+    for name in ("decode_split", "prefill"):  # keys and values come in while others are computed with
+        assert "cp.async.cg.shared.global" in str(lowered(found[name]).asm["ptx"]), name
+
+
 class RecordingDriver:
     """Stands where libcuda stands: notes what it is handed, reads the arguments as a GPU would."""
 
@@ -115,6 +132,7 @@ def written(folder: Path, **changes: Any) -> Path:
         "threads": 128,
         "shared": 65_536,
         "scratch": 2,
+        "aligned": ["x"],
         "sha256": hashlib.sha256(cubin).hexdigest(),
     } | changes
     shape = asdict(SHAPES["llama-3.2-1b"])
@@ -156,7 +174,8 @@ def test_a_changed_cubin_is_never_handed_over(tmp_path: Path) -> None:
         ("k", (1,), (1, 2), "kernel_arguments"),
         ("k", (), (1, 2, 3.0), "kernel_arguments"),
         ("k", (0,), (1, 2, 3.0), "kernel_arguments"),
-        ("k", (1, 1, 1, 1), (1, 2, 3.0), "kernel_arguments"),
+        ("k", (1, 1, 1, 1), (16, 2, 3.0), "kernel_arguments"),
+        ("k", (1,), (8, 2, 3.0), "kernel_alignment"),
     ],
 )
 def test_what_does_not_fit_a_kernel_is_not_launched(
@@ -174,7 +193,7 @@ def test_what_does_not_fit_a_kernel_is_not_launched(
 )
 def test_every_refusal_of_the_driver_is_an_error(tmp_path: Path, call: str) -> None:
     with pytest.raises(CudaError) as refused:
-        Kernels(written(tmp_path), RecordingDriver(call)).launch("k", (1,), (1, 2, 3.0))
+        Kernels(written(tmp_path), RecordingDriver(call)).launch("k", (1,), (16, 2, 3.0))
     assert (refused.value.code, refused.value.found) == ("driver_refused", 700)
 
 
