@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -69,7 +70,7 @@ def generous(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[
     """A node with all that may hold a prompt longer or twice: leases, and a draft model."""
     draft = write_tiny_model(model / "draft")
     table = {"name": "draft", "digest": stored_digest(draft).hex(), "guesses": 3}
-    leases = {"count": 1, "tokens": 192, "seconds": 60}
+    leases = {"count": 1, "tokens": 192, "seconds": 3600}
     with running(
         tmp_path_factory.mktemp("generous"), model, change=lambda c: replace(c, draft=table, leases=leases)
     ) as node:
@@ -237,13 +238,27 @@ def lease_of(node: Node) -> Iterator[str]:
     connection = http.client.HTTPConnection("127.0.0.1", node.port, timeout=30)
     with contextlib.closing(connection):
         connection.request("POST", "/ohttp", sealed, {"content-type": "message/ohttp-chunked-req"})
+        wire = connection.sock
+        assert wire is not None
         response, decoder, said = connection.getresponse(), ResponseDecoder(), b""
         while b"}" not in said:
             for chunk in client.receive(response.read1(512)):
                 said += b"".join(event.data for event in decoder.feed(chunk) if isinstance(event, Content))
         ticket = json.loads(said[said.index(b"{") : said.index(b"}") + 1])["ticket"]
-        yield base64url(base64.urlsafe_b64decode(ticket + "=") + secret)
-        response.close()
+        # Somebody has to go on reading: a stream that nobody takes is given up.
+        reading = threading.Thread(target=read_on, args=(response,))
+        reading.start()
+        try:
+            yield base64url(base64.urlsafe_b64decode(ticket + "=") + secret)
+        finally:
+            wire.shutdown(socket.SHUT_RDWR)
+            reading.join()
+
+
+def read_on(response: http.client.HTTPResponse) -> None:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        while response.read1(4096):
+            pass
 
 
 def base64url(data: bytes) -> str:
@@ -253,7 +268,7 @@ def base64url(data: bytes) -> str:
 def test_a_leased_prompt_is_nowhere_in_memory_once_the_lease_has_ended(
     generous: Node, loaded: LoadedModel
 ) -> None:
-    prompt = canary()
+    prompt = f"{canary()}, and so much more that a whole block of it is kept"
     traces = traces_of(prompt, loaded)
     with lease_of(generous) as credential:
         for _ in range(2):

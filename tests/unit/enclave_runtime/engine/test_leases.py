@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from enclave_runtime.engine.cpu import binding
 from enclave_runtime.engine.engine import Engine
 from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.errors import EngineFault, EngineStopped, TooManyLeases
@@ -60,7 +61,10 @@ def used(engine: Engine) -> int:
     return engine.pool.total_pages - engine.pool.free_pages
 
 
-@pytest.mark.parametrize("decoder", ["compiled", "torch"])
+needs_compiled = pytest.mark.skipif(binding.library() is None, reason="the compiled decoder is not built")
+
+
+@pytest.mark.parametrize("decoder", [pytest.param("compiled", marks=needs_compiled), "torch"])
 def test_a_conversation_is_the_same_with_and_without_a_lease(tiny_folder: Path, decoder: str) -> None:
     """Bit for bit, turn by turn, answers included: log-probabilities are compared, too."""
     config = EngineConfig(max_batch=2, max_queue=8, max_context=448, step_budget=80)
@@ -113,6 +117,7 @@ def test_the_next_turn_computes_what_is_new(leasing: Engine) -> None:
     assert computed(leasing, rows, [*prompt, *tokens(2, 50)], lease) == 250 - 64, "one conversation at a time"
 
 
+@needs_compiled
 def test_an_answers_own_keys_are_kept(leasing: Engine) -> None:
     rows, lease, said = rows_of(leasing), leasing.open_lease(SALT), spoken(leasing)
     prompt = tokens(1, 100)
