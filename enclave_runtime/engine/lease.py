@@ -64,7 +64,8 @@ class Lease:
         before, same = len(self._chain), _common(self._chain, wanted)
         pages = size // pool.page_tokens
         pool.copy(table, self._table, len(wanted) * pages, first=same * pages)
-        pool.zero(self._table.pages[len(wanted) * pages : before * pages])
+        if len(wanted) < before:
+            pool.zero(self._table.pages[len(wanted) * pages : before * pages])
         self._chain = wanted
 
     def end(self, pool: PagePool) -> None:
