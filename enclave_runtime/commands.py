@@ -59,7 +59,19 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     model: Annotated[Path, typer.Option(help="The model: a .gguf file or a folder of safetensors.")],
-    state: Annotated[Path, typer.Option(help="The folder where the simulated platform keeps its roots.")],
+    state: Annotated[
+        Path | None, typer.Option(help="The folder where the simulated platform keeps its roots.")
+    ] = None,
+    evidence: Annotated[
+        str,
+        typer.Option(
+            help="With --show-command-line: a node whose evidence comes from its own machine's devices,"
+            " such as tpm or sev-snp."
+        ),
+    ] = "simulated",
+    devices: Annotated[
+        str, typer.Option(help='How those devices are found as JSON, such as {"tpm_ak": 2164326432}.')
+    ] = "{}",
     image: Annotated[
         Path | None, typer.Option(help="The process image's folder (cloister image build).")
     ] = None,
@@ -112,11 +124,13 @@ def serve(
     from attestation.errors import AttestationError
     from attestation.simulated.platform import Platform
     from enclave_runtime import node_launch
-    from enclave_runtime.config import HostInputs, NodeConfig
+    from enclave_runtime.config import SIMULATED, HostInputs, NodeConfig
     from enclave_runtime.errors import ConfigurationError
     from ohttp.errors import TokenError
     from ohttp.token_policy import TokenPolicy
 
+    if evidence != SIMULATED and not show_command_line:
+        return _failed("here a node runs on the simulated platform alone; see cloister image boot")
     try:
         engine_settings, padding_settings = _object("--engine", engine), _object("--padding", padding)
         asked = {} if tokens is None else _object("--tokens", tokens.read_text())
@@ -128,18 +142,34 @@ def serve(
             for path in (image, model, staple):
                 if not path.exists():
                     return _failed(f"{path}: there is no such file or folder")
+        settings: dict[str, Any] = {
+            "engine": engine_settings,
+            "padding": padding_settings,
+            "tokens": asked,
+            "admission": _object("--admission", admission),
+            "decoder": _object("--decoder", decoder),
+            "draft": _draft(model, draft, guesses),
+            "leases": _object("--leases", leases),
+        }
+        if evidence != SIMULATED:
+            own = NodeConfig(
+                name or node_launch.default_model_name(model),
+                platform=evidence,
+                devices=_object("--devices", devices),
+                gpu_count=0,
+                **settings,
+            )
+            NodeConfig.parse(own.encode())
+            print(own.encode().decode())
+            return OK
+        if state is None:
+            return _failed("serve needs --state")
         platform = Platform.open(state, lambda: datetime.now(UTC), simulated_gpus)
         config = node_launch.node_config(
             platform.roots,
             model_name=name or node_launch.default_model_name(model),
             gpu_count=simulated_gpus,
-            engine=engine_settings,
-            padding=padding_settings,
-            tokens=asked,
-            admission=_object("--admission", admission),
-            decoder=_object("--decoder", decoder),
-            draft=_draft(model, draft, guesses),
-            leases=_object("--leases", leases),
+            **settings,
         )
         NodeConfig.parse(config.encode())
         if show_policy:

@@ -52,7 +52,9 @@ def compare(
         folder.chmod(0o777)
         stand_in = folder / Path(policy["model"]).name
         if model is None:
-            stand_in.write_bytes(b"stand-in")
+            draft = json.loads(policy["node"]).get("draft", {}).get("name")
+            for name in filter(None, (stand_in.name, draft)):
+                (folder / name).write_bytes(b"stand-in")
         jobs = {
             "recipe": str(Path(recipe).resolve()) if recipe.endswith(".toml") else recipe,
             "store": str(store.folder.resolve()),

@@ -76,7 +76,8 @@ Progress = Callable[[str, int, int], None]
 class VmInputs:
     """What a recipe does not say: the model, its identity (NAME@REVISION), and the node's configuration.
 
-    ``config`` is the node's measured command line, as ``cloister serve --show-command-line`` prints it.
+    ``config`` is the node's measured command line, as ``cloister serve --show-command-line`` prints it. A draft model
+    that it names lies beside the model, and is carried in the same volume.
     """
 
     model: Path
@@ -95,7 +96,7 @@ def build(
         raise RecipeError(
             "recipe_needs", f"{chosen.name} cannot be built from registries alone: {chosen.needs}"
         )
-    config, platform = _config(given.config)
+    config, platform, draft = _config(given.config)
     work = _prepare(out)
     stage = work / "stage"
     store.fetch(locked, progress)
@@ -103,7 +104,7 @@ def build(
     modules = kernel.load_order(chosen.kernel["modules"])
     root = node_tree.build(chosen, locked, store, stage, progress)
     disk = ram_disk.program(root, stage, modules)
-    model = volume.model_tree(given.model)
+    model = volume.model_tree(given.model, draft)
     volumes = [
         volume.write(
             root, work / "root.img", name="root", mount="/", identity=f"{chosen.name}@root", progress=progress
@@ -208,21 +209,24 @@ def load(name: str) -> tuple[Recipe, Lock]:
     return chosen, lock.read(beside)
 
 
-def _config(data: bytes) -> tuple[str, str]:
-    """The node's configuration as text, and the platform that it names."""
+def _config(data: bytes) -> tuple[str, str, str]:
+    """The node's configuration as text, the platform that it names, and its draft model, if any."""
     try:
         text = data.decode().strip()
     except UnicodeDecodeError as error:
         raise RecipeError("config_malformed", "the node's configuration is not UTF-8") from error
     try:
-        platform = str(json.loads(text)["platform"]) if len(data) <= MAX_CONFIG else ""
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        document: dict[str, Any] = json.loads(text) if len(data) <= MAX_CONFIG else {"platform": ""}
+        platform, draft = str(document["platform"]), document.get("draft", {}).get("name", "")
+        if not isinstance(draft, str) or "/" in draft or draft in (".", ".."):
+            raise RecipeError("config_malformed", "its draft has no plain name", found=draft)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise RecipeError("config_malformed", "not what cloister serve --show-command-line prints") from error
     if platform not in DEVICES:
         raise RecipeError(
             "config_malformed", "its platform is not known", expected=", ".join(DEVICES), found=platform
         )
-    return text, platform
+    return text, platform, draft
 
 
 def _policy(

@@ -73,19 +73,36 @@ def write(tree: Tree, path: Path, *, name: str, mount: str, identity: str, progr
     return Volume(name, mount, identity, hashed)
 
 
-def model_tree(model: Path) -> Tree:
-    """The tree of a model: one file, or a folder of files. Raises VolumeError for links and special files."""
+def model_tree(model: Path, draft: str = "") -> Tree:
+    """The tree of a model: one file, or a folder of files. A draft model lies beside a file, inside a folder.
+
+    Raises VolumeError for links and special files, and where there is no such model or draft.
+    """
     tree = Tree()
-    if stat.S_ISREG(model.stat().st_mode):
-        tree.add_file(model.name, model.resolve(), "model")
+    if model.is_dir():
+        _add_folder(tree, model, "")
+        if draft and not any(path == draft or path.startswith(f"{draft}/") for path in tree.nodes):
+            raise VolumeError("model_file", "the configuration names a draft that is not there", path=draft)
         return tree
+    for path in (model, *([model.parent / draft] if draft else [])):
+        if path.is_dir():
+            _add_folder(tree, path, f"{path.name}/")
+        elif path.is_file():
+            tree.add_file(path.name, path.resolve(), "model")
+        else:
+            raise VolumeError("model_file", "no model there", path=str(path))
+    return tree
+
+
+def _add_folder(tree: Tree, model: Path, below: str) -> None:
+    found = False
     for folder, folders, names in os.walk(model):
         folders.sort()
         for name in names:
             path = Path(folder, name)
             if not stat.S_ISREG(path.lstat().st_mode):
                 raise VolumeError("model_file", "a model has only regular files", path=str(path))
-            tree.add_file(path.relative_to(model).as_posix(), path, "model")
-    if not tree.nodes:
+            tree.add_file(below + path.relative_to(model).as_posix(), path, "model")
+            found = True
+    if not found:
         raise VolumeError("model_file", "no model there", path=str(model))
-    return tree

@@ -58,3 +58,12 @@ def vm_release(tmp_path_factory: pytest.TempPathFactory) -> "VmRelease":
     from vm_world import release_vm
 
     return release_vm(tmp_path_factory.mktemp("vm"))
+
+
+@pytest.fixture(scope="session")
+def sealed_release(tmp_path_factory: pytest.TempPathFactory) -> "VmRelease":
+    """The same with a kernel of its own, which is compiled where it is not kept; skips where it cannot be."""
+    from vm_world import release_vm, require_sealed_kernel
+
+    require_sealed_kernel()
+    return release_vm(tmp_path_factory.mktemp("sealed"), "cpu-sealed")

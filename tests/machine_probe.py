@@ -5,13 +5,15 @@ as far as that is what a boot "works" means here.
 """
 
 import contextlib
+import fcntl
 import shutil
 import socket
 import subprocess
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from images import hypervisor, verity, vm_manifest
@@ -29,6 +31,53 @@ def console_of(
     image_dir: Path, change: Callable[[Machine, Path], Machine] = unchanged, patience_s: float = PATIENCE_S
 ) -> str:
     """Everything that the machine said on its console until it ended, or until ``patience_s`` were over."""
+    with started(image_dir, change) as machine:
+        deadline = time.monotonic() + patience_s
+        while machine.runs() and time.monotonic() < deadline and REACHED not in said(machine.folder):
+            time.sleep(0.1)
+        machine.process.kill()
+        machine.process.wait()
+        # An attempt that QEMU itself turned down would have tried nothing.
+        assert (machine.folder / "serial").exists(), (machine.folder / "qemu").read_text()
+        return said(machine.folder)
+
+
+def reaches_its_first_program(
+    image_dir: Path, change: Callable[[Machine, Path], Machine] = unchanged, patience_s: float = PATIENCE_S
+) -> bool:
+    """Whether PID 1 runs and takes the host's inputs: something to see of a machine that has no console.
+
+    It gets half of them and waits for the rest, so a machine that took them and one that ended are told apart.
+    """
+    with started(image_dir, change, inputs=b"{") as machine:
+        deadline = time.monotonic() + patience_s
+        while machine.runs() and machine.untaken() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1)
+        assert (machine.folder / "serial").exists(), (machine.folder / "qemu").read_text()
+        return machine.runs() and machine.untaken() == 0
+
+
+@dataclass(frozen=True)
+class Started:
+    """A machine, the folder with its console, and the host's end of the port for inputs."""
+
+    process: "subprocess.Popen[bytes]"
+    folder: Path
+    host: socket.socket
+
+    def runs(self) -> bool:
+        return self.process.poll() is None
+
+    def untaken(self) -> int:
+        """Bytes of the host's inputs that nobody has read: a port takes none before a program opens it."""
+        return int.from_bytes(fcntl.ioctl(self.host, termios.TIOCOUTQ, bytes(4)), "little")
+
+
+@contextlib.contextmanager
+def started(
+    image_dir: Path, change: Callable[[Machine, Path], Machine], inputs: bytes = b"{}"
+) -> Iterator[Started]:
     network = vm_manifest.read(image_dir).policy["network"]
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as open_things:
         folder = Path(scratch)
@@ -42,16 +91,11 @@ def console_of(
             process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             host = open_things.enter_context(listener.accept()[0])
-            host.sendall((2).to_bytes(4, "big") + b"{}")
-            deadline = time.monotonic() + patience_s
-            while process.poll() is None and time.monotonic() < deadline and REACHED not in said(folder):
-                time.sleep(0.1)
+            host.sendall((2).to_bytes(4, "big") + inputs)
+            yield Started(process, folder, host)
         finally:
             process.kill()
             process.wait()
-        # An attempt that QEMU itself turned down would have tried nothing.
-        assert (folder / "serial").exists(), (folder / "qemu").read_text()
-        return said(folder)
 
 
 def said(folder: Path) -> str:
@@ -90,6 +134,16 @@ def copy_with_other_volume(image_dir: Path, folder: Path, name: str, volume: Pat
         if entry.name != f"{name}.img":
             (folder / entry.name).symlink_to(entry)
     shutil.move(volume, folder / f"{name}.img")
+    return folder
+
+
+def copy_with_other_disk(image_dir: Path, folder: Path, disk: bytes) -> Path:
+    """The image with other bytes as its initial RAM disk."""
+    folder.mkdir()
+    for entry in image_dir.iterdir():
+        (folder / entry.name).symlink_to(entry)
+    (folder / "initrd").unlink()
+    (folder / "initrd").write_bytes(disk)
     return folder
 
 

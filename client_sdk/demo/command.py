@@ -15,7 +15,8 @@ one folder, so a second run is quick. The exit status is 0 only if the answer ca
 attacks were refused with the error they should meet.
 
 With --vm the node runs in a sealed virtual-machine image, built here and booted under QEMU (Debian package
-qemu-system-x86); without usable KVM it is emulated, which takes minutes.
+qemu-system-x86); without usable KVM it is emulated, which takes minutes. With --vm --tpm the image is measured as
+it boots into a virtual TPM (Debian packages swtpm and swtpm-tools), whose signed registers are the evidence.
 """
 
 
@@ -39,6 +40,9 @@ def demo(
     vm: Annotated[
         bool, typer.Option("--vm", help="Boot the node in a virtual machine (QEMU) instead of a process.")
     ] = False,
+    tpm: Annotated[
+        bool, typer.Option("--tpm", help="With --vm: evidence from a virtual TPM and a measured boot.")
+    ] = False,
     fetch_only: Annotated[bool, typer.Option("--fetch-only", help="Fetch the demo model and stop.")] = False,
 ) -> int:
     """See ``cloister demo --help``."""
@@ -49,8 +53,10 @@ def demo(
     if fetch_only:
         console.print(f"model ready: {resolve_model(model, state / 'models').name}", highlight=False)
         return 0
+    if tpm and not vm:
+        raise typer.BadParameter("--tpm goes with --vm")
     if vm:
         from .vm_story import VmStory
 
-        return VmStory(state, console).tell(model, question, max_tokens)
+        return VmStory(state, console, tpm=tpm).tell(model, question, max_tokens)
     return Story(state, console).tell(model, question, max_tokens)

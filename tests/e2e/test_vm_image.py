@@ -25,6 +25,21 @@ def test_the_demo_asks_a_virtual_machine_on_the_simulated_platform(
     assert "refused: ohttp_keys_mismatch" in done.stdout
 
 
+@pytest.mark.exhaustive
+def test_the_demo_asks_a_virtual_machine_whose_tpm_vouches_for_it(
+    vm_release: VmRelease, tmp_path: Path
+) -> None:
+    require("swtpm_setup", "swtpm-tools")
+    done = cloister(
+        "demo", "--vm", "--tpm", "--state", tmp_path, "--model", vm_release.model, "--max-tokens", 4
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search(r"(\d+) of (\d+) pieces of the seal in force", done.stdout)
+    assert found is not None
+    assert found[1] == found[2]
+    assert "refused: ohttp_keys_mismatch" in done.stdout
+
+
 def test_the_image_is_rebuilt_bit_for_bit_elsewhere_by_somebody_else(vm_release: VmRelease) -> None:
     done = cloister("image", "verify", vm_release.image, "--rebuild", "--model", vm_release.model, "--json")
     assert done.returncode == 0, done.stderr

@@ -43,6 +43,22 @@ def test_the_command_line_is_the_same_each_time_and_names_no_folder(serve, tmp_p
     assert str(state) not in first.stdout
 
 
+def test_a_configuration_for_a_machine_with_devices_of_its_own(serve):
+    """It tolerates nothing: such a machine has every piece of the seal."""
+    own = ("--evidence", "tpm", "--devices", '{"tpm_ak": 2164326432}')
+    config = NodeConfig.parse(serve(*own, "--show-command-line").stdout.strip().encode())
+    assert (config.platform, config.devices, config.gpu_count) == ("tpm", {"tpm_ak": 2164326432}, 0)
+    assert config.tolerate == ()
+    for words, said in (
+        (own, "simulated platform alone"),
+        (("--evidence", "tpm", "--show-command-line"), "config_devices"),
+        (("--evidence", "abacus", "--show-command-line"), "config_platform"),
+    ):
+        result = serve(*words)
+        assert result.return_value == 1
+        assert said in result.stderr
+
+
 def test_a_draft_is_named_by_its_digest(serve, tmp_path):
     draft = tmp_path / "draft.gguf"
     draft.write_bytes(b"GGUF, smaller")

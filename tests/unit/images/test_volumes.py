@@ -172,6 +172,31 @@ def test_memory_does_not_grow_with_a_model(tmp_path: Path) -> None:
     assert build_sparse(tmp_path, 200 << 20) < 32 << 20
 
 
+def test_a_draft_is_carried_beside_the_model(tmp_path: Path) -> None:
+    for name in (
+        "model.gguf",
+        "draft.gguf",
+        "folder/model.safetensors",
+        "folder/draft/model.safetensors",
+        "other",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+
+    def carried(model: str, draft: str) -> list[str]:
+        return sorted(node.path for node in volume.model_tree(tmp_path / model, draft).files())
+
+    assert carried("model.gguf", "") == ["model.gguf"]
+    assert carried("model.gguf", "draft.gguf") == ["draft.gguf", "model.gguf"]
+    assert carried("folder", "draft") == ["draft/model.safetensors", "model.safetensors"]
+    assert carried("model.gguf", "folder") == [
+        *("folder/draft/model.safetensors", "folder/model.safetensors", "model.gguf")
+    ]
+    for model, draft in (("model.gguf", "no-such"), ("folder", "other"), ("no-such", "")):
+        with pytest.raises(VolumeError):
+            carried(model, draft)
+
+
 @pytest.mark.exhaustive
 def test_a_sparse_volume_of_20_gb_builds_in_less_than_1_gb_of_memory(tmp_path: Path) -> None:
     program = (
