@@ -179,11 +179,18 @@ def carry(node: socket.socket, port: int) -> None:
         threading.Thread(target=way, daemon=True).start()
 
 
+def tell(words: str) -> None:
+    """Say something on the console, if the kernel has one: else there is no such stream at all."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"init: {words}\n")
+        sys.stderr.flush()
+
+
 if __name__ == "__main__":
     try:
-        sys.stderr.write(f"init: the node ended with status {main()}\n")
+        status = main()
+        tell(f"the node ended with status {status}")
     except BaseException as error:
-        sys.stderr.write(f"init: {type(error).__name__}: {error}\n")
-    sys.stderr.flush()
+        tell(f"{type(error).__name__}: {error}")
     os.sync()
     ctypes.CDLL(None).reboot(_POWER_OFF)

@@ -150,7 +150,8 @@ if __name__ == "__main__":
     try:
         main()
     except BaseException as error:
-        sys.stderr.write(f"stage 1: {type(error).__name__}: {error}\n")
-        sys.stderr.flush()
+        if sys.stderr is not None:  # a kernel without a console gives no such stream
+            sys.stderr.write(f"stage 1: {type(error).__name__}: {error}\n")
+            sys.stderr.flush()
     _libc.sync()
     _libc.reboot(_POWER_OFF)
