@@ -28,8 +28,8 @@ from ohttp.padding import CellProfile
 
 BEAT = CellProfile("constant", 512, 60)
 TOKENS = 40
-STEP_S = 0.005
-"""What a step of the model takes at least: long enough for each to be heard."""
+STEP_S = 0.03
+"""What a step of the model takes where nothing hides it: long enough for each to be heard, whatever else goes on."""
 
 
 class Listener:
@@ -39,11 +39,12 @@ class Listener:
         config = EngineConfig(max_batch=2, max_queue=2, max_context=ROOM, step_budget=80)
         self.engine = Engine(load_model(model), config, draft=load_model(draft))
         self.engine.start()
+        self.pause_s = 0.0
         self.thread = StandingThread("prompts")
         step = self.engine.model.decoder.step
 
         def slowly(spans: Any, pool: Any) -> Any:
-            time.sleep(STEP_S)
+            time.sleep(self.pause_s)
             return step(spans, pool)
 
         self.engine.model.decoder.step = slowly  # type: ignore[method-assign]
@@ -88,7 +89,8 @@ def test_guesses_are_not_heard_in_cells_at_their_own_pace(topics: tuple[Listener
 
 
 def test_control_without_cells_each_part_is_the_tokens_of_one_step(topics: tuple[Listener, Listener]) -> None:
+    for listener in topics:
+        listener.pause_s = STEP_S
     (one, agreeing), (other, contrary) = (listener.observed(OFF) for listener in topics)
     assert one == other
-    assert len(contrary.parts) > TOKENS * 0.6
-    assert len(agreeing.parts) < TOKENS * 0.5
+    assert len(contrary.parts) > 2 * len(agreeing.parts)

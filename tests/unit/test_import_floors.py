@@ -32,6 +32,10 @@ EXCEPTIONS: dict[str, set[str]] = {
     "benchmarks/crossing_trace.py": {"enclave_runtime"},
     # An engine with and without a lease.
     "benchmarks/leases.py": {"enclave_runtime"},
+    # Decoders by themselves: how well they predict a text, and what it costs to overwrite their pages.
+    "benchmarks/perplexity.py": {"enclave_runtime"},
+    "benchmarks/perplexity_command.py": {"enclave_runtime"},
+    "benchmarks/zero_on_free.py": {"enclave_runtime"},
     # Engines with and without guesses, and a draft that is cut out of a model.
     "benchmarks/speculation.py": {"enclave_runtime"},
     # The decoder by itself, and a model for it to compute.
