@@ -49,8 +49,9 @@ class Listener:
 
         self.engine.model.decoder.step = slowly  # type: ignore[method-assign]
 
-    def observed(self, profile: CellProfile) -> tuple[str, Reply]:
-        """The answer's text, and the outer response."""
+    def observed(self, profile: CellProfile, pause_s: float = 0.0) -> tuple[str, Reply]:
+        """The answer's text, and the outer response; steps take ``pause_s`` at least."""
+        self.pause_s = pause_s
         completions = EngineCompletions(self.engine, MODEL_NAME, self.thread)
         app = inner_app(completions, None, Metrics(DEFAULT, lambda: 0), lambda: 0.0)  # type: ignore[arg-type]
         asked = chat("hello", temperature=0, max_tokens=TOKENS, ignore_eos=True, stream=True)
@@ -89,8 +90,6 @@ def test_guesses_are_not_heard_in_cells_at_their_own_pace(topics: tuple[Listener
 
 
 def test_control_without_cells_each_part_is_the_tokens_of_one_step(topics: tuple[Listener, Listener]) -> None:
-    for listener in topics:
-        listener.pause_s = STEP_S
-    (one, agreeing), (other, contrary) = (listener.observed(OFF) for listener in topics)
+    (one, agreeing), (other, contrary) = (listener.observed(OFF, STEP_S) for listener in topics)
     assert one == other
     assert len(contrary.parts) > 2 * len(agreeing.parts)
