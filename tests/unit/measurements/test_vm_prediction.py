@@ -10,8 +10,9 @@ from executables import executable, linux
 from hypothesis import given
 from hypothesis import strategies as st
 
-from images import uki
+from images import recipe, uki
 from measurements.errors import ImageError
+from measurements.launch.cpu_models import signature_of
 from measurements.launch.portable_executable import Image
 from measurements.launch.tpm_boot import predict_uki_boot
 from measurements.launch.uki import read_uki
@@ -120,6 +121,13 @@ def test_a_release_lists_every_way_to_launch_an_image(tmp_path: Path) -> None:
     volumes = {name: [image.artifacts[file]] for name, file in LAUNCHED.items()}
     assert elements[0]["launchDigest"] == launch_digest(b"ro", volumes).hex()
     assert elements[1]["pcr9"] == registers(unified())["pcr9.sha256"]
+
+
+def test_recipes_name_processors_whose_digests_can_be_predicted() -> None:
+    for name in recipe.names():
+        platforms = recipe.load(name).platforms
+        assert all(signature_of(cpu) for cpu in platforms["cpu_types"]), name
+        assert bool(platforms["vcpus"]) == bool(platforms["cpu_types"]) == (name != "h100-tdx")
 
 
 def test_a_file_that_is_not_the_listed_one_predicts_nothing(tmp_path: Path) -> None:
