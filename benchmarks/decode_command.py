@@ -87,6 +87,7 @@ def decode(
     arms: list[Arm] = []
     with tempfile.TemporaryDirectory() as folder, Progress(console=_errors, transient=True) as bars:
         try:
+            quantised = model is not None or precision != "bf16"
             if model is None:
                 model = Path(folder) / f"{shape}-{precision}.gguf"
                 task = bars.add_task("random weights")
@@ -94,7 +95,7 @@ def decode(
                     model, shape, precision, lambda at, of: bars.update(task, completed=at, total=of)
                 )
             limits = rates(Path(folder), threads)
-            for name, command in _commands(model, threads, llama_python, transformers, compiled):
+            for name, command in _commands(model, threads, llama_python, transformers, compiled, quantised):
                 arms.append(Arm(name, command))
             taken = _measure(arms, rounds, bars)
         except (ArmFailed, OSError) as error:
@@ -126,12 +127,19 @@ def rates(folder: Path, threads: int) -> dict[str, float]:
 
 
 def _commands(
-    model: Path, threads: int, llama_python: Path | None, transformers: bool, compiled: bool
+    model: Path,
+    threads: int,
+    llama_python: Path | None,
+    transformers: bool,
+    compiled: bool,
+    quantised: bool,
 ) -> list[tuple[str, list[str]]]:
     def ours(kind: str, variant: str) -> list[str]:
         return [sys.executable, "-m", "benchmarks.decode_arms", kind, str(model), str(threads), variant]
 
-    commands = [("ours", ours("ours", "fine")), ("ours, 8-bit activations", ours("ours", "coarse"))]
+    commands = [("ours", ours("ours", "fine"))]
+    if quantised:
+        commands.append(("ours, 8-bit activations", ours("ours", "coarse")))
     if transformers:
         commands.append(("transformers, sdpa", ours("transformers", "eager")))
     if compiled:

@@ -45,7 +45,7 @@ def perplexity(
 ) -> int:
     """See ``cloister bench perplexity --help``."""
     from benchmarks.perplexity import standard_text  # torch, which the command line must not need
-    from enclave_runtime.engine.errors import ModelError
+    from enclave_runtime.engine.errors import ModelError, UnsupportedModel
 
     names = [name for name in formats.upper().split(",") if name]
     if names and llama_python is None:
@@ -63,7 +63,10 @@ def perplexity(
                 _peer(llama_python, "quantise", str(model[0]), str(places[name]), name)
             for name, path in places.items():
                 bars.update(task, description=name)
-                rows[name] = _measure(path, words, windows, length, threads, exact, llama_python)
+                try:
+                    rows[name] = _measure(path, words, windows, length, threads, exact, llama_python)
+                except UnsupportedModel as error:
+                    rows[name] = {"refused": str(error)}
                 bars.advance(task)
                 if name in names:
                     path.unlink()
@@ -131,6 +134,9 @@ def _show(run: dict[str, Any]) -> None:
     arms = ("float32", "ours", "ours, 8-bit activations", "llama.cpp")
     table = Table("perplexity", *arms, "±", title=f"{run['windows']} windows of {run['length']} tokens")
     for name, row in run["models"].items():
+        if "refused" in row:
+            table.add_row(name, row["refused"])
+            continue
         cells = [f"{row[arm]['perplexity']:.4f}" if arm in row else "–" for arm in arms]
         first = next(row[arm] for arm in arms if arm in row)
         table.add_row(name, *cells, f"{first['perplexity'] * first['error']:.2f}")

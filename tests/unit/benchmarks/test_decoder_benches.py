@@ -85,6 +85,8 @@ def test_the_command_prints_every_arm_that_is_here(
     if "ours" in row:
         assert row["ours"]["surprise"] == pytest.approx(row["float32"]["surprise"], abs=0.02)
     assert run("perplexity", "--model", str(tiny_gguf), *few, "--formats", "Q4_0") == 1  # no quantiser
+    assert run("perplexity", "--model", str(tiny_gguf), *few, "--no-exact") == 0
+    assert "tiny" in capsys.readouterr().out
     assert run("perplexity", "--model", str(tmp_path / "none"), *few) == 1
 
 
