@@ -95,11 +95,12 @@ class DrawingDecoder(Decoder, Protocol):
 
 
 class TorchDecoder:
-    """`Decoder` over `ModelWeights`."""
+    """`Decoder` over `ModelWeights`, on the device where those lie; logits come to the CPU."""
 
     def __init__(self, config: ModelConfig, weights: ModelWeights) -> None:
         self._config = config
         self._weights = weights
+        self._device = weights.embedding.device
         self._cosines = self._sines = torch.empty(0, config.head_dim // 2)
 
     @property
@@ -116,32 +117,36 @@ class TorchDecoder:
             head_dim=self._config.head_dim,
             pages=pages,
             page_tokens=page_tokens,
+            device=str(self._device),
         )
 
     def reserve(self, positions: int, *, rows: int = 256, threads: int = 2) -> None:
-        self._cosines, self._sines = rotation_table(self._config.rope, self._config.head_dim, positions)
+        cosines, sines = rotation_table(self._config.rope, self._config.head_dim, positions)
+        self._cosines, self._sines = cosines.to(self._device), sines.to(self._device)
 
     @torch.inference_mode()
     def step(self, spans: Sequence[Span], pool: PagePool) -> Tensor:
         rows = sum(len(span.tokens) for span in spans)
         padding = -rows % ROW_TILE
         pad = np.zeros(padding, dtype=np.int64)
-        tokens = torch.from_numpy(np.concatenate([*(span.tokens for span in spans), pad]))
-        positions = torch.from_numpy(
+        given = np.concatenate([*(span.tokens for span in spans), pad])
+        tokens = self._placed(given)
+        positions = self._placed(
             np.concatenate([*(np.arange(s.start, s.start + len(s.tokens)) for s in spans), pad])
         )
-        slots = torch.from_numpy(
+        slots = self._placed(
             np.concatenate([pool.slots(span.table, span.start, len(span.tokens)) for span in spans])
         )
         turn = self._cosines[positions].unsqueeze(1), self._sines[positions].unsqueeze(1)
-        tiles = [tile for span in spans for tile in _tiles(span)]
+        tiles = [tile for span in spans for tile in _tiles(span, self._device)]
 
         state = self._weights.embedding[tokens]
         tokens.zero_()
+        given.fill(0)
         for index, layer in enumerate(self._weights.layers):
             state += self._attend(index, layer, state, turn, slots, tiles, pool)
             state += self._feed_forward(layer, state)
-        return self._logits(state, spans)
+        return self._logits(state, spans).cpu()
 
     def _attend(
         self,
@@ -170,7 +175,7 @@ class TorchDecoder:
         queries, keys = turned[:, : config.heads], turned[:, config.heads :]
         pool.store(index, slots, keys[: len(slots)], heads[: len(slots), turning:])
 
-        mixed = torch.zeros(len(state), config.heads, config.head_dim)
+        mixed = torch.zeros(len(state), config.heads, config.head_dim, device=self._device)
         row = 0
         for tile in tiles:
             past_keys, past_values = pool.read(index, tile.table, tile.end)
@@ -192,10 +197,13 @@ class TorchDecoder:
         ends = np.cumsum([len(span.tokens) for span in spans]) - 1
         wanted = [int(end) for end, span in zip(ends, spans, strict=True) if span.wants_logits]
         if not wanted:
-            return torch.empty(0, self._config.vocab_size)
+            return torch.empty(0, self._config.vocab_size, device=self._device)
         padded = wanted + wanted[:1] * (-len(wanted) % ROW_TILE)
         last = self._norm(state[padded], self._weights.final_norm)
         return functional.linear(last, self._weights.head)[: len(wanted)]
+
+    def _placed(self, numbers: np.ndarray) -> Tensor:
+        return torch.from_numpy(numbers).to(self._device)
 
     def _norm(self, state: Tensor, weight: Tensor) -> Tensor:
         scale = state.square().mean(-1, keepdim=True).add_(self._config.norm_epsilon).rsqrt_()
@@ -212,7 +220,7 @@ class _Tile:
     mask: Tensor | None
 
 
-def _tiles(span: Span) -> list[_Tile]:
+def _tiles(span: Span, device: torch.device) -> list[_Tile]:
     tiles = []
     position, stop = span.start, span.start + len(span.tokens)
     while position < stop:
@@ -220,7 +228,7 @@ def _tiles(span: Span) -> list[_Tile]:
         count = end - position
         mask = None
         if count > 1:
-            mask = torch.full((count, end), float("-inf")).triu_(position + 1)
+            mask = torch.full((count, end), float("-inf"), device=device).triu_(position + 1)
         tiles.append(_Tile(span.table, count, end, mask))
         position = end
     return tiles

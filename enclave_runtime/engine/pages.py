@@ -45,9 +45,12 @@ class PagePool:
         pages: int,
         page_tokens: int,
         dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
     ) -> None:
         self.page_tokens = page_tokens
-        self.storage = torch.zeros(layers, 2, pages, page_tokens, kv_heads, head_dim, dtype=dtype)
+        self.storage = torch.zeros(
+            layers, 2, pages, page_tokens, kv_heads, head_dim, dtype=dtype, device=device
+        )
         self._by_slot = self.storage.view(layers, 2, pages * page_tokens, kv_heads, head_dim)
         self._owners = np.full(pages, FREE, dtype=np.int64)
         self._written = np.zeros(pages, dtype=np.bool_)
@@ -163,7 +166,7 @@ class PagePool:
             start = table.first * self.page_tokens
             both = self._by_slot[layer, :, start : start + length]
         else:
-            used = torch.from_numpy(table.pages[: self.pages_for(length)])
+            used = torch.from_numpy(table.pages[: self.pages_for(length)]).to(self.storage.device)
             both = self.storage[layer].index_select(1, used).flatten(1, 2)[:, :length]
         keys, values = both.transpose(1, 2).unbind(0)
         return keys, values

@@ -13,31 +13,35 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.decoder import Decoder
-from enclave_runtime.engine.errors import EngineError, RankLost
+from enclave_runtime.engine.errors import EngineError, RankLost, UnsupportedModel
 from enclave_runtime.engine.model import LoadedModel, load_model
-from enclave_runtime.engine.shard import Shard, read_shard
+from enclave_runtime.engine.shard import Shard, check_split, read_shard
 from enclave_runtime.engine.tensor_parallel import Ranks, TensorParallelDecoder, follow
 from enclave_runtime.engine.weights import TensorSource
 
 _LOOPBACK = "127.0.0.1"
 _INTERFACE = {"GLOO_SOCKET_IFNAME": "lo"}
+_SUMS = {"cpu": "gloo", "cuda": "nccl"}
 _POLL_S, _END_S = 0.05, 30.0
 
 
 class RankedModel:
     """A model over ``count`` processes; ``model`` is for an `Engine`. A context manager: leaving it ends the others."""
 
-    def __init__(self, path: Path, count: int) -> None:
-        """Load every rank's part. Raises what `load_model` raises, `UnsupportedModel` for a model that does not divide,
+    def __init__(self, path: Path, count: int, device: str = "cpu") -> None:
+        """Load every rank's part: on the CPU, with sums over gloo, or (``cuda``) on a GPU each, with sums over NCCL.
+
+        Raises what `load_model` raises, `UnsupportedModel` for a model that does not divide or GPUs that are not there,
         `RankLost` for a rank that ends before it is ready.
         """
         self.processes: list[subprocess.Popen[bytes]] = []
-        self._path, self._count = path, count
+        self._path, self._count, self._device = path, count, device
         try:
             self.model: LoadedModel = load_model(path, self._lead)
         except BaseException:
@@ -71,13 +75,15 @@ class RankedModel:
         self.close()
 
     def _lead(self, config: ModelConfig, source: TensorSource) -> Decoder:
-        shard = read_shard(config, source, 0, self._count)  # a model that does not divide starts nobody
+        check_split(config, self._count)  # a model that does not divide starts nobody
+        _check_device(self._device, self._count)
+        shard = read_shard(config, source, 0, self._count, _place(self._device, 0))
         store = TCPStore(_LOOPBACK, 0, is_master=True, wait_for_workers=False)
         os.environ.update(_INTERFACE)
         for rank in range(1, self._count):
             command = [sys.executable, "-m", __spec__.name, str(self._path)]
-            numbers = [str(rank), str(self._count), str(store.port)]
-            self.processes.append(subprocess.Popen([*command, *numbers], stdin=subprocess.DEVNULL))
+            rest = [str(rank), str(self._count), str(store.port), self._device]
+            self.processes.append(subprocess.Popen([*command, *rest], stdin=subprocess.DEVNULL))
         waiting = {_ready(rank): process for rank, process in enumerate(self.processes, 1)}
         while waiting:
             for key, process in list(waiting.items()):
@@ -86,17 +92,19 @@ class RankedModel:
                 elif process.poll() is not None:
                     raise RankLost("a rank ended before it was ready", found=process.returncode)
             time.sleep(_POLL_S)
-        return TensorParallelDecoder(config, shard, Ranks.join(0, self._count, store))
+        ranks = Ranks.join(0, self._count, store, _SUMS[self._device])
+        return TensorParallelDecoder(config, shard, ranks)
 
 
 def main(arguments: list[str]) -> int:
-    """Be a rank other than 0: path of the model, rank, count, port of the store."""
-    path, rank, count, port = Path(arguments[0]), *(int(each) for each in arguments[1:])
+    """Be a rank other than 0: path of the model, rank, count, port of the store, device."""
+    path, device = Path(arguments[0]), arguments[4]
+    rank, count, port = (int(each) for each in arguments[1:4])
     os.environ.update(_INTERFACE)
     made: list[tuple[Shard, ModelConfig]] = []
 
     def mine(config: ModelConfig, source: TensorSource) -> Decoder:
-        made.append((read_shard(config, source, rank, count), config))
+        made.append((read_shard(config, source, rank, count, _place(device, rank)), config))
         raise _Enough
 
     try:
@@ -104,7 +112,7 @@ def main(arguments: list[str]) -> int:
             load_model(path, mine)
         (shard, config), store = made[0], TCPStore(_LOOPBACK, port, is_master=False)
         store.set(_ready(rank), "1")
-        follow(config, shard, Ranks.join(rank, count, store))
+        follow(config, shard, Ranks.join(rank, count, store, _SUMS[device]))
     except EngineError as error:
         print(f"rank {rank}: {error}", file=sys.stderr)
         return 1
@@ -115,9 +123,24 @@ class _Enough(Exception):
     """The weights are read; a follower needs no tokenizer."""
 
 
+def _check_device(device: str, count: int) -> None:
+    if device not in _SUMS:
+        raise UnsupportedModel("device of the ranks", expected=sorted(_SUMS), found=device)
+    if device == "cuda" and not (dist.is_nccl_available() and torch.cuda.device_count() >= count):
+        raise UnsupportedModel(
+            "a GPU for each rank and NCCL", code="no_gpus", expected=count, found=torch.cuda.device_count()
+        )
+
+
+def _place(device: str, rank: int) -> str:
+    return f"{device}:{rank}" if device == "cuda" else device
+
+
 def _ready(rank: int) -> str:
     return f"ready/{rank}"
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(status)  # gloo's threads and the interpreter's end do not get along; nothing is left to be done

@@ -4,13 +4,14 @@ Query, key, value, gate and up are split by outputs, the two projections that fo
 two sums over the ranks and nothing else (Shoeybi et al., 2019, arXiv 1909.08053). Embedding and norms are everywhere.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.errors import UnsupportedModel
-from enclave_runtime.engine.weights import ModelWeights, TensorSource, check_tensors, room_for
+from enclave_runtime.engine.weights import LayerWeights, ModelWeights, TensorSource, check_tensors, room_for
 
 MAX_RANKS = 64
 
@@ -49,8 +50,13 @@ def check_split(config: ModelConfig, ranks: int) -> None:
             )
 
 
-def read_shard(config: ModelConfig, source: TensorSource, rank: int, ranks: int) -> Shard:
-    """Read what rank ``rank`` (from 0) computes. Raises `UnsupportedModel` (see `check_split`), `ModelMalformed`."""
+def read_shard(
+    config: ModelConfig, source: TensorSource, rank: int, ranks: int, device: str = "cpu"
+) -> Shard:
+    """Read what rank ``rank`` (from 0) computes, onto ``device``.
+
+    Raises `UnsupportedModel` (see `check_split`), `ModelMalformed`.
+    """
     check_split(config, ranks)
     check_tensors(config, source)
     small = replace(
@@ -76,4 +82,20 @@ def read_shard(config: ModelConfig, source: TensorSource, rank: int, ranks: int)
         head = torch.empty(config.vocab_size, config.hidden_size)
         source.read_into("lm_head.weight", head)
     weights = replace(weights, head=head[first:last].clone() if ranks > 1 else head)
-    return Shard(rank, ranks, small, weights, first, words)
+    return Shard(rank, ranks, small, _moved(weights, device), first, words)
+
+
+def _moved(weights: ModelWeights, device: str) -> ModelWeights:
+    if device == "cpu":
+        return weights
+    layers = tuple(
+        LayerWeights(*(_on(getattr(layer, each.name), device) for each in fields(layer)))
+        for layer in weights.layers
+    )
+    return ModelWeights(
+        weights.embedding.to(device), layers, weights.final_norm.to(device), weights.head.to(device)
+    )
+
+
+def _on(tensor: Any, device: str) -> Any:
+    return None if tensor is None else tensor.to(device)

@@ -60,10 +60,18 @@ class Ranks:
     sums: Any  # process group: parts of layers
 
     @classmethod
-    def join(cls, rank: int, count: int, store: Any) -> "Ranks":
-        """Meet the other ranks over gloo; everybody calls this. ``store`` is one that all ranks see."""
-        dist.init_process_group("gloo", rank=rank, world_size=count, store=store, timeout=_IDLE)
-        return cls(rank, count, dist.new_group(timeout=_IDLE), dist.new_group(timeout=STEP_TIMEOUT))
+    def join(cls, rank: int, count: int, store: Any, sums: str = "gloo") -> "Ranks":
+        """Meet the other ranks; everybody calls this. ``store`` is one that all ranks see.
+
+        Orders go over gloo, parts of layers over ``sums``: ``gloo`` for ranks on the CPU, ``nccl`` for a GPU each.
+        Only followers wait without an end, between two orders. Raises `RankLost`.
+        """
+        try:
+            dist.init_process_group("gloo", rank=rank, world_size=count, store=store, timeout=STEP_TIMEOUT)
+            orders = dist.new_group(timeout=_IDLE if rank else STEP_TIMEOUT, backend="gloo")
+            return cls(rank, count, orders, dist.new_group(timeout=STEP_TIMEOUT, backend=sums))
+        except RuntimeError:
+            raise RankLost("the ranks did not meet") from None
 
     def tell(self, order: _Order, numbers: Sequence[int] | np.ndarray = ()) -> None:
         """Say something to all ranks; rank 0 does. Raises `RankLost`."""
@@ -114,7 +122,7 @@ class ShardedDecoder(TorchDecoder):
     def _logits(self, state: Tensor, spans: Sequence[Span]) -> Tensor:
         mine, words = super()._logits(state, spans), len(self._shard.weights.head)
         if not len(mine):
-            return torch.empty(0, self._whole.vocab_size)
+            return torch.empty(0, self._whole.vocab_size, device=mine.device)
         padded = functional.pad(mine[:, :words], (0, self._shard.words - words))
         return torch.cat(self._ranks.parts(padded), dim=1)[:, : self._whole.vocab_size].contiguous()
 

@@ -309,6 +309,14 @@ def test_a_model_that_does_not_divide_starts_nobody(tiny_folder: Path) -> None:
         RankedModel(tiny_folder, 4)
 
 
+def test_gpus_that_are_not_there_start_nobody(tiny_folder: Path) -> None:
+    with pytest.raises(UnsupportedModel) as refused:
+        RankedModel(tiny_folder, 2, "cuda")
+    assert refused.value.code == "no_gpus"
+    with pytest.raises(UnsupportedModel):
+        RankedModel(tiny_folder, 2, "abacus")
+
+
 def test_a_rank_that_cannot_start_is_noticed(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("enclave_runtime.engine.ranks.sys.executable", "/bin/false")
     with pytest.raises(RankLost):
