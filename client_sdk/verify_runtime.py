@@ -76,9 +76,13 @@ def _computed_by(kernels: object) -> str:
     """What computes, as far as the node says it: decoder, instruction set or GPU target, digest of the code."""
     if not isinstance(kernels, dict):
         return ""
-    parts = [kernels.get(name) for name in ("decoder", "path", "digest")]
-    said = [part[:16] for part in parts if isinstance(part, str) and part.isprintable() and part]
-    return f", computed by {' '.join(said)}" if said else ""
+    parts = [(kernels.get(name), most) for name, most in (("decoder", 24), ("path", 24), ("digest", 16))]
+    said = [
+        part if len(part) <= most else f"{part[:most]}…"
+        for part, most in parts
+        if isinstance(part, str) and part.isprintable() and part
+    ]
+    return f", computed by {', '.join(said)}" if said else ""
 
 
 def _padding(rows: Rows, stated: object, policy: Policy) -> CellProfile | None:

@@ -33,9 +33,9 @@ class Told:
     [
         (
             {"decoder": "compiled", "path": "avx512", "digest": "ab" * 32},
-            ", computed by compiled avx512 abababababababab",
+            ", computed by compiled, avx512, abababababababab…",
         ),
-        ({"decoder": "torch", "path": "float32", "digest": ""}, ", computed by torch float32"),
+        ({"decoder": "torch", "path": "float32", "digest": ""}, ", computed by torch, float32"),
         ({"decoder": "cuda", "path": "sm_90\x1b[2J"}, ", computed by cuda"),
         ({"decoder": 7, "path": ["x"]}, ""),
         ("cuda", ""),
