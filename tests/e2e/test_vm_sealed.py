@@ -38,8 +38,10 @@ def test_the_image_is_rebuilt_and_as_the_recipe_allows(sealed_release: VmRelease
 def test_a_command_line_of_the_hosts_does_nothing(sealed_release: VmRelease, vm_release: VmRelease) -> None:
     """It moves the registers all the same, so clients refuse; but the machine does what it was made for."""
 
+    line = (vm_release.image / "cmdline").read_text()
+
     def other_line(machine: Machine, _: Path) -> Machine:
-        return replace(machine, append=TAKE_OVER)
+        return replace(machine, append=f"{line} {TAKE_OVER}")
 
     assert reaches_its_first_program(sealed_release.image)
     assert reaches_its_first_program(sealed_release.image, other_line)
