@@ -4,14 +4,21 @@ VENV ?= .venv
 STATE ?= .cloister
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all bench-smoke check machines clean
+.PHONY: demo test test-all bench-smoke check slow-tests quick-tests machines clean
 
 demo: $(VENV)/.demo
 	$(BIN)/cloister demo --state $(STATE)
 
-test: $(VENV)/.dev check machines
+# Checks and the two halves of the tests side by side, each shown when it has ended: most of them wait for something.
+test: $(VENV)/.dev machines
 	-$(BIN)/cloister demo --state $(STATE) --fetch-only
-	$(BIN)/python -m pytest
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target slow-tests quick-tests check
+
+slow-tests: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/attacks tests/e2e
+
+quick-tests: $(VENV)/.dev
+	$(BIN)/python -m pytest -p no:cacheprovider --ignore=tests/attacks --ignore=tests/e2e
 
 test-all: $(VENV)/.dev check machines
 	$(BIN)/cloister demo --state $(STATE) --fetch-only

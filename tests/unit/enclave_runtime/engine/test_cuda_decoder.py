@@ -39,6 +39,7 @@ def test_logits_are_those_of_float32_and_nothing_is_left_on_the_device(tiny_fold
     held(ran(str(TESTS / "interpreted_device.py"), str(tiny_folder), "llama", "cublaslt"))
 
 
+@pytest.mark.exhaustive
 def test_tokens_drawn_on_the_device_are_the_hosts_and_cross_once_for_eight_steps(tiny_folder: Path) -> None:
     pytest.importorskip("triton")
     held(ran(str(TESTS / "interpreted_device.py"), str(tiny_folder), "draws"))
