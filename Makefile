@@ -12,13 +12,13 @@ demo: $(VENV)/.demo
 # Checks and the two halves of the tests side by side, each shown when it has ended: most of them wait for something.
 test: $(VENV)/.dev machines
 	-$(BIN)/cloister demo --state $(STATE) --fetch-only
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target slow-tests quick-tests check
+	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target slow-tests quick-tests check
 
 slow-tests: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/attacks tests/e2e
 
 quick-tests: $(VENV)/.dev
-	$(BIN)/python -m pytest -p no:cacheprovider --ignore=tests/attacks --ignore=tests/e2e
+	$(BIN)/python -m pytest -o cache_dir=.pytest_cache/quick --ignore=tests/attacks --ignore=tests/e2e
 
 test-all: $(VENV)/.dev check machines
 	$(BIN)/cloister demo --state $(STATE) --fetch-only

@@ -372,6 +372,9 @@ def served(answers: list[bytes]) -> tuple[socket.socket, threading.Thread]:
             with stream:
                 stream.recv(65536)
                 stream.sendall(answer)
+                stream.shutdown(socket.SHUT_WR)
+                while stream.recv(65536):  # closed with bytes unread, a connection takes its answer with it
+                    pass
 
     thread = threading.Thread(target=run)
     thread.start()
