@@ -19,7 +19,9 @@ from .verify_command import MemoryOption, PolicyOption, RelayOption, read_policy
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """``first_token_s``: from sending to the first text. ``tokens_per_s``: (n - 1) / (last - first text)."""
+    """``first_token_s``: from sending to the first text. ``tokens_per_s``: from sending to the last text, since a cell
+    carries many tokens and says nothing of when each was made.
+    """
 
     first_token_s: float
     tokens: int
@@ -118,7 +120,7 @@ def stream_answer(
         echo(piece, nl=False)
     echo("")
     tokens = int(usage.get("completion_tokens", len(pieces)))
-    rate = (tokens - 1) / (last - first) if last > first else 0.0
+    rate = tokens / (last - started) if last > started else 0.0
     return "".join(pieces), Timing(max(first - started, 0.0), tokens, rate)
 
 
