@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -83,11 +84,18 @@ class Fleet:
                 "policy_without_fleet", "the policy has no table [fleet]", "say how many nodes there must be"
             )
         self._relay = relay_url.rstrip("/")
-        self._policy = policy
         self._demands = policy.fleet
         self._sightings: Sightings = FileSightings(sightings) if sightings else VolatileSightings()
-        self._memory, self._wallet = memory, wallet
-        self._timeout, self._now, self._random = timeout, now, random
+        self._timeout, self._random = timeout, random
+        self._client_of = partial(
+            PrivateClient,
+            policy=policy,
+            memory=memory,
+            wallet=wallet,
+            timeout=timeout,
+            now=now,
+            random=random,
+        )
 
     def directory(self) -> Directory:
         """The list of nodes, as the relay and the policy's mirrors show it.
@@ -144,29 +152,21 @@ class Fleet:
         directory = self.directory()
         names = [node.name for node in directory.nodes]
         failed: list[str] = []
-        last: ClientError | None = None
+        errors: list[ClientError] = []
         for node in self._order(directory.nodes):
-            client = PrivateClient(
-                f"{self._relay}/{node.name}",
-                self._policy,
-                memory=self._memory,
-                wallet=self._wallet,
-                timeout=self._timeout,
-                now=self._now,
-                random=self._random,
-            )
+            client = self._client_of(f"{self._relay}/{node.name}")
             try:
                 verification = client.verify()
                 _require_listed_keys(verification.require().cpu.claims.ohttp_keys, node)
             except (RelayUnreachable, VerificationRefused, DirectoryRefused) as error:
                 client.close()
                 failed.append(node.name)
-                last = error
+                errors.append(error)
                 continue
             self._sightings.remember(directory.channel, names, node.name, failed)
             return Drawn(node.name, directory.channel, client, verification, tuple(failed))
         self._sightings.remember(directory.channel, names, None, failed)
-        raise last or DirectoryRefused("directory_too_short", "the list of nodes is empty")
+        raise errors[-1]
 
     def counts(self, channel: str) -> dict[str, Count]:
         """What was counted of a channel's nodes, by name."""

@@ -10,16 +10,14 @@ side. With 2n such looks at n nodes, one is reported below 1 % / 2n, so that hon
 of a hundred histories.
 """
 
-import fcntl
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from measurements.durable import replace_file
+from measurements.durable import locked, replace_file
 
 from .directory import MAX_NODES
 from .errors import ClientError
@@ -99,17 +97,11 @@ class FileSightings:
         self, channel: str, listed: Iterable[str], served_by: str | None, failed: Iterable[str] = ()
     ) -> dict[str, Count]:
         """``after_draw``, kept. Raises ClientError (``sightings_malformed``), OSError."""
-        lock = os.open(
-            self._path.with_name(self._path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self._path):
             channels = self._read()
             after = after_draw(channels.get(channel, {}), listed, served_by, failed)
             channels[channel] = after
             replace_file(self._path, _encoded(channels), 0o600)
-        finally:
-            os.close(lock)
         return after
 
     def _read(self) -> dict[str, dict[str, Count]]:

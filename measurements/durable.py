@@ -1,7 +1,9 @@
 """Files that are there, whole and on the disk, when a call returns."""
 
+import fcntl
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +31,17 @@ def add_files(files: Mapping[Path, bytes], mode: int = 0o644) -> None:
     for path in files:
         _temporary(path).replace(path)
     _each(sync_folder, {path.parent for path in files})
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold ``path`` against other processes that do the same, by a lock file beside it. Raises OSError."""
+    lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """What a client has seen of a log, so that nobody can show it an older world later."""
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from . import strict_base64
-from .durable import replace_file
+from .durable import locked, replace_file
 from .errors import Code, TransparencyError
 
 _MAX_FILE: Final = 4 * 1024 * 1024
@@ -148,30 +147,18 @@ class FileMemory:
         """See RollbackMemory."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            lock = os.open(
-                self._path.with_name(self._path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
+            with locked(self._path):
+                seen = self._load()
+                key = (sighting.log, sighting.channel)
+                merged = judge(seen, sighting)
+                if merged != seen.get(key):
+                    self._store({**seen, key: merged})
         except OSError as error:
             raise self._unreadable(error.strerror) from error
-        try:
-            self._wait_for(lock)
-            seen = self._load()
-            key = (sighting.log, sighting.channel)
-            merged = judge(seen, sighting)
-            if merged != seen.get(key):
-                self._store({**seen, key: merged})
-        finally:
-            os.close(lock)
 
     def sightings(self) -> tuple[Sighting, ...]:
         """Everything remembered. Raises TransparencyError (MEMORY_UNREADABLE)."""
         return tuple(self._load().values())
-
-    def _wait_for(self, lock: int) -> None:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            raise self._unreadable(error.strerror) from error
 
     def _load(self) -> dict[tuple[str, str], Sighting]:
         try:
