@@ -17,6 +17,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import numpy as np
 import torch
+from weight_sources import half_weights
 
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.cuda.build import ALIGNMENT, Kernel, Shape, kernels
@@ -30,7 +31,7 @@ from enclave_runtime.engine.model import load_model
 from enclave_runtime.engine.pages import PagePool, PageTable
 from enclave_runtime.engine.request import GenerationRequest
 from enclave_runtime.engine.sampling import PlainDraw, Sampler, SamplingSettings
-from enclave_runtime.engine.weights import StoredTensor, assemble
+from enclave_runtime.engine.weights import assemble
 
 GUARD = 256
 TYPES = {
@@ -173,68 +174,11 @@ class InterpretedDevice:
         return torch.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype=TYPES[kind])
 
 
-class Weights:
-    """Random weights of a shape, as float16 holds them (float32 for biases)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        generator = torch.Generator().manual_seed(config.hidden_size + config.head_dim)
-        queries, keys, hidden = (
-            config.heads * config.head_dim,
-            config.kv_heads * config.head_dim,
-            config.hidden_size,
-        )
-        inner = config.intermediate_size
-        shapes: dict[str, tuple[int, ...]] = {
-            "model.embed_tokens.weight": (config.vocab_size, hidden),
-            "model.norm.weight": (hidden,),
-        }
-        if not config.tied_head:
-            shapes["lm_head.weight"] = (config.vocab_size, hidden)
-        for layer in range(config.layers):
-            parts: dict[str, tuple[int, ...]] = {
-                "input_layernorm.weight": (hidden,),
-                "self_attn.q_proj.weight": (queries, hidden),
-                "self_attn.k_proj.weight": (keys, hidden),
-                "self_attn.v_proj.weight": (keys, hidden),
-                "self_attn.o_proj.weight": (hidden, queries),
-                "post_attention_layernorm.weight": (hidden,),
-                "mlp.gate_proj.weight": (inner, hidden),
-                "mlp.up_proj.weight": (inner, hidden),
-                "mlp.down_proj.weight": (hidden, inner),
-            }
-            if config.projection_bias:
-                parts |= {
-                    f"self_attn.{part}_proj.bias": (size,)
-                    for part, size in zip("qkv", (queries, keys, keys), strict=True)
-                }
-            if config.head_norm:
-                parts |= {f"self_attn.{part}_norm.weight": (config.head_dim,) for part in "qk"}
-            shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in parts.items()}
-        self.tensors = {}
-        for name, shape in shapes.items():
-            whole = torch.randn(shape, generator=generator) * (0.1 if "norm" in name else 0.25) + (
-                "norm" in name
-            )
-            self.tensors[name] = whole if name.endswith("bias") else whole.half().float()
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
-
-    def read_into(self, name: str, out: torch.Tensor) -> None:
-        out.copy_(self.tensors[name])
-
-    def kind(self, name: str) -> int:
-        return 0
-
-    def stored(self, name: str) -> StoredTensor:
-        raise NotImplementedError
-
-
 def made(
     config: ModelConfig, *, few: int = 8, positions: int = 160
 ) -> tuple[CudaDecoder, DevicePages, InterpretedDevice]:
     device = InterpretedDevice(shape_of(config, element="fp16"))
-    decoder = CudaDecoder(device, config, Weights(config), few=few)
+    decoder = CudaDecoder(device, config, half_weights(config), few=few)
     pool = decoder.new_pool(24, 16)
     assert isinstance(pool, DevicePages)
     decoder.reserve(positions, rows=64)
@@ -295,7 +239,7 @@ def logits(config: ModelConfig, few: int) -> dict[str, float]:
     decoder, pool, device = made(config, few=few)
     run = script(config.vocab_size)
     found = run(decoder, pool)
-    plain = TorchDecoder(config, assemble(config, Weights(config)))
+    plain = TorchDecoder(config, assemble(config, half_weights(config)))
     plain.reserve(160)
     wanted = run(plain, plain.new_pool(24, 16))
     pages = device.bytes(pool.address, pool.size).reshape(2 * config.layers, 25, -1)
@@ -411,7 +355,7 @@ def engine(folder: Path) -> dict[str, float]:
     answers, uploads = [], []
     for drawing in (True, False):
         device = InterpretedDevice(shape_of(loaded.config, element="fp16"))
-        decoder = CudaDecoder(device, loaded.config, Weights(loaded.config))
+        decoder = CudaDecoder(device, loaded.config, half_weights(loaded.config))
         model = replace(loaded, decoder=decoder if drawing else Handing(decoder))
         made = Engine(model, EngineConfig(max_batch=3, max_context=64, step_budget=67))
         device.open = False

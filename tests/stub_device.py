@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from weight_sources import zeros
 
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.cuda import cublaslt
@@ -25,7 +25,6 @@ from enclave_runtime.engine.cuda.driver import open_driver
 from enclave_runtime.engine.decoder import Span
 from enclave_runtime.engine.rope import RopeConfig
 from enclave_runtime.engine.sampling import PlainDraw
-from enclave_runtime.engine.weights import StoredTensor, _expected_shapes
 
 CONFIG = ModelConfig(
     vocab_size=300,
@@ -40,22 +39,6 @@ CONFIG = ModelConfig(
     tied_head=False,
     rope=RopeConfig(10000.0),
 )
-
-
-class Zeros:
-    """A model of zeros."""
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return dict(_expected_shapes(CONFIG))
-
-    def read_into(self, name: str, out: torch.Tensor) -> None:
-        out.zero_()
-
-    def kind(self, name: str) -> int:
-        return 0
-
-    def stored(self, name: str) -> StoredTensor:
-        raise NotImplementedError
 
 
 def written(folder: Path) -> Path:
@@ -93,7 +76,7 @@ def main() -> None:
         stub.stub_forget()
 
     device = CudaDevice(open_driver(name), written(folder), cublaslt.open_library((name,)))
-    decoder = CudaDecoder(device, CONFIG, Zeros(), few=2)
+    decoder = CudaDecoder(device, CONFIG, zeros(CONFIG), few=2)
     pool = decoder.new_pool(90, 16)
     decoder.reserve(128, rows=64)
     notes("start")

@@ -55,6 +55,12 @@ class Decoder(Protocol):
     @property
     def config(self) -> ModelConfig: ...
 
+    @property
+    def one_order(self) -> bool:
+        """Whether every sum has one order, whatever a step computes besides: keys and values of an answer, computed
+        token by token, are then bit for bit those of a prompt.
+        """
+
     def manifest(self) -> Mapping[str, str]:
         """What computes, for the runtime manifest: ``decoder``, ``path`` (instruction set, precision or GPU target) and
         ``digest`` (SHA-256, hexadecimal, of the compiled code; empty where there is none of ours).
@@ -106,6 +112,10 @@ class TorchDecoder:
     @property
     def config(self) -> ModelConfig:
         return self._config
+
+    @property
+    def one_order(self) -> bool:
+        return False  # a property of the library underneath, which promises none
 
     def manifest(self) -> Mapping[str, str]:
         return {"decoder": "torch", "path": "float32", "digest": ""}

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from enclave_runtime.engine.constraint import Constraint, ConstraintCompiler
-from enclave_runtime.engine.cpu.decoder import CpuDecoder
 from enclave_runtime.engine.decoder import DrawingDecoder, Span
 from enclave_runtime.engine.draft import DEFAULT_GUESSES, Draft, check_draft
 from enclave_runtime.engine.draw_ahead import draws_of
@@ -113,9 +112,7 @@ class Engine:
                 max_context=self.max_context,
                 public_prefix=public_prefix,
             )
-        # An answer's keys and values, computed token by token, are a prompt's bit for bit where sums have one order.
-        answers = isinstance(model.decoder, CpuDecoder)
-        self._leases = LeaseBook(self.pool, leases, self.lease_tokens, answers=answers)
+        self._leases = LeaseBook(self.pool, leases, self.lease_tokens, answers=model.decoder.one_order)
         self._constraints = ConstraintCompiler(model.tokenizer, model.config.vocab_size)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -172,9 +169,8 @@ class Engine:
                 ignore_eos=request.ignore_eos,
                 lease=request.lease,
             )
-            prompt.fill(
-                0
-            )  # numpy keeps small arrays for itself when they are freed, where nothing wipes them
+            # numpy keeps small arrays for itself when they are freed, where nothing wipes them.
+            prompt.fill(0)
             with self._changed:
                 if self._thread is None or self._stopping:
                     raise EngineStopped("the engine is not running")

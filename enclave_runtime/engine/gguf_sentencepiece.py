@@ -8,19 +8,18 @@ order of ranks that the ``tokenizers`` library works by. A vocabulary for which 
 import math
 from collections.abc import Sequence
 
-from tokenizers import AddedToken, decoders, models, normalizers
 from tokenizers import Tokenizer as NativeTokenizer
+from tokenizers import decoders, models, normalizers
 
 from enclave_runtime.engine.errors import ModelMalformed, UnsupportedModel
 from enclave_runtime.engine.gguf_file import GgufMetadata
+from enclave_runtime.engine.gguf_token_types import TokenType, add_whole
 
 MAX_PIECE = 512
 """Characters of a piece at most."""
 MAX_CHARACTERS = 1 << 24
 """Characters of all pieces together at most."""
 
-# token types of the GGUF specification
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
 _SPACE = "▁"
 
 
@@ -41,13 +40,14 @@ def native_from_sentencepiece(
         raise ModelMalformed("token score that is no number")
     if max(map(len, tokens), default=0) > MAX_PIECE or sum(map(len, tokens)) > MAX_CHARACTERS:
         raise ModelMalformed("pieces too long", expected=MAX_PIECE)
-    spelled = {token for token, kind in zip(tokens, types, strict=True) if kind == _BYTE}
+    kinds = list(zip(tokens, types, strict=True))
+    spelled = {token for token, kind in kinds if kind == TokenType.BYTE}
     if spelled != {f"<0x{byte:02X}>" for byte in range(256)}:
         raise UnsupportedModel("tokenizer without a token for every byte", found=len(spelled))
     vocabulary = {token: number for number, token in enumerate(tokens)}
-    unknown = next((token for token, kind in zip(tokens, types, strict=True) if kind == _UNKNOWN), None)
+    unknown = next((token for token, kind in kinds if kind == TokenType.UNKNOWN), None)
     normal = {
-        token: score for token, score, kind in zip(tokens, scores, types, strict=True) if kind == _NORMAL
+        token: score for (token, kind), score in zip(kinds, scores, strict=True) if kind == TokenType.NORMAL
     }
     model = models.BPE(
         vocab=vocabulary, merges=_merges(normal), unk_token=unknown, fuse_unk=True, byte_fallback=True
@@ -60,10 +60,7 @@ def native_from_sentencepiece(
     native.decoder = decoders.Sequence(
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
-    kinds = list(zip(tokens, types, strict=True))
-    special = [token for token, kind in kinds if kind in (_CONTROL, _UNKNOWN)]
-    native.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    native.add_tokens([AddedToken(token, normalized=False) for token, kind in kinds if kind == _USER_DEFINED])
+    add_whole(native, kinds, special={TokenType.CONTROL, TokenType.UNKNOWN})
     return native
 
 

@@ -8,16 +8,14 @@ import hashlib
 import json
 from collections.abc import Callable
 
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
+from tokenizers import Regex, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as NativeTokenizer
 
 from enclave_runtime.engine.errors import ModelMalformed, UnsupportedModel
 from enclave_runtime.engine.gguf_file import GgufMetadata
 from enclave_runtime.engine.gguf_sentencepiece import native_from_sentencepiece
+from enclave_runtime.engine.gguf_token_types import TokenType, add_whole
 from enclave_runtime.engine.tokenizer import Tokenizer
-
-# token types of the specification that are more than a part of a word
-_CONTROL, _USER_DEFINED = 3, 4
 
 # Llama 3: contractions, words with one leading symbol, numbers of up to three digits, symbols, line ends,
 # blanks.
@@ -79,11 +77,7 @@ def _byte_level(
     native = NativeTokenizer(model)
     native.pre_tokenizer = _SPLITTERS[splitter]()
     native.decoder = decoders.ByteLevel()
-    kinds = list(zip(vocabulary, types, strict=True))
-    native.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token, kind in kinds if kind == _CONTROL]
-    )
-    native.add_tokens([AddedToken(token, normalized=False) for token, kind in kinds if kind == _USER_DEFINED])
+    add_whole(native, list(zip(vocabulary, types, strict=True)), special={TokenType.CONTROL})
     return native, splitter in _WHOLE_WORDS
 
 

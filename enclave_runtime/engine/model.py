@@ -12,7 +12,6 @@ from enclave_runtime.engine.chat_template import ChatTemplate
 from enclave_runtime.engine.config import ModelConfig, config_from_gguf, config_from_json, with_rope_factors
 from enclave_runtime.engine.cpu import binding, packing
 from enclave_runtime.engine.cpu.decoder import CpuDecoder
-from enclave_runtime.engine.cuda.decoder import open_decoder
 from enclave_runtime.engine.decoder import Decoder, TorchDecoder
 from enclave_runtime.engine.errors import ModelMalformed, ModelNotFound, UnsupportedModel
 from enclave_runtime.engine.gguf_file import parse_gguf
@@ -69,7 +68,9 @@ def make_decoder(
     """The decoder over the weights of ``source``; see `load_model` for ``wanted`` and ``activations``."""
     if not isinstance(wanted, str):
         return wanted(config, source)
-    if wanted == "cuda":
+    if wanted == "cuda":  # imported before the seal, as models are loaded before it, and by nobody else
+        from enclave_runtime.engine.cuda.decoder import open_decoder
+
         return open_decoder(config, source)
     library = binding.library() if wanted != "torch" else None
     if library is not None and packing.computes(config):

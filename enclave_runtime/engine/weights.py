@@ -77,7 +77,7 @@ def check_tensors(config: ModelConfig, source: TensorSource) -> None:
     offered = source.shapes()
     if config.tied_head:
         offered.pop("lm_head.weight", None)  # some files repeat the embedding under this name
-    expected = dict(_expected_shapes(config))
+    expected = dict(expected_shapes(config))
     for name, shape in expected.items():
         if name not in offered:
             raise ModelMalformed("tensor missing", expected=name)
@@ -98,7 +98,8 @@ def assemble(config: ModelConfig, source: TensorSource) -> ModelWeights:
     return weights
 
 
-def _expected_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+def expected_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Checkpoint name and shape of every tensor of ``config``."""
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     yield "model.embed_tokens.weight", (config.vocab_size, hidden)

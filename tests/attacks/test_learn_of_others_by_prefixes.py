@@ -8,10 +8,10 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sealed_node import ROOM, write_tiny_model
+from step_rows import planned_rows
 from timing_statistics import equivalence_bounds, ks_p_value
 
 from enclave_runtime.engine.engine import Engine
@@ -51,23 +51,9 @@ def keep_for_everybody(engine: Engine, tokens: list[int]) -> None:
     engine.keep_public_prefix(tokens)
 
 
-def computed(engine: Engine) -> list[int]:
-    """How many positions each step computes from now on."""
-    rows: list[int] = []
-    plan = engine._scheduler.plan
-
-    def counted() -> Any:
-        planned = plan()
-        rows.append(sum(len(span.tokens) for _, span in planned))
-        return planned
-
-    engine._scheduler.plan = counted  # type: ignore[method-assign]
-    return rows
-
-
 def test_what_was_asked_before_is_computed_again_in_full(engine: Engine) -> None:
     ask(engine, prompt(1))
-    rows = computed(engine)
+    rows = planned_rows(engine)
     for tokens in (prompt(1), prompt(2), [*prompt(1)[:-1], 3]):
         ask(engine, tokens)
         assert sum(rows) == LENGTH
@@ -76,7 +62,7 @@ def test_what_was_asked_before_is_computed_again_in_full(engine: Engine) -> None
 
 def test_control_where_prompts_are_kept_the_second_to_ask_is_told(engine: Engine) -> None:
     keep_for_everybody(engine, prompt(1))
-    rows = computed(engine)
+    rows = planned_rows(engine)
     ask(engine, prompt(1))
     assert sum(rows) < LENGTH / 2
 
@@ -85,7 +71,7 @@ def test_a_public_prefix_helps_everybody_alike_and_learns_nothing(engine: Engine
     """Whoever asks second computes as much as who asked first; only what is measured is kept."""
     public = prompt(9)[:64]
     engine.keep_public_prefix(public)
-    rows = computed(engine)
+    rows = planned_rows(engine)
     for _ in range(2):
         ask(engine, [*public, *prompt(3)[:100]])
         assert sum(rows) == 100

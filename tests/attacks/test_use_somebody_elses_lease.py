@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from sealed_node import MODEL_NAME, ROOM, chat, write_tiny_model
+from step_rows import planned_rows
 from timing_statistics import equivalence_bounds, ks_p_value
 
 from enclave_runtime.api import inner_app
@@ -143,15 +144,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
     thread = StandingThread("prompts")
     completions = EngineCompletions(engine, MODEL_NAME, thread, None, desk)
     metrics = Metrics(DEFAULT, completions.queue_depth)
-    rows: list[int] = []
-    plan = engine._scheduler.plan
-
-    def counted() -> Any:
-        planned = plan()
-        rows.append(sum(len(span.tokens) for _, span in planned if len(span.tokens) > 1))
-        return planned
-
-    engine._scheduler.plan = counted  # type: ignore[method-assign]
+    rows = planned_rows(engine, least=2)
     yield Node(engine, desk, completions, inner_app(completions, None, metrics, lambda: 0.0), rows)  # type: ignore[arg-type]
     engine.stop()
     thread.stop()

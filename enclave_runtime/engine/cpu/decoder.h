@@ -146,6 +146,7 @@ enum { POOL_AHEAD = 2 };
 void pool_next(pool *, int thread, const uint8_t *const *ahead);
 
 /* layout.c */
+EXPORT int64_t cloister_matrix_bytes(int32_t kind, int64_t outputs, int64_t inputs);
 void matrix_row(const matrix *, int64_t row, float *out);
 
 #endif

@@ -48,6 +48,10 @@ class CpuDecoder:
         return self._config
 
     @property
+    def one_order(self) -> bool:
+        return True
+
+    @property
     def path_name(self) -> str:
         """The instruction set in use."""
         name: bytes = self._library.cloister_path_name(self.path)

@@ -181,8 +181,7 @@ EXPORT decoder *cloister_decoder_new(const model *m, int path, int fine, int64_t
 /* --- what the threads read next --- */
 
 static size_t block_bytes(const matrix *m) {
-    size_t items = (size_t)m->inputs * LANES;
-    return m->kind == KIND_BF16 ? 2 * items : m->kind == KIND_Q4 || m->kind == KIND_Q4_MIN ? items / 2 : items;
+    return (size_t)cloister_matrix_bytes(m->kind, LANES, m->inputs);
 }
 
 /* Where the weights lie that a thread reads first when `chunks` chunks of `blocks` blocks are shared out. */

@@ -85,6 +85,10 @@ class CudaDecoder:
         return self._config
 
     @property
+    def one_order(self) -> bool:
+        return False  # products of cuBLASLt's sum in an order that depends on the number of rows
+
+    @property
     def crossings(self) -> Crossings:
         """What has crossed between host and device until now."""
         return replace(self._device.crossings)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from step_rows import step_rows
 
 from enclave_runtime.engine.constraint import ANY_OBJECT
 from enclave_runtime.engine.draft import Draft
@@ -74,19 +75,6 @@ def draft_of(engine: Engine) -> Draft:
     return engine._scheduler.draft
 
 
-def rows_of(decoder: Any) -> list[int]:
-    """How many tokens each of a decoder's steps computes from now on."""
-    rows: list[int] = []
-    step = decoder.step
-
-    def counted(spans: Any, pool: Any) -> Any:
-        rows.append(sum(len(span.tokens) for span in spans))
-        return step(spans, pool)
-
-    decoder.step = counted
-    return rows
-
-
 def nothing_left(engine: Engine) -> bool:
     return all(
         pool.free_pages == pool.total_pages and not bool(pool.storage.any())
@@ -110,7 +98,7 @@ def test_a_draft_that_agrees_saves_steps(
     make_engine: Callable[..., Engine], make_drafted: MakeDrafted
 ) -> None:
     plain, drafted = make_engine(), make_drafted("same", 4)
-    without, with_draft = rows_of(plain.model.decoder), rows_of(drafted.model.decoder)
+    without, with_draft = step_rows(plain.model.decoder), step_rows(drafted.model.decoder)
     for request in (
         GenerationRequest([7, 8, 40], 100, temperature=0.7, seed=1, ignore_eos=True),
         GenerationRequest([7, 8, 40], 100, temperature=0.0, ignore_eos=True, repetition_penalty=1.2),
@@ -124,7 +112,7 @@ def test_a_draft_that_agrees_saves_steps(
 
 def test_a_draft_under_the_same_grammar_agrees_too(make_drafted: MakeDrafted) -> None:
     drafted = make_drafted("same", 4)
-    steps = rows_of(drafted.model.decoder)
+    steps = step_rows(drafted.model.decoder)
     answer = drafted.submit(
         GenerationRequest(
             [11, 12], 60, temperature=0.9, seed=9, json_schema='{"type":"string","minLength":40}'
@@ -136,7 +124,7 @@ def test_a_draft_under_the_same_grammar_agrees_too(make_drafted: MakeDrafted) ->
 
 def test_model_and_draft_keep_to_the_budget_of_a_step(make_drafted: MakeDrafted) -> None:
     drafted = make_drafted("cut", MAX_GUESSES, max_batch=8, step_budget=72, max_queue=16)
-    model_rows, draft_rows = rows_of(drafted.model.decoder), rows_of(draft_of(drafted).decoder)
+    model_rows, draft_rows = step_rows(drafted.model.decoder), step_rows(draft_of(drafted).decoder)
     requests = [REQUESTS[1], GenerationRequest(list(range(40, 240)), 30, seed=1, ignore_eos=True)] * 6
     for generation in [drafted.submit(request) for request in requests]:
         generation.collect()
@@ -177,7 +165,7 @@ def test_nothing_is_left_whatever_ends_a_request(make_drafted: MakeDrafted, how:
 
 def after_steps(decoder: Any, count: int) -> threading.Event:
     """Set once the decoder has done so many steps."""
-    reached, rows = threading.Event(), rows_of(decoder)
+    reached, rows = threading.Event(), step_rows(decoder)
     step = decoder.step
 
     def noting(spans: Any, pool: Any) -> Any:
@@ -225,7 +213,7 @@ def test_a_public_prefix_is_the_drafts_too(make_drafted: MakeDrafted, tiny_folde
     helped.start()
     try:
         assert helped.keep_public_prefix(REPEATING) == 64
-        rows = rows_of(draft_of(helped).decoder)
+        rows = step_rows(draft_of(helped).decoder)
         assert helped.submit(REQUESTS[0]).collect() == expected[0]
         assert rows[0] == 100 - 64
         assert [helped.submit(request).collect() for request in REQUESTS] == expected

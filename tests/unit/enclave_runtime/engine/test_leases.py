@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from step_rows import planned_rows
 
 from enclave_runtime.engine.cpu import binding
 from enclave_runtime.engine.engine import Engine
@@ -35,20 +36,6 @@ def leasing(tiny_folder: Path) -> Iterator[Engine]:
 def tokens(seed: int, count: int) -> list[int]:
     chance = random.Random(seed)
     return [chance.randrange(3, 250) for _ in range(count)]
-
-
-def rows_of(engine: Engine) -> list[int]:
-    """How many positions each step computes from now on."""
-    rows: list[int] = []
-    plan = engine._scheduler.plan
-
-    def counted() -> Any:
-        planned = plan()
-        rows.append(sum(len(span.tokens) for _, span in planned))
-        return planned
-
-    engine._scheduler.plan = counted  # type: ignore[method-assign]
-    return rows
 
 
 def computed(engine: Engine, rows: list[int], prompt: list[int], lease: Lease | None, count: int = 1) -> int:
@@ -107,7 +94,7 @@ def spoken(engine: Engine) -> list[int]:
 
 
 def test_the_next_turn_computes_what_is_new(leasing: Engine) -> None:
-    rows, lease = rows_of(leasing), leasing.open_lease(SALT)
+    rows, lease = planned_rows(leasing), leasing.open_lease(SALT)
     prompt = tokens(1, 200)
     assert computed(leasing, rows, prompt, lease) == 200
     assert computed(leasing, rows, prompt, lease) == 200 - 192
@@ -119,14 +106,14 @@ def test_the_next_turn_computes_what_is_new(leasing: Engine) -> None:
 
 @needs_compiled
 def test_an_answers_own_keys_are_kept(leasing: Engine) -> None:
-    rows, lease, said = rows_of(leasing), leasing.open_lease(SALT), spoken(leasing)
+    rows, lease, said = planned_rows(leasing), leasing.open_lease(SALT), spoken(leasing)
     prompt = tokens(1, 100)
     computed(leasing, rows, prompt, lease, count=60)
     assert computed(leasing, rows, [*prompt, *said, 5], lease) == 161 - 128
 
 
 def test_a_lease_holds_so_many_positions_and_so_many_are_open(leasing: Engine) -> None:
-    rows, lease = rows_of(leasing), leasing.open_lease(SALT)
+    rows, lease = planned_rows(leasing), leasing.open_lease(SALT)
     prompt = tokens(1, 440)
     computed(leasing, rows, prompt, lease)
     assert used(leasing) == leasing.pool.pages_for(320)
@@ -142,7 +129,7 @@ def test_a_lease_holds_so_many_positions_and_so_many_are_open(leasing: Engine) -
 
 
 def test_a_shorter_conversation_leaves_nothing_of_the_longer_one(leasing: Engine) -> None:
-    rows, lease = rows_of(leasing), leasing.open_lease(SALT)
+    rows, lease = planned_rows(leasing), leasing.open_lease(SALT)
     computed(leasing, rows, tokens(1, 300), lease)
     computed(leasing, rows, tokens(2, 80), lease)
     table = lease._table
@@ -174,7 +161,7 @@ def test_an_answer_that_did_not_end_is_not_kept(leasing: Engine, how: str) -> No
 
 
 def test_a_lease_that_ended_keeps_and_gives_nothing(leasing: Engine) -> None:
-    rows, lease = rows_of(leasing), leasing.open_lease(SALT)
+    rows, lease = planned_rows(leasing), leasing.open_lease(SALT)
     computed(leasing, rows, tokens(1, 200), lease)
     leasing.close_lease(lease).result()
     for _ in range(2):
@@ -183,7 +170,7 @@ def test_a_lease_that_ended_keeps_and_gives_nothing(leasing: Engine) -> None:
 
 
 def test_when_the_engine_stops_or_breaks_leases_are_gone(leasing: Engine) -> None:
-    rows, lease = rows_of(leasing), leasing.open_lease(SALT)
+    rows, lease = planned_rows(leasing), leasing.open_lease(SALT)
     computed(leasing, rows, tokens(1, 200), lease)
     assert bool(leasing.pool.storage.any())
     leasing.stop()
@@ -195,7 +182,7 @@ def test_when_the_engine_stops_or_breaks_leases_are_gone(leasing: Engine) -> Non
 
 
 def test_pages_of_somebody_else_in_a_lease_end_the_engine(leasing: Engine) -> None:
-    rows, lease = rows_of(leasing), leasing.open_lease(SALT)
+    rows, lease = planned_rows(leasing), leasing.open_lease(SALT)
     computed(leasing, rows, tokens(1, 200), lease)
     assert lease._table is not None
     lease._table.owner += 1
@@ -207,7 +194,7 @@ def test_pages_of_somebody_else_in_a_lease_end_the_engine(leasing: Engine) -> No
 
 
 def test_a_public_prefix_and_a_lease_go_together(leasing: Engine) -> None:
-    rows, lease = rows_of(leasing), leasing.open_lease(SALT)
+    rows, lease = planned_rows(leasing), leasing.open_lease(SALT)
     public = tokens(9, 128)
     assert leasing.keep_public_prefix(public) == 128
     prompt = [*public, *tokens(1, 150)]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from step_rows import planned_rows, step_rows
 
 from enclave_runtime.engine.engine import Engine
 from enclave_runtime.engine.engine_config import EngineConfig
@@ -26,19 +27,6 @@ REQUESTS = [
     GenerationRequest([7, 8, 9], 30, temperature=0.0, ignore_eos=True),
     GenerationRequest(REPEATING[:64], 2, temperature=0.0),
 ]
-
-
-def counting(engine: Engine) -> list[int]:
-    """The number of spans of each of the engine's steps from now on."""
-    steps: list[int] = []
-    step = engine.model.decoder.step
-
-    def counted(spans: Any, pool: Any) -> Any:
-        steps.append(len(spans))
-        return step(spans, pool)
-
-    engine.model.decoder.step = counted  # type: ignore[method-assign]
-    return steps
 
 
 @pytest.mark.parametrize("speculate", [1, 4, MAX_GUESSES])
@@ -71,7 +59,7 @@ def test_guesses_that_come_true_save_steps(make_engine: MakeEngine) -> None:
     request = GenerationRequest([7, 8, 40], 100, temperature=0.7, seed=1, ignore_eos=True)
     for engine in (plain, guessing):
         counting_up(engine)
-    without, with_guesses = counting(plain), counting(guessing)
+    without, with_guesses = step_rows(plain.model.decoder), step_rows(guessing.model.decoder)
     assert plain.submit(request).collect() == guessing.submit(request).collect()
     assert len(without) == 100
     assert len(with_guesses) < 30
@@ -79,7 +67,7 @@ def test_guesses_that_come_true_save_steps(make_engine: MakeEngine) -> None:
 
 def test_guesses_keep_to_the_budget_of_a_step(make_engine: MakeEngine) -> None:
     guessing = make_engine(speculate=MAX_GUESSES, max_batch=4, step_budget=68)
-    largest = counting(guessing)
+    largest = step_rows(guessing.model.decoder)
     for generation in [guessing.submit(REQUESTS[1]) for _ in range(8)]:
         generation.collect()
     assert max(largest) <= 68
@@ -112,7 +100,7 @@ def test_a_public_prefix_changes_no_answer(make_engine: MakeEngine, tiny_model: 
     helped.start()
     try:
         assert helped.keep_public_prefix(REPEATING) == 64
-        computed = counting(helped)
+        computed = step_rows(helped.model.decoder)
         assert [helped.submit(request).collect() for request in REQUESTS] == expected
         assert computed
         stats = helped.stats()
@@ -126,15 +114,7 @@ def test_a_public_prefix_changes_no_answer(make_engine: MakeEngine, tiny_model: 
 
 def test_a_prompt_that_begins_with_the_public_prefix_computes_less(make_engine: MakeEngine) -> None:
     engine = make_engine()
-    plan = engine._scheduler.plan
-    rows: list[int] = []
-
-    def counted() -> Any:
-        planned = plan()
-        rows.append(sum(len(span.tokens) for _, span in planned))
-        return planned
-
-    engine._scheduler.plan = counted  # type: ignore[method-assign]
+    rows = planned_rows(engine)
     request = GenerationRequest(REPEATING[:80], 1)
     engine.submit(request).collect()
     assert sum(rows) == 80

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from weight_sources import random_weights
 
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.decoder import Decoder, Span, TorchDecoder
@@ -28,7 +29,7 @@ from enclave_runtime.engine.tensor_parallel import (
     _Order,
     follow,
 )
-from enclave_runtime.engine.weights import StoredTensor, _expected_shapes, assemble
+from enclave_runtime.engine.weights import assemble
 
 CONFIG = ModelConfig(
     vocab_size=271,
@@ -49,29 +50,6 @@ FAMILIES = {
     "qwen2": replace(CONFIG, projection_bias=True),
     "qwen3": replace(CONFIG, head_norm=True, head_dim=24),
 }
-
-
-class Random:
-    """Random weights of a shape."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        generator = torch.Generator().manual_seed(1)
-        self.tensors = {
-            name: torch.randn(shape, generator=generator) * 0.25 + (1.0 if "norm" in name else 0.0)
-            for name, shape in _expected_shapes(config)
-        }
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
-
-    def read_into(self, name: str, out: torch.Tensor) -> None:
-        out.copy_(self.tensors[name])
-
-    def kind(self, name: str) -> int:
-        return 0
-
-    def stored(self, name: str) -> StoredTensor:
-        raise NotImplementedError
 
 
 class Meeting:
@@ -125,7 +103,7 @@ def over_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[ModelCon
         return pool
 
     def make(config: ModelConfig, count: int) -> Any:
-        meeting, source = Meeting(count), Random(config)
+        meeting, source = Meeting(count), random_weights(config)
         meetings.append(meeting)
 
         def work(rank: int) -> None:
@@ -189,7 +167,7 @@ def test_logits_are_those_of_one_process_and_pages_are_zeroed_everywhere(
     over_threads: Any, family: str, count: int
 ) -> None:
     config = FAMILIES[family]
-    plain = TorchDecoder(config, assemble(config, Random(config)))
+    plain = TorchDecoder(config, assemble(config, random_weights(config)))
     plain.reserve(128)
     wanted = script(plain, plain.new_pool(16, 16), config.vocab_size)
     decoder, pools, _ = over_threads(config, count)
@@ -251,7 +229,7 @@ def test_an_order_before_there_are_pages_ends_a_rank() -> None:
 
     ranks: Any = Told()
     with pytest.raises(EngineFault):
-        follow(CONFIG, read_shard(CONFIG, Random(CONFIG), 1, 2), ranks)
+        follow(CONFIG, read_shard(CONFIG, random_weights(CONFIG), 1, 2), ranks)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +244,7 @@ def test_an_order_before_there_are_pages_ends_a_rank() -> None:
 def test_a_model_that_does_not_divide_is_refused_by_name(changes: dict[str, int], ranks: int) -> None:
     config = replace(CONFIG, **changes)
     with pytest.raises(UnsupportedModel) as refused:
-        read_shard(config, Random(config), 0, ranks)
+        read_shard(config, random_weights(config), 0, ranks)
     assert refused.value.code == "not_divisible"
 
 
