@@ -73,29 +73,14 @@ class InnerAnswer:
         if self._kept is None:
             gathered = b""
             for part in self.content():
-                gathered += part
-                if len(gathered) > MAX_PROBLEM:
-                    raise ExchangeFailed(
-                        "problem_too_large", f"an error answer has at most {MAX_PROBLEM} bytes"
-                    )
+                gathered = _with(gathered, part)
             self._kept = gathered
         return _json_object(self._kept)
 
     def raise_for_status(self) -> None:
         """Raises NodeRefused with the node's own error code for a status of 400 and above."""
-        if self.head.status < 400:
-            return
-        problem = self.problem()
-        inner = problem.get("error")
-        if isinstance(inner, dict):
-            raise NodeRefused(
-                str(inner.get("code") or inner.get("type")),
-                str(inner.get("message")),
-                status=self.head.status,
-            )
-        raise NodeRefused(
-            "node_error", str(problem.get("title", "the node refused")), status=self.head.status
-        )
+        if self.head.status >= 400:
+            raise _refusal(self.head.status, self.problem())
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The JSON objects of a ``text/event-stream`` body, up to its ``[DONE]``; then reads the stream to its end."""
@@ -135,7 +120,7 @@ class AsyncInnerAnswer:
         self._chunks = chunks
         self._patience = patience
         self._body = self._read()
-        self._kept = b""
+        self._kept: bytes | None = None
         self.head = InnerHead(0, ())
 
     async def start(self) -> None:
@@ -148,21 +133,30 @@ class AsyncInnerAnswer:
 
     async def content(self) -> AsyncIterator[bytes]:
         """The body's bytes as they arrive. Raises ExchangeFailed where the stream was cut or altered."""
-        if self._kept:
+        if self._kept is not None:
             yield self._kept
+            return
         async for part in self._body:
             if isinstance(part, bytes):
                 yield part
 
+    async def problem(self) -> dict[str, Any]:
+        """As ``InnerAnswer.problem``."""
+        if self._kept is None:
+            gathered = b""
+            async for part in self.content():
+                gathered = _with(gathered, part)
+            self._kept = gathered
+        return _json_object(self._kept)
+
+    async def raise_for_status(self) -> None:
+        """As ``InnerAnswer.raise_for_status``."""
+        if self.head.status >= 400:
+            raise _refusal(self.head.status, await self.problem())
+
     async def correction(self) -> "Correction | None":
         """As ``InnerAnswer.correction``."""
-        if self.head.status not in _CORRECTABLE:
-            return None
-        async for part in self.content():
-            self._kept += part
-            if len(self._kept) > MAX_PROBLEM:
-                raise ExchangeFailed("problem_too_large", f"an error answer has at most {MAX_PROBLEM} bytes")
-        return _correction(self.head, _json_object(self._kept))
+        return _correction(self.head, await self.problem()) if self.head.status in _CORRECTABLE else None
 
     async def _read(self) -> AsyncIterator[InnerHead | bytes]:
         watch = _ProgressWatch(self._exchange, self._patience)
@@ -236,6 +230,21 @@ def check_outer(reply: httpx2.Response) -> None:
 def _parts(events: list[Head | Content]) -> Iterator[InnerHead | bytes]:
     for event in events:
         yield event.data if isinstance(event, Content) else InnerHead(event.status, event.headers)
+
+
+def _with(gathered: bytes, part: bytes) -> bytes:
+    if len(gathered) + len(part) > MAX_PROBLEM:
+        raise ExchangeFailed("problem_too_large", f"an error answer has at most {MAX_PROBLEM} bytes")
+    return gathered + part
+
+
+def _refusal(status: int, problem: dict[str, Any]) -> NodeRefused:
+    inner = problem.get("error")
+    if isinstance(inner, dict):
+        return NodeRefused(
+            str(inner.get("code") or inner.get("type")), str(inner.get("message")), status=status
+        )
+    return NodeRefused("node_error", str(problem.get("title", "the node refused")), status=status)
 
 
 def _correction(head: InnerHead, problem: dict[str, Any]) -> Correction | None:

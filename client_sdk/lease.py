@@ -16,8 +16,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
-from .answer import MAX_PROBLEM, SseLines
-from .errors import ClientError, ExchangeFailed, NodeRefused
+from .answer import SseLines
+from .errors import ClientError, ExchangeFailed
 from .exchange import InnerRequest
 
 if TYPE_CHECKING:
@@ -126,16 +126,11 @@ async def aholding(client: "PrivateClient", secret: bytes, seconds: int | None) 
     async def hold() -> None:
         try:
             async with client.astream(_request(secret, seconds)) as answer:
-                said = b""
+                await answer.raise_for_status()
                 async for part in answer.content():
-                    if answer.head.status >= 400:
-                        said = (said + part)[:MAX_PROBLEM]
-                        continue
                     lease.feed(part)
                     if lease.tokens:
                         begun.set()
-                if answer.head.status >= 400:
-                    raise _refused(answer.head.status, said)
         finally:
             lease.end()
             begun.set()
@@ -158,14 +153,6 @@ def _request(secret: bytes, seconds: int | None) -> InnerRequest:
         asked["seconds"] = seconds
     headers = ((b"content-type", b"application/json"),)
     return InnerRequest("POST", "/v1/lease", headers, json.dumps(asked).encode())
-
-
-def _refused(status: int, said: bytes) -> NodeRefused:
-    try:
-        error = json.loads(said)["error"]
-        return NodeRefused(str(error["code"]), str(error["message"]), status=status)
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return NodeRefused("node_error", "the node refused", status=status)
 
 
 def _nothing() -> ExchangeFailed:

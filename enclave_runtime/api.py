@@ -8,7 +8,7 @@ request.
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -36,7 +36,6 @@ EVIDENCE_MEDIA_TYPE = "application/vnd.cloister.evidence+json"
 NONCE_BYTES = 32
 API_VERSION = 1
 
-_Result = TypeVar("_Result")
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
