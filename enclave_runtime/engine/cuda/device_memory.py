@@ -134,9 +134,8 @@ class DevicePages(PagePool):
         self._forget()
 
     def clear(self) -> None:
+        super().clear()
         self._device.zero(self.address, self.size)
-        self._written[:] = False
-        self._owners[:] = 0
         self._forget()
 
     def copy_page(self, taken: int, given: int) -> None:

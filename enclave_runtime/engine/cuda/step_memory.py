@@ -18,13 +18,18 @@ AHEAD = 8
 LARGEST_BATCH = 64
 """Rows of one token in one graph, at most; more run in turn."""
 
+# Where each array of the control block begins, in bytes a row of the batch; device and host count alike.
+_SEEDS = 0  # uint64 [batch, 2]
+_TEMPERATURES = 16  # float64 [batch]
+_TOKENS, _POSITIONS, _LENGTHS, _TAKEN = 24, 28, 32, 36  # int32 [batch] each
+_TABLES = 40  # int32 [batch, width]
+
 
 @dataclass(slots=True)
 class StepMemory:
     """Addresses, and the pinned memory that goes with some of them. Sizes count rows or positions.
 
-    ``control`` is one block: seeds int64 [batch, 2], temperatures float64 [batch], then int32 [batch] each of tokens,
-    positions, lengths and taken (the head), then page tables int32 [batch, width].
+    ``control`` is one block: seeds, temperatures, tokens, positions, lengths and taken (the head), then page tables.
     """
 
     batch: int
@@ -64,7 +69,7 @@ class StepMemory:
         for at, table in zip(turns, tables, strict=True):
             device.upload(at, table.contiguous().numpy())
             device.wait()
-        control_host = device.pinned(batch * (40 + 4 * width))
+        control_host = device.pinned(batch * (_TABLES + 4 * width))
         chunk_host = device.pinned(4 * (2 * chunk + width))
         logits_host = device.pinned(batch * config.vocab_size * 4)
         history_host = device.pinned(AHEAD * batch * 4)
@@ -95,31 +100,31 @@ class StepMemory:
 
     @property
     def head_bytes(self) -> int:
-        return 40 * self.batch
+        return _TABLES * self.batch
 
     @property
     def seeds(self) -> int:
-        return self.control
+        return self.control + _SEEDS * self.batch
 
     @property
     def temperatures(self) -> int:
-        return self.control + 16 * self.batch
+        return self.control + _TEMPERATURES * self.batch
 
     @property
     def tokens(self) -> int:
-        return self.control + 24 * self.batch
+        return self.control + _TOKENS * self.batch
 
     @property
     def positions(self) -> int:
-        return self.control + 28 * self.batch
+        return self.control + _POSITIONS * self.batch
 
     @property
     def lengths(self) -> int:
-        return self.control + 32 * self.batch
+        return self.control + _LENGTHS * self.batch
 
     @property
     def taken(self) -> int:
-        return self.control + 36 * self.batch
+        return self.control + _TAKEN * self.batch
 
     @property
     def tables(self) -> int:
@@ -139,20 +144,24 @@ class StepMemory:
 
     @property
     def _seeds(self) -> np.ndarray:
-        return self.control_host[: 16 * self.batch].view(np.uint64).reshape(self.batch, 2)
+        return self._host(_SEEDS, _TEMPERATURES).view(np.uint64).reshape(self.batch, 2)
 
     @property
     def _temperatures(self) -> np.ndarray:
-        return self.control_host[16 * self.batch : 24 * self.batch].view(np.float64)
+        return self._host(_TEMPERATURES, _TOKENS).view(np.float64)
 
     @property
     def _numbers(self) -> np.ndarray:
         """Tokens, positions, lengths and taken: int32 [4, batch]."""
-        return self.control_host[24 * self.batch : self.head_bytes].view(np.int32).reshape(4, self.batch)
+        return self._host(_TOKENS, _TABLES).view(np.int32).reshape(4, self.batch)
 
     @property
     def _tables(self) -> np.ndarray:
         return self.control_host[self.head_bytes :].view(np.int32).reshape(self.batch, self.width)
+
+    def _host(self, begin: int, end: int) -> np.ndarray:
+        """The host's copy of the arrays from offset ``begin`` to ``end``."""
+        return self.control_host[begin * self.batch : end * self.batch]
 
     def bucket(self, rows: int) -> int:
         """The smallest size that is recorded and holds ``rows``."""
