@@ -20,9 +20,11 @@ from pathlib import Path
 
 from enclave_runtime import egress, kernel_calls, seal, wiped_memory
 from enclave_runtime.config import SIMULATED, HostInputs, NodeConfig
+from enclave_runtime.decoder_choice import DecoderChoice
 from enclave_runtime.draft_choice import DraftChoice
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.exit_codes import ExitCode
+from enclave_runtime.gpu_access import GpuAccess
 from enclave_runtime.metrics_schema import MetricsSchema
 
 #: What a node's libraries read besides code and volumes: randomness, and facts of the processor and the memory.
@@ -62,11 +64,13 @@ def _boot(arguments: Sequence[str]) -> int:
         inherited = replace(inherited, platform=start_keeper(config, host))
     draft = DraftChoice.from_table(config.draft)
     models = [host.model] if draft is None else [host.model, draft.beside(host.model)]
+    gpu = GpuAccess.of(DecoderChoice.from_table(config.decoder).kernels, config.gpu_count)
     confined = seal.confine(
         read=(*code_paths(), *models, host.staple, *map(Path, DEVICES_AND_FACTS)),
         bind_ports=(host.port, host.metrics_port),
         keep_descriptors=inherited.descriptors,
         tolerate=config.tolerate,
+        gpu=gpu,
     )
     # A simulated machine ends with the platform that runs it.
     kernel_calls.prctl(kernel_calls.PR_SET_PDEATHSIG, signal.SIGTERM)

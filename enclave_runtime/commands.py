@@ -45,10 +45,12 @@ def _explain_seal(wanted: bool) -> None:
     from enclave_runtime import seal_explained
 
     try:
-        report = seal_explained.trial()
+        report, with_gpu = seal_explained.trial(), seal_explained.trial(gpus=1)
     except seal_explained.TrialFailed as error:
         raise typer.Exit(_failed(str(error))) from None
-    seal_explained.show(report, Console())
+    console = Console()
+    seal_explained.show(report, console)
+    seal_explained.show_gpu(with_gpu, console)
     raise typer.Exit(OK if seal_explained.complete(report) else NOT_AVAILABLE)
 
 

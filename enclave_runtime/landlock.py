@@ -3,8 +3,8 @@
 Interface facts from the kernel's ``Documentation/userspace-api/landlock.rst`` and
 ``include/uapi/linux/landlock.h``. A ruleset binds the calling thread and what it starts, so
 :func:`restrict` insists on being called before any thread exists. Rights that a ruleset handles and no rule
-grants are refused: write, create, remove, truncate, rename, execute, device ioctl, TCP connect, and signals
-or abstract sockets to the outside are never granted here.
+grants are refused: write, create, remove, truncate, rename, execute, TCP connect, and signals or abstract sockets to
+the outside are never granted here, and device ioctl only for device files that are named.
 """
 
 import ctypes
@@ -25,6 +25,8 @@ _RULE_NET_PORT = 2
 _FS_WRITE_FILE = 1 << 1
 _FS_READ_FILE = 1 << 2
 _FS_READ_DIR = 1 << 3
+_FS_IOCTL_DEV = 1 << 15
+_IOCTL_SINCE = 5
 # Number of file-system rights that each version of the interface knows; they fill the mask from bit 0.
 _FS_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 _NET_BIND_TCP = 1 << 0
@@ -58,6 +60,7 @@ class Landlocked:
 
     abi: int
     file_system: bool
+    device_control: bool
     network: bool
     scope: bool
 
@@ -73,12 +76,17 @@ def abi_version() -> int:
 
 
 def restrict(
-    *, read: Sequence[Path], read_write_files: Sequence[Path] = (), bind_ports: Sequence[int] = ()
+    *,
+    read: Sequence[Path],
+    read_write_files: Sequence[Path] = (),
+    device_files: Sequence[Path] = (),
+    bind_ports: Sequence[int] = (),
 ) -> Landlocked:
     """Leave this process only reading beneath ``read``, and binding TCP ports ``bind_ports`` (0: an
     ephemeral one).
 
-    ``read_write_files`` are single existing files, such as ``/dev/null``. Paths that do not exist grant
+    ``read_write_files`` are single existing files, such as ``/dev/null``; ``device_files`` may besides be controlled
+    (ioctl), which from version 5 on goes for no other device that is opened from now on. Paths that do not exist grant
     nothing. Raises ConfinementError when another thread exists, or when the kernel refuses a ruleset it
     said it knows.
     """
@@ -89,8 +97,8 @@ def restrict(
         )
     abi = abi_version()
     if abi == 0:
-        return Landlocked(abi=0, file_system=False, network=False, scope=False)
-    network, scope = abi >= _NET_SINCE, abi >= _SCOPE_SINCE
+        return Landlocked(abi=0, file_system=False, device_control=False, network=False, scope=False)
+    network, scope, control = abi >= _NET_SINCE, abi >= _SCOPE_SINCE, abi >= _IOCTL_SINCE
     handled = (1 << _FS_RIGHTS[min(abi, max(_FS_RIGHTS))]) - 1
     attr = _RulesetAttr(
         handled_access_fs=handled,
@@ -107,6 +115,9 @@ def restrict(
                 _grant(ruleset, path, _FS_READ_FILE, _FS_READ_DIR)
             for path in read_write_files:
                 _grant(ruleset, path, _FS_READ_FILE | _FS_WRITE_FILE, 0)
+            for path in device_files:
+                rights = _FS_READ_FILE | _FS_WRITE_FILE | (_FS_IOCTL_DEV if control else 0)
+                _grant(ruleset, path, rights, 0)
             if network:
                 for port in bind_ports:
                     rule = _NetPortAttr(allowed_access=_NET_BIND_TCP, port=port)
@@ -118,7 +129,7 @@ def restrict(
     except OSError as error:
         detail = f"the kernel offers Landlock {abi} but refused it: {error.strerror}"
         raise ConfinementError("landlock_refused", detail, ExitCode.KERNEL) from error
-    return Landlocked(abi=abi, file_system=True, network=network, scope=scope)
+    return Landlocked(abi=abi, file_system=True, device_control=control, network=network, scope=scope)
 
 
 def _grant(ruleset: int, path: Path, file_rights: int, folder_rights: int) -> None:

@@ -37,6 +37,7 @@ from enclave_runtime.engine.model import LoadedModel, load_model
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.evidence import EvidenceMaker
 from enclave_runtime.exit_codes import ExitCode
+from enclave_runtime.gpu_access import GpuAccess
 from enclave_runtime.gpu_links import check_links
 from enclave_runtime.http_server import Server, server_config
 from enclave_runtime.identity import Identity
@@ -212,7 +213,8 @@ async def _serve(
     service.sweep.begin()
     named = {announcement, listener.fileno(), egress.pipe, *inherited.descriptors}
     clock.mark("rehearsal")
-    report = seal.seal(confined, keep_streams=named, tolerate=config.tolerate)
+    gpu = GpuAccess.of(DecoderChoice.from_table(config.decoder).kernels, config.gpu_count)
+    report = seal.seal(confined, keep_streams=named, tolerate=config.tolerate, gpu=gpu)
     clock.mark("seal")
     said = {
         "event": "listening",

@@ -4,7 +4,8 @@ It closes in two steps, because Landlock binds one thread and the model needs se
 
 1. :func:`confine`, first thing in the process: Landlock, no new privileges, no capabilities, no core file,
    not dumpable, memory that is wiped when freed, stays out of swap and never becomes executable, no inherited
-   descriptors and no environment.
+   descriptors and no environment. The device files of GPUs may be opened after that, where the measured
+   configuration computes on them, and no other device.
 2. :func:`seal`, last thing before listening: seccomp for all threads, every descriptor accounted for, no file may
    grow, standard streams to ``/dev/null``, no tracebacks, no logging, no imports.
 
@@ -15,6 +16,7 @@ measured configuration names it as tolerated; the row then says so. After the fi
 
 import ctypes
 import enum
+import errno
 import faulthandler
 import fcntl
 import logging
@@ -24,6 +26,7 @@ import resource
 import socket
 import stat
 import sys
+import termios
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -34,6 +37,7 @@ from struct import Struct
 from enclave_runtime import closed_interpreter, kernel_calls, landlock, seccomp, wiped_memory
 from enclave_runtime.errors import ConfinementError
 from enclave_runtime.exit_codes import ExitCode
+from enclave_runtime.gpu_access import REQUESTS, GpuAccess
 from enclave_runtime.syscalls import ARCHITECTURES
 
 
@@ -43,6 +47,7 @@ class Piece(enum.StrEnum):
     """
 
     LANDLOCK_FILES = "landlock.files"
+    LANDLOCK_DEVICES = "landlock.devices"
     LANDLOCK_NETWORK = "landlock.network"
     LANDLOCK_SCOPE = "landlock.scope"
     NO_NEW_PRIVILEGES = "no_new_privileges"
@@ -66,7 +71,7 @@ class Piece(enum.StrEnum):
 #: tolerate missing.
 TOLERABLE = frozenset(
     {
-        *(Piece.LANDLOCK_FILES, Piece.LANDLOCK_NETWORK, Piece.LANDLOCK_SCOPE),
+        *(Piece.LANDLOCK_FILES, Piece.LANDLOCK_DEVICES, Piece.LANDLOCK_NETWORK, Piece.LANDLOCK_SCOPE),
         *(Piece.NO_EXECUTABLE_GAIN, Piece.MEMORY_WIPED, Piece.MEMORY_LOCKED),
     }
 )
@@ -113,10 +118,12 @@ def confine(
     bind_ports: Sequence[int],
     keep_descriptors: Collection[int] = (),
     tolerate: Collection[Piece] = (),
+    gpu: GpuAccess | None = None,
 ) -> SealReport:
     """Step 1, before any thread exists: leave only reading beneath ``read`` and binding ``bind_ports``.
 
-    ``keep_descriptors`` are inherited file descriptors to keep besides 0, 1 and 2; all others are closed.
+    ``keep_descriptors`` are inherited file descriptors to keep besides 0, 1 and 2; all others are closed. Where there
+    is a ``gpu``, its device files may be opened and controlled too; the piece ``landlock.devices`` says so.
     Raises ConfinementError when a piece is missing that ``tolerate`` does not name.
     """
     rows = _Rows(tolerate)
@@ -137,11 +144,19 @@ def confine(
     wiped = wiped_memory.freed_memory_is_wiped()
     rows.check(Piece.MEMORY_WIPED, wiped, "the allocator overwrites every block it gets back, tried")
     rows.check(Piece.MEMORY_LOCKED, _lock_memory(), "mlockall: present and future pages stay out of swap")
-    locked = landlock.restrict(read=read, read_write_files=(Path(os.devnull),), bind_ports=tuple(bind_ports))
+    locked = landlock.restrict(
+        read=(*read, *(gpu.facts if gpu else ())),
+        read_write_files=(Path(os.devnull),),
+        device_files=gpu.files if gpu else (),
+        bind_ports=tuple(bind_ports),
+    )
     version = f"Landlock {locked.abi}"
     rows.check(
         Piece.LANDLOCK_FILES, locked.file_system, f"{version}: read beneath {len(read)} paths, write nothing"
     )
+    if gpu:
+        opened = f"{version}: besides, open and control {_devices(gpu)}, and control no other device"
+        rows.check(Piece.LANDLOCK_DEVICES, locked.device_control, opened)
     rows.check(
         Piece.LANDLOCK_NETWORK, locked.network, f"{version}: bind {_ports(bind_ports)}, connect nowhere"
     )
@@ -156,20 +171,27 @@ def confine(
 
 
 def seal(
-    confined: SealReport, *, keep_streams: Collection[int] = (), tolerate: Collection[Piece] = ()
+    confined: SealReport,
+    *,
+    keep_streams: Collection[int] = (),
+    tolerate: Collection[Piece] = (),
+    gpu: GpuAccess | None = None,
 ) -> SealReport:
     """Step 2, with every thread running that will ever run: close the rest, try the seal, and report all
     pieces.
 
     ``keep_streams`` are the pipes, terminals and connected sockets that stay open besides the standard streams,
-    which always go; listening sockets and pairs within this process may stay. Raises ConfinementError when
-    anything else is open that leads out, when a piece is missing, or when a forbidden call succeeds.
+    which always go; listening sockets and pairs within this process may stay. Where there is a ``gpu``, its device
+    files and pipes with both ends here may stay too, and `gpu_access.REQUESTS` may be made.
+
+    Raises ConfinementError when anything else is open that leads out, when a piece is missing, or when a forbidden call
+    succeeds.
     """
     architecture = kernel_calls.machine()
     if architecture not in ARCHITECTURES:
         raise ConfinementError("architecture", f"no filter for {architecture}", ExitCode.KERNEL)
     rows = _Rows(tolerate, confined.rows)
-    rows.add(Piece.DESCRIPTORS_AUDITED, _refuse_open_doors(set(keep_streams)))
+    rows.add(Piece.DESCRIPTORS_AUDITED, _refuse_open_doors(set(keep_streams), gpu))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     rows.add(Piece.NO_FILE_GROWTH, "RLIMIT_FSIZE 0, no regular file open for writing")
     _silence()
@@ -184,14 +206,21 @@ def seal(
         Piece.INTERPRETER_CLOSED,
         f"no import, no library; {len(closed_interpreter.REFUSED_EVENTS)} audit events refused",
     )
-    program = seccomp.assemble(seccomp.policy(os.getpid()), architecture)
+    requests = tuple(REQUESTS.values()) if gpu else ()
+    program = seccomp.assemble(seccomp.policy(os.getpid(), requests), architecture)
     seccomp.install(program)
     _try_the_seal()
+    left = f", {len(requests)} requests to the GPU's driver left" if gpu else ""
     rows.add(
         Piece.SECCOMP,
-        f"{len(program) // 8} instructions on {threading.active_count()} or more threads, tried",
+        f"{len(program) // 8} instructions on {threading.active_count()} or more threads, tried{left}",
     )
     return SealReport(tuple(rows.rows))
+
+
+def _devices(gpu: GpuAccess) -> str:
+    absent = [str(file) for file in gpu.files if not file.exists()]
+    return " ".join(map(str, gpu.files)) + (f" (not here: {' '.join(absent)})" if absent else "")
 
 
 def _ports(ports: Sequence[int]) -> str:
@@ -281,20 +310,25 @@ def _limit_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
 
-def _refuse_open_doors(kept: Collection[int]) -> str:
+def _refuse_open_doors(kept: Collection[int], gpu: GpuAccess | None) -> str:
     """Look at every open descriptor; what is there, in words."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     found: Counter[str] = Counter()
-    for descriptor in _open_descriptors(range(limit)):
-        if descriptor in {0, 1, 2}:
-            continue
+    looked_at = [descriptor for descriptor in _open_descriptors(range(limit)) if descriptor not in {0, 1, 2}]
+    devices = {os.stat(file).st_rdev for file in gpu.files if file.exists()} if gpu else set()
+    inner = _pipes_within(looked_at) if gpu else frozenset()
+    for descriptor in looked_at:
         if descriptor in kept:
             found["named by the node"] += 1
             continue
         mode = os.fstat(descriptor).st_mode
-        if stat.S_ISFIFO(mode):
+        if stat.S_ISCHR(mode) and os.fstat(descriptor).st_rdev in devices:
+            found["of the GPU's driver"] += 1
+        elif stat.S_ISFIFO(mode) and descriptor in inner:
+            found["pipe within the process"] += 1
+        elif stat.S_ISFIFO(mode):
             raise ConfinementError("descriptor", f"descriptor {descriptor} is a pipe that leads out")
-        if stat.S_ISSOCK(mode):
+        elif stat.S_ISSOCK(mode):
             found[_harmless_socket(descriptor)] += 1
         elif stat.S_ISREG(mode) or stat.S_ISBLK(mode) or stat.S_ISCHR(mode):
             flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
@@ -306,6 +340,20 @@ def _refuse_open_doors(kept: Collection[int]) -> str:
         else:
             found["of the event loop"] += 1
     return ", ".join(f"{count} {kind}" for kind, count in sorted(found.items())) or "none besides the streams"
+
+
+def _pipes_within(descriptors: Iterable[int]) -> frozenset[int]:
+    """Pipes of which both ends are open here. The process has closed what it inherited and started nothing that holds
+    one since, so nobody else is at either end.
+    """
+    ends: dict[int, dict[int, int]] = {}
+    for descriptor in descriptors:
+        status = os.fstat(descriptor)
+        if stat.S_ISFIFO(status.st_mode):
+            side = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+            ends.setdefault(status.st_ino, {})[descriptor] = side
+    whole = (sides for sides in ends.values() if {os.O_RDONLY, os.O_WRONLY} <= set(sides.values()))
+    return frozenset(descriptor for sides in whole for descriptor in sides)
 
 
 def _harmless_socket(descriptor: int) -> str:
@@ -333,11 +381,21 @@ def _silence() -> None:
 def _try_the_seal() -> None:
     _must_be_refused("open", lambda: os.close(os.open("/", os.O_RDONLY)))
     _must_be_refused("socket", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM).close())
+    _must_be_refused("device control", _control_a_device)
     _must_be_refused("memfd", lambda: os.close(os.memfd_create("x")))
     _must_be_refused(
         "executable memory",
         lambda: mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_EXEC).close(),
     )
+
+
+def _control_a_device() -> None:
+    try:
+        fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8))
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            raise
+        # Otherwise the request got to the device, which knows nothing of it.
 
 
 def _must_be_refused(what: str, attempt: Callable[[], object]) -> None:

@@ -88,14 +88,17 @@ class Rule:
     conditions: tuple[Condition, ...] = ()
 
 
-def policy(own_process_id: int) -> tuple[Rule, ...]:
-    """The rules of a sealed node, most frequent calls first; a signal may go to ``own_process_id`` only."""
+def policy(own_process_id: int, requests: Sequence[int] = ()) -> tuple[Rule, ...]:
+    """The rules of a sealed node, most frequent calls first; a signal may go to ``own_process_id`` only.
+
+    ``requests`` are ioctl requests that are left besides the one that sockets need: those of a GPU's driver.
+    """
     no_execute = (Clear(2, _PROT_EXEC),)
     allowed = [
         *(Rule(name, ALLOW) for name in _FREE),
         Rule("sendto", ALLOW, (Null(4),)),
         *(Rule(name, ALLOW, no_execute) for name in ("mmap", "mprotect")),
-        Rule("ioctl", ALLOW, (OneOf(1, (_FIONBIO,)),)),
+        Rule("ioctl", ALLOW, (OneOf(1, (_FIONBIO, *requests)),)),
         Rule("fcntl", ALLOW, (OneOf(1, (_F_GETFD, _F_GETFL, _F_SETFL)),)),
         Rule("setsockopt", ALLOW, (OneOf(1, (_IPPROTO_TCP,)), OneOf(2, (_TCP_NODELAY,)))),
         Rule("setsockopt", ALLOW, (OneOf(1, (_SOL_SOCKET,)), OneOf(2, (_SO_REUSEADDR, _SO_KEEPALIVE)))),

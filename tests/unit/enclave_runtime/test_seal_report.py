@@ -52,8 +52,48 @@ confined = seal.confine(
 )
 return seal.seal(confined, keep_streams=(out,), tolerate=(Piece.MEMORY_LOCKED,)).as_json()
 """)
-    assert {row["piece"] for row in rows} == {piece.value for piece in seal.Piece}
+    assert {row["piece"] for row in rows} == {piece.value for piece in seal.Piece} - {"landlock.devices"}
     assert {row["state"] for row in rows if row["piece"] != "memory.locked"} == {"in force"}
+
+
+def test_a_gpu_adds_a_piece_and_is_told_in_the_others():
+    rows = child("""
+from enclave_runtime.gpu_access import GpuAccess
+gpu = GpuAccess((Path("/dev/zero"), Path("/dev/absent")))
+confined = seal.confine(read=read_paths(), bind_ports=(0,), keep_descriptors=(out,), tolerate=LOCK, gpu=gpu)
+held, pipe = os.open("/dev/zero", os.O_RDWR), os.pipe()
+return seal.seal(confined, keep_streams=(out,), tolerate=LOCK, gpu=gpu).as_json()
+""")
+    details = {row["piece"]: row["detail"] for row in rows if row["state"] == "in force"}
+    assert "/dev/zero /dev/absent (not here: /dev/absent)" in details["landlock.devices"]
+    assert (
+        details["descriptors.audited"]
+        == "1 named by the node, 1 of the GPU's driver, 2 pipe within the process"
+    )
+    assert "requests to the GPU's driver" in details["seccomp"]
+
+
+def test_a_kernel_that_cannot_hold_device_control_down_is_an_error():
+    code, status, detail = child("""
+from enclave_runtime.gpu_access import GpuAccess
+landlock.abi_version = lambda: 4
+pieces = (*LOCK, Piece.LANDLOCK_SCOPE)
+seal.confine(read=(), bind_ports=(0,), keep_descriptors=(out,), tolerate=pieces, gpu=GpuAccess.of("cuda", 1))
+""")
+    assert (code, status) == ("piece_missing", ExitCode.KERNEL)
+    assert "landlock.devices" in detail
+
+
+def test_half_a_pipe_is_a_door_with_a_gpu_too():
+    code, *_ = child("""
+from enclave_runtime.gpu_access import GpuAccess
+gpu = GpuAccess((Path("/dev/zero"),))
+confined = seal.confine(read=read_paths(), bind_ports=(0,), keep_descriptors=(out,), tolerate=LOCK, gpu=gpu)
+taken, given = os.pipe()
+os.close(taken)
+seal.seal(confined, keep_streams=(out,), tolerate=LOCK, gpu=gpu)
+""")
+    assert code == "descriptor"
 
 
 @pytest.mark.parametrize("raised", [True, False])

@@ -1,5 +1,6 @@
 """The filter's program, run by a small interpreter of classic BPF, on both architectures."""
 
+import hashlib
 import re
 import struct
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enclave_runtime.gpu_access import REQUESTS, GpuAccess
 from enclave_runtime.seccomp import ALLOW, ENOSYS, EPERM, KILL_PROCESS, OneOf, Rule, assemble, policy
 from enclave_runtime.syscalls import ARCHITECTURES, NUMBERS, number
 
@@ -76,6 +78,68 @@ def test_arguments_decide(answer):
     assert answer("clone", 0x3D0F00) == EPERM
     assert answer("clone", 0x1200011) == KILL_PROCESS
     assert answer("clone3") == ENOSYS
+
+
+PINNED = {
+    "x86_64": "de02bca3b3b45bc989727d53d099dc5e049567fbf4403be46748722d2266ea5d",
+    "aarch64": "c4f00fef8f49bdfd551f11a084547d5acedd520052b26bf33f91be74cb7f00fa",
+}
+"""SHA-256 of the program of a node that computes on its processor, for process `OWN`."""
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_without_a_gpu_the_program_is_the_known_one(architecture):
+    """What a node may do behind its seal changes by intention alone."""
+    assert hashlib.sha256(assemble(policy(OWN), architecture)).hexdigest() == PINNED[architecture]
+
+
+def rm(number: int, size: int) -> int:
+    return 3 << 30 | size << 16 | 0x46 << 8 | number
+
+
+GPU_REFUSED = {
+    "a request in memory": rm(0xD3, 16),
+    "a file made a client": rm(0xC9, 4),
+    "memory of the host": rm(0x27, 56),
+    "memory seen by the processor": rm(0x4E, 56),
+    "an object of another client": rm(0x34, 28),
+    "an object for others": rm(0x35, 28),
+    "memory for another device": rm(0xD9, 2592),
+    "the driver's settings": rm(0x4D, 32),
+    "another size": rm(0x2A, 40),
+    "another family": rm(0x2A, 32) ^ 1 << 8,
+    "read a process": 62,
+    "write a process": 63,
+    "access between GPUs": 29,
+    "a new client of managed memory": 0x3000_0001,
+    "a terminal": 0x5412,
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_with_a_gpu_its_requests_are_left_and_no_other(architecture):
+    program = assemble(policy(OWN, tuple(REQUESTS.values())), architecture)
+    plain = assemble(policy(OWN), architecture)
+    audit, call = ARCHITECTURES[architecture][0], number("ioctl", architecture)
+    assert call is not None
+    for request in REQUESTS.values():
+        assert run_filter(program, audit, call, [9, request, 0, 0, 0, 0]) == ALLOW
+        assert run_filter(plain, audit, call, [9, request, 0, 0, 0, 0]) == EPERM
+    for request in GPU_REFUSED.values():
+        assert run_filter(program, audit, call, [9, request, 0, 0, 0, 0]) == EPERM
+    assert REQUESTS["NV_ESC_RM_CONTROL"] == 0xC020_462A  # as traces of programs that use CUDA show it
+
+
+def test_only_a_configuration_that_computes_on_gpus_reaches_them():
+    assert [GpuAccess.of(kernels, 1) for kernels in ("auto", "compiled", "torch")] == [None] * 3
+    access = GpuAccess.of("cuda", 2)
+    assert access is not None
+    assert [str(file) for file in access.files] == [
+        "/dev/nvidiactl",
+        "/dev/nvidia-uvm",
+        "/dev/nvidia0",
+        "/dev/nvidia1",
+    ]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
