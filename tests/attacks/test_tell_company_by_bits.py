@@ -16,7 +16,7 @@ from enclave_runtime.engine.decoder import Decoder, Span
 from enclave_runtime.engine.model import make_decoder
 from enclave_runtime.engine.rope import RopeConfig
 from enclave_runtime.engine.safetensors_weights import SafetensorsFolder
-from enclave_runtime.engine.weights import _expected_shapes
+from enclave_runtime.engine.weights import expected_shapes
 
 CONFIG = ModelConfig(512, 256, 2, 4, 2, 64, 512, 256, 1e-5, True, RopeConfig(theta=1e4))
 
@@ -26,7 +26,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> SafetensorsFolder:
     folder, generator = tmp_path_factory.mktemp("model"), torch.Generator().manual_seed(0)
     tensors = {
         name: torch.randn(shape, generator=generator) * 0.05 + ("norm" in name)
-        for name, shape in _expected_shapes(CONFIG)
+        for name, shape in expected_shapes(CONFIG)
     }
     save_file(tensors, folder / "model.safetensors")
     return SafetensorsFolder(folder)
