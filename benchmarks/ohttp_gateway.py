@@ -1,10 +1,12 @@
 """What the gateway adds to an application: ``python -m benchmarks.ohttp_gateway [--json]``.
 
-One ASGI application that echoes 1 KB is served twice by the same server (uvicorn with h11, a process each, loopback):
-bare, and behind the gateway with X25519, with X-Wing, and without padding, since a profile's cells are time spent on
-purpose. A third arm is the bare application again: the noise floor. Requests are sealed beforehand, one connection
+One ASGI application that echoes 1 KB is served by the same server (uvicorn with h11, a process each, loopback): bare,
+and behind the gateway with X25519, with X-Wing, and without padding, since a profile's cells are time spent on
+purpose. Beside each stands the floor under it, which does the same exchange by the bare operations of cryptography
+(ohttp_floor.py); and the bare application again, for the noise. Requests are sealed beforehand, one connection
 an arm is kept open, and the arms take turns within one run. Counted are the time until the whole answer is there and
-the processor time that the server's thread took, by round; a ratio is the median of the rounds' own ratios.
+the processor time that the server's thread took, by round; a ratio is the median of the rounds' own ratios, with
+the middle half of them beside it.
 """
 
 import argparse
@@ -22,52 +24,87 @@ from pathlib import Path
 from typing import Any
 
 from ohttp import kem
+from ohttp.asgi import App
 from ohttp.bhttp import Request, decode_response, encode_request
-from ohttp.chunked import REQUEST_MEDIA_TYPE, ChunkedClient
+from ohttp.chunked import REQUEST_MEDIA_TYPE, RESPONSE_MEDIA_TYPE, ChunkedClient
+from ohttp.gateway import Gateway
 from ohttp.http_date import format_http_date
-from ohttp.keyconfig import KeyConfig, parse_key_configs
+from ohttp.keyconfig import GatewayKey, KeyConfig, KeyRing, encode_key_configs, parse_key_configs
+from ohttp.padding import CellProfile
+from ohttp.replay import ReplayWindow
 
 from .environment import cpu_name, installed
+from .ohttp_floor import BODY, Floor
 from .statistics import median, quantile
 
-BODY = 1024
 ROUNDS, CALLS = 60, 20
 GOAL = 2.0
 TURN_S = 600
+ARMS: dict[str, tuple[str, int]] = {
+    "bare": ("bare", 0),
+    "bare again": ("bare", 0),
+    "X25519 floor": ("floor", kem.X25519),
+    "X25519": ("gateway", kem.X25519),
+    "X-Wing floor": ("floor", kem.MLKEM768_X25519),
+    "X-Wing": ("gateway", kem.MLKEM768_X25519),
+}
 _EVIDENCE = bytes(32)
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
     """The application: what comes goes back."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        body, more = body + message.get("body", b""), message.get("more_body", False)
+    body = await _body(receive)
     headers = [(b"content-type", b"application/octet-stream"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def serve(kem_id: int | None) -> None:
-    """Serve the application, behind a gateway where ``kem_id`` names its key's mechanism; say the port."""
+async def _body(receive: Any) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    return body
+
+
+def gateway_app(kem_id: int) -> App:
+    """The application behind the gateway, with one key of this mechanism."""
+    ring = KeyRing([GatewayKey.generate(1, kem_id)])
+    return Gateway(
+        echo,
+        keyring=lambda: ring,
+        is_live=lambda digest: digest == _EVIDENCE,
+        replay=ReplayWindow(),
+        profile=CellProfile("off"),
+        now=time.time,
+    )
+
+
+def floor_app(kem_id: int) -> App:
+    """The floor under ``gateway_app``: the same messages of ASGI, and nothing run in between but cryptography."""
+    floor = Floor(kem_id)
+    keys = encode_key_configs([floor.config])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        answer = keys if scope["method"] == "GET" else floor.echo(await _body(receive))
+        headers = [
+            (b"content-type", RESPONSE_MEDIA_TYPE.encode()),
+            (b"cache-control", b"no-store"),
+            (b"content-length", b"%d" % len(answer)),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer, "more_body": False})
+
+    return app
+
+
+def serve(kind: str, kem_id: int) -> None:
+    """Serve the application as ``kind`` says, under a key of this mechanism where it has one; say the port."""
     import uvicorn
 
-    from ohttp.gateway import Gateway
-    from ohttp.keyconfig import GatewayKey, KeyRing
-    from ohttp.padding import CellProfile
-    from ohttp.replay import ReplayWindow
-
-    app: Any = echo
-    if kem_id is not None:
-        ring = KeyRing([GatewayKey.generate(1, kem_id)])
-        app = Gateway(
-            echo,
-            keyring=lambda: ring,
-            is_live=lambda digest: digest == _EVIDENCE,
-            replay=ReplayWindow(),
-            profile=CellProfile("off"),
-            now=time.time,
-        )
+    app: App = echo
+    if kind != "bare":
+        app = {"gateway": gateway_app, "floor": floor_app}[kind](kem_id)
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     print(listener.getsockname()[1], flush=True)
@@ -130,9 +167,9 @@ def _processor_time(pid: int) -> float:
 
 
 @contextmanager
-def arm(name: str, kem_id: int | None) -> Iterator[Arm]:
-    """Start the server of an arm and connect to it."""
-    command = [sys.executable, "-m", "benchmarks.ohttp_gateway", "--serve", str(kem_id or 0)]
+def arm(name: str, kind: str, kem_id: int = 0) -> Iterator[Arm]:
+    """Start the server of an arm and connect to it. ``kind``: ``bare``, ``gateway`` or ``floor``."""
+    command = [sys.executable, "-m", "benchmarks.ohttp_gateway", "--serve", kind, "--kem", str(kem_id)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -140,13 +177,15 @@ def arm(name: str, kem_id: int | None) -> Iterator[Arm]:
             connection = socket.create_connection(("127.0.0.1", port))
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with connection:
-                path, kind, bodies = "/", "application/octet-stream", plain_bodies()
-                if kem_id is not None:
-                    path, kind, bodies = "/ohttp", REQUEST_MEDIA_TYPE, sealed_bodies(_config(connection))
-                head = (
-                    f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {kind}\r\ncontent-length: %d\r\n\r\n"
-                )
-                yield Arm(name, process, connection, bodies, head.encode())
+                path, media_type, bodies = "/", "application/octet-stream", plain_bodies()
+                if kind != "bare":
+                    path, media_type, bodies = (
+                        "/ohttp",
+                        REQUEST_MEDIA_TYPE,
+                        sealed_bodies(_config(connection)),
+                    )
+                head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {media_type}\r\ncontent-length: "
+                yield Arm(name, process, connection, bodies, head.encode() + b"%d\r\n\r\n")
         finally:
             process.terminate()
 
@@ -194,11 +233,13 @@ def check(one: Arm) -> None:
 
 
 def report(arms: Sequence[Arm]) -> dict[str, Any]:
-    """Lower quartiles in µs, and ratios to the first arm, as JSON types."""
+    """Lower quartiles in µs, and ratios to the first arm with their quartiles, as JSON types."""
     bare = arms[0]
 
-    def ratio(of: Callable[[Arm], list[float]], one: Arm) -> float:
-        return round(median([a / b for a, b in zip(of(one), of(bare), strict=True)]), 3)
+    def ratios(name: str, of: Callable[[Arm], list[float]], one: Arm) -> dict[str, Any]:
+        found = [a / b for a, b in zip(of(one), of(bare), strict=True)]
+        middle = [round(quantile(found, share), 3) for share in (0.25, 0.75)]
+        return {f"{name}_ratio": round(median(found), 3), f"{name}_ratio_middle_half": middle}
 
     return {
         "cpu": cpu_name(),
@@ -210,8 +251,8 @@ def report(arms: Sequence[Arm]) -> dict[str, Any]:
             one.name: {
                 "elapsed_us": round(quantile(one.elapsed, 0.25) * 1e6, 1),
                 "processor_us": round(quantile(one.processor, 0.25) * 1e6, 1),
-                "elapsed_ratio": ratio(lambda a: a.elapsed, one),
-                "processor_ratio": ratio(lambda a: a.processor, one),
+                **ratios("elapsed", lambda a: a.elapsed, one),
+                **ratios("processor", lambda a: a.processor, one),
             }
             for one in arms
         },
@@ -223,14 +264,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What the gateway adds to an application that echoes 1 KB.")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of all arms")
-    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--kem", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve is not None:
-        serve(options.serve or None)
+        serve(options.serve, options.kem)
         return
     with ExitStack() as opened:
-        kinds = {"bare": None, "bare again": None, "X25519": kem.X25519, "X-Wing": kem.MLKEM768_X25519}
-        arms = [opened.enter_context(arm(name, kem_id)) for name, kem_id in kinds.items()]
+        arms = [opened.enter_context(arm(name, *what)) for name, what in ARMS.items()]
         for one in arms[2:]:
             check(one)
         for one in arms:
@@ -245,12 +286,13 @@ def main() -> None:
         print(json.dumps(found))
         return
     print(f"{found['cpu']}; Python {found['python']}; {found['packages']}")
-    print(f"{'':12} {'elapsed':>12} {'/ bare':>7} {'processor':>12} {'/ bare':>7}   (goal: at most {GOAL})")
+    print(f"{'':12} {'elapsed':>12} {'/ bare':>18} {'processor':>12} {'/ bare':>18}   (goal: at most {GOAL})")
     for name, row in found["arms"].items():
-        print(
-            f"{name:12} {row['elapsed_us']:9.1f} µs {row['elapsed_ratio']:7.2f}"
-            f" {row['processor_us']:9.1f} µs {row['processor_ratio']:7.2f}"
-        )
+        line = f"{name:12}"
+        for what in ("elapsed", "processor"):
+            low, high = row[f"{what}_ratio_middle_half"]
+            line += f" {row[f'{what}_us']:9.1f} µs {row[f'{what}_ratio']:5.2f} ({low:.2f}, {high:.2f})"
+        print(line)
 
 
 if __name__ == "__main__":

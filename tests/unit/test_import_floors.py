@@ -63,6 +63,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     # Measure the library by itself, below the client.
     "benchmarks/ohttp_peers.py": {"ohttp"},
     "benchmarks/ohttp_gateway.py": {"ohttp"},
+    "benchmarks/ohttp_floor.py": {"ohttp"},
     "benchmarks/ohttp_memory.py": {"ohttp"},
 }
 
