@@ -59,7 +59,8 @@ def test_production_policy_does_not_accept_it(node):
 
 
 def test_every_piece_of_the_seal_is_in_force_and_the_kernel_agrees(node):
-    assert {row["piece"] for row in node.seal} == set(Piece) - {Piece.LANDLOCK_DEVICES}  # no GPU computes here
+    # No GPU computes here.
+    assert {row["piece"] for row in node.seal} == set(Piece) - {Piece.LANDLOCK_DEVICES}
     assert {row["state"] for row in node.seal if row["piece"] != LOCKED} == {"in force"}
     status = node.status()
     assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
