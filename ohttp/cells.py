@@ -181,7 +181,7 @@ class CellStream:
         """One piece of content: the events that wait, filled to ``size`` (1 and 65 come out one longer)."""
         events = bytes(self._events)
         self._events.clear()
-        if len(varint.encode(len(events))) + len(events) >= size:
+        if events and len(varint.encode(len(events))) + len(events) >= size:
             return self._encoder.content(events)
         filled = max(1, size - 1) if size <= 64 else max(64, size - 2)
         return self._encoder.content(events + comment(filled - len(events)))

@@ -93,6 +93,20 @@ def test_events_come_through_and_filler_is_never_acted_on(size: int, said: list[
     assert fields_of(response.body) == fields_of(b"".join(event for event, _ in said))
 
 
+@pytest.mark.parametrize("size", [128, 512])
+def test_an_event_longer_than_a_cell_may_leave_any_room_in_its_last_one(size: int) -> None:
+    for length in range(size, 2 * size + 8):  # one of them leaves room for a single byte
+        stream = CellStream(CellProfile(cell_bytes=size))
+        stream.head(200, SSE)
+        event = b"data: " + b"x" * length + b"\n\n"
+        stream.content(event)
+        cells = [stream.next_cell().data for _ in range(6)]
+        stream.content(b"data: [DONE]\n\n")
+        stream.end()
+        response, _ = read(drained(stream, cells))
+        assert fields_of(response.body) == fields_of(event + b"data: [DONE]\n\n")
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=3000), st.integers(0, 30), st.integers(1, 4))
 def test_another_body_is_gathered_and_comes_out_exact(body: bytes, wait: int, pieces: int) -> None:
