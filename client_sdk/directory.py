@@ -1,49 +1,58 @@
 """The directory of a fleet: which nodes there are, and the keys that each of them shows (docs/protocol.md §6).
 
-A directory is canonical JSON (RFC 8785)::
+By itself a directory is canonical JSON (RFC 8785)::
 
     {"channel":"prod","nodes":[{"keys":"<64 hex digits>","name":"node-a"}, …],"version":1}
 
 ``keys`` is the SHA-256 of the node's ``application/ohttp-keys`` list, which its evidence binds. Names ascend, and no
 name and no key stands for two nodes. Whoever serves a directory is not trusted: everybody has to be shown the same
-bytes, which comparison with mirrors checks, and every node proves itself to whoever draws it.
+nodes, which the log proves (``measurements.logged_list``: the same list as an entry of the log, version 2) and
+comparison with mirrors checks, and every node proves itself to whoever draws it.
 """
 
 import hashlib
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from datetime import datetime
+from typing import Final
 
-from measurements.errors import TransparencyError
-from measurements.statement import canonical, closed, hex_text, parse_canonical, record, sequence, text
+from measurements.dsse import Envelope
+from measurements.errors import Code, TransparencyError
+from measurements.logged_list import BEGINS, LoggedList, VerifiedList, check_logged_list
+from measurements.node_list import MAX_NODES, ListedNode, NodeList, parse_nodes, plain_list
+from measurements.policy import TransparencyPolicy
+from measurements.rollback import RollbackMemory
+from measurements.statement import Statement, closed, parse_canonical, record, text
 
 from .errors import DirectoryRefused
 
+__all__ = ["MAX_DIRECTORY", "MAX_NODES", "Directory", "ListedNode", "shown_list"]
+
 MAX_DIRECTORY: Final = 1024 * 1024
-MAX_NODES: Final = 4096
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-
-
-@dataclass(frozen=True, slots=True)
-class ListedNode:
-    """One node: its ``name`` is its path at the relay, ``keys`` the SHA-256 (32 bytes) of its key configs."""
-
-    name: str
-    keys: bytes
+_NAMED: Final = {
+    Code.ROLLBACK: ("directory_rollback", "ask another relay; someone hides the newer list"),
+    Code.SPLIT_VIEW: ("directory_split_view", "keep the memory file: it proves that the log misbehaves"),
+    Code.NODE_LIST_EXPIRED: (
+        "directory_expired",
+        "the operator publishes a new one: cloister directory publish",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """A parsed directory; ``raw`` are its canonical bytes."""
+    """A parsed directory; ``raw`` are the canonical bytes of the list by itself, ``logged`` what the log's proof says
+    of it, None where none was asked for.
+    """
 
     channel: str
     nodes: tuple[ListedNode, ...]
     raw: bytes
+    logged: VerifiedList | None = None
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the directory's bytes: what mirrors are compared by."""
+        """SHA-256 of the list by itself, with or without a proof."""
         return hashlib.sha256(self.raw).digest()
 
     def node(self, name: str) -> ListedNode | None:
@@ -53,41 +62,82 @@ class Directory:
     @classmethod
     def build(cls, channel: str, nodes: Iterable[ListedNode]) -> "Directory":
         """The directory of these nodes. Raises DirectoryRefused (``directory_malformed``)."""
-        listed: list[Any] = [
-            {"name": node.name, "keys": node.keys.hex()} for node in sorted(nodes, key=lambda node: node.name)
-        ]
-        return cls.parse(canonical({"version": 1, "channel": channel, "nodes": listed}))
+        return cls.parse(plain_list(channel, sorted(nodes, key=lambda node: node.name)))
 
     @classmethod
     def parse(cls, data: bytes) -> "Directory":
-        """Read a directory of at most 1 MiB and 4,096 nodes. Raises DirectoryRefused (``directory_malformed``)."""
+        """Read a list of at most 1 MiB and 4,096 nodes, with a proof (which is not looked at) or by itself.
+
+        Raises DirectoryRefused (``directory_malformed``).
+        """
         try:
+            if data.startswith(BEGINS):
+                payload = Envelope.parse(LoggedList.parse(data).leaf).payload
+                return cls._of(NodeList.parse(Statement.parse(payload)))
             value = closed(
                 record(parse_canonical(data, limit=MAX_DIRECTORY), "directory"),
                 {"version", "channel", "nodes"},
             )
             if value["version"] != 1 or isinstance(value["version"], bool):
                 raise _malformed("version is not 1")
-            nodes = tuple(
-                _node(record(entry, "node")) for entry in sequence(value["nodes"], "nodes", most=MAX_NODES)
-            )
+            nodes = parse_nodes(value["nodes"])
             channel = text(value["channel"], "channel", most=200)
         except TransparencyError as error:
             raise _malformed(error.detail) from error
-        names = [node.name for node in nodes]
-        if names != sorted(set(names)):
-            raise _malformed("names must ascend, each once")
-        if len({node.keys for node in nodes}) != len(nodes):
-            raise _malformed("two names for one node's keys")
         return cls(channel, nodes, data)
 
+    @classmethod
+    def prove(
+        cls, data: bytes, policy: TransparencyPolicy, *, at: datetime, memory: RollbackMemory
+    ) -> "Directory":
+        """Read a list and check that the log holds it, at the time ``at`` (aware, UTC). ``memory`` is asked, not
+        written: ``logged.sighting`` is what to remember once the list is taken.
 
-def _node(value: Any) -> ListedNode:
-    entry = closed(value, {"name", "keys"})
-    name = text(entry["name"], "name")
-    if not _NAME.fullmatch(name):
-        raise _malformed("a name has 1 to 63 of a-z, 0-9, '.', '_' and '-'")
-    return ListedNode(name, bytes.fromhex(hex_text(entry["keys"], 64, "keys")))
+        Raises DirectoryRefused: ``directory_not_logged`` for a list by itself, ``directory_malformed``,
+        ``directory_rollback``, ``directory_split_view``, ``directory_expired``, and ``directory_`` with the name of
+        any other failed check of ``check_logged_list``.
+        """
+        if not data.startswith(BEGINS):
+            cls.parse(data)
+            raise DirectoryRefused(
+                "directory_not_logged",
+                "the list of nodes comes without proof that it is in the log",
+                "the operator logs it: cloister directory publish; a policy may say [fleet] logged = false",
+            )
+        try:
+            document = LoggedList.parse(data)
+        except TransparencyError as error:
+            raise _malformed(error.detail) from error
+        try:
+            verified = check_logged_list(document, policy, at=at, memory=memory)
+        except TransparencyError as error:
+            raise refused(error) from error
+        return cls._of(verified.node_list, verified)
+
+    @classmethod
+    def _of(cls, listed: NodeList, logged: VerifiedList | None = None) -> "Directory":
+        return cls(listed.channel, listed.nodes, plain_list(listed.channel, listed.nodes), logged)
+
+
+def shown_list(data: bytes) -> bytes:
+    """What two copies are compared by: the log's entry, since proofs of one entry differ, or the list by itself.
+
+    Raises DirectoryRefused (``directory_malformed``).
+    """
+    if not data.startswith(BEGINS):
+        return data
+    try:
+        return LoggedList.parse(data).leaf
+    except TransparencyError as error:
+        raise _malformed(error.detail) from error
+
+
+def refused(error: TransparencyError) -> DirectoryRefused:
+    """A failed check of the log, as this package names it."""
+    code, hint = _NAMED.get(error.code, (f"directory_{error.code.lower()}", ""))
+    return DirectoryRefused(
+        code, f"the list of nodes: {error}", hint, expected=error.expected, found=error.found
+    )
 
 
 def _malformed(why: str) -> DirectoryRefused:

@@ -1,18 +1,28 @@
 """``cloister directory``: the list of nodes that clients draw from."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from measurements.command_line import QuorumOption, WitnessOption, guarded, http_witnesses, utc_now
+from measurements.durable import replace_file
+from measurements.logged_list import VerifiedList
+from measurements.publish import ReleaseLog
+from measurements.publish_list import publish_list
+from measurements.signing_key import SigningKey
+from measurements.statement import instant_text
+
 from .client import PrivateClient
-from .directory import Directory, ListedNode
+from .directory import MAX_DIRECTORY, Directory, ListedNode
 from .errors import ClientError
 from .fleet import Fleet
+from .render import printable
 from .verify_command import MemoryOption, PolicyOption, read_policy
 
 SightingsOption = Annotated[
@@ -28,19 +38,29 @@ def register(app: typer.Typer) -> None:
         name="directory", help="The list of nodes that clients draw from.", no_args_is_help=True
     )
     group.command(name="make", help=_MAKE)(make)
+    group.command(name="publish", help=_PUBLISH)(publish)
     group.command(name="check", help=_CHECK)(check)
     app.add_typer(group)
 
 
 _MAKE = """Verify these nodes, through a relay, and list them with the keys that they show.
 
-Serve the file at the relay (`cloister relay --directory`), and the same bytes at mirrors of other people's. Make it
-anew whenever a node restarts or changes its keys.
+Then put the list into the log (`cloister directory publish`). Make it anew whenever a node restarts or changes its
+keys, which each does twice a day.
 """
 
-_CHECK = """Fetch the list of nodes as a client does, compare it with the policy's mirrors, and show what was counted.
+_PUBLISH = """Put a list of nodes into the log, and the log's proof into the list's file.
 
-Exit status 3: the list is malformed, too short or too long, or differs from a mirror's.
+It is signed by the release signers. Serve the file at the relay (`cloister relay --directory FILE`), and at mirrors of
+other people's if you like; it may be replaced while the relay runs. Publish again within a day, whether or not the
+nodes have changed: clients ask for cosignatures of the last day. The same nodes are not logged again before half of
+their list's life is over.
+"""
+
+_CHECK = """Fetch the list of nodes as a client does, check it by log and mirrors, and show what was counted.
+
+Exit status 3: the list is malformed, not proved to be in the log, older than one that --memory knows, too short or too
+long, or differs from a mirror's.
 """
 
 
@@ -69,22 +89,72 @@ def make(
     return 0
 
 
+def publish(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The list (cloister directory make); it gets the proof.")
+    ],
+    log: Annotated[Path, typer.Option("--log", help="The log's folder, made by log init.")],
+    signer: Annotated[list[Path], typer.Option("--signer", help="Key file of a release signer; repeatable.")],
+    hours: Annotated[int, typer.Option(min=1, max=168, help="For how long the list counts.")] = 24,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the list with its proof here instead.")
+    ] = None,
+    witness: WitnessOption = [],  # noqa: B006
+    quorum: QuorumOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> int:
+    """See ``cloister directory publish --help``."""
+
+    def work() -> int:
+        with file.open("rb") as opened:
+            directory = Directory.parse(opened.read(MAX_DIRECTORY + 1))
+        done = publish_list(
+            ReleaseLog.open(log, utc_now, witnesses=http_witnesses(witness), quorum=quorum),
+            directory.nodes,
+            directory.channel,
+            [SigningKey.load(path) for path in signer],
+            lifetime=timedelta(hours=hours),
+        )
+        replace_file(output or file, done.document.encode())
+        listed = done.listed.node_list
+        if as_json:
+            told = {
+                "file": str(output or file),
+                "sequence": listed.sequence,
+                "index": done.listed.index,
+                "renewed": done.renewed,
+                "expires_at": instant_text(listed.expires_at),
+                "nodes": len(listed.nodes),
+                "sha256": directory.digest.hex(),
+            }
+            print(json.dumps(told, indent=2))
+            return 0
+        what = "has fresh cosignatures" if done.renewed else f"is entry {done.listed.index}"
+        print(f"list {listed.sequence} of {listed.channel} {what}, until {instant_text(listed.expires_at)}")
+        print(f"{output or file}: {len(listed.nodes)} nodes, sha256 {directory.digest.hex()}")
+        return 0
+
+    return guarded(work)
+
+
 def check(
     relay: _Relay = None,
     policy: PolicyOption = None,
+    memory: MemoryOption = None,
     sightings: SightingsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> int:
     """See ``cloister directory check --help``."""
     if relay is None:
         raise ClientError("usage", "--relay is missing", "give the relay's own URL")
-    fleet = Fleet(relay, read_policy(policy), sightings=sightings)
+    fleet = Fleet(relay, read_policy(policy), sightings=sightings, memory=memory)
     directory = fleet.directory()
     counts, steering = fleet.counts(directory.channel), fleet.suspected(directory.channel)
     if as_json:
         told = {
             "channel": directory.channel,
             "sha256": directory.digest.hex(),
+            "log": _logged(directory.logged),
             "nodes": [
                 {
                     "name": node.name,
@@ -111,6 +181,32 @@ def check(
     console = Console()
     console.print(table)
     console.print(f"{len(directory.nodes)} nodes, sha256 {directory.digest.hex()}", highlight=False)
+    console.print(_in_the_log(directory.logged), highlight=False, markup=False)
     for one in steering:
         console.print(str(one), style="yellow", highlight=False, markup=False)
     return 0
+
+
+def _in_the_log(listed: VerifiedList | None) -> str:
+    if listed is None:
+        return "not compared with a log: the policy says [fleet] logged = false"
+    by = f", cosigned by {', '.join(listed.cosigned_by)}" if listed.cosigned_by else ""
+    return printable(
+        f"list {listed.node_list.sequence} of {listed.node_list.channel}, entry {listed.index} of {listed.log}{by}, "
+        f"until {instant_text(listed.node_list.expires_at)}"
+    )
+
+
+def _logged(listed: VerifiedList | None) -> dict[str, Any] | None:
+    if listed is None:
+        return None
+    return {
+        "origin": listed.log,
+        "tree_size": listed.tree_size,
+        "index": listed.index,
+        "leaf_hash": listed.leaf_hash.hex(),
+        "sequence": listed.node_list.sequence,
+        "issued_at": instant_text(listed.node_list.issued_at),
+        "expires_at": instant_text(listed.node_list.expires_at),
+        "cosigned_by": list(listed.cosigned_by),
+    }

@@ -46,7 +46,7 @@ class VerificationRefused(ClientError):
 
 @dataclass
 class DirectoryRefused(ClientError):
-    """The directory is malformed, too short or too long, or differs from a mirror's."""
+    """The directory is malformed, not proved to be in the log, too short or too long, or differs from a mirror's."""
 
     expected: object = None
     found: object = None

@@ -4,7 +4,8 @@
     with fleet.client() as client:
         for text in client.chat(...): ...
 
-The list comes through the relay and is compared with the policy's mirrors; the draw is uniform, over the whole list;
+The list comes through the relay with the proof that the log holds it (unless the policy does without), and is compared
+with the policy's mirrors; the draw is uniform, over the whole list;
 a node that cannot be reached, or that does not prove what the policy demands, is passed over for the next one drawn.
 Each call of ``client`` draws anew: keep one for a conversation at most.
 """
@@ -21,9 +22,12 @@ from typing import Final, Protocol
 
 import httpx2
 
+from measurements.errors import TransparencyError
+from measurements.rollback import FileMemory, RollbackMemory, VolatileMemory
+
 from .answer import unreachable
 from .client import PrivateClient
-from .directory import MAX_DIRECTORY, Directory, ListedNode
+from .directory import MAX_DIRECTORY, Directory, ListedNode, refused, shown_list
 from .errors import ClientError, DirectoryRefused, RelayUnreachable, VerificationRefused
 from .patient_transport import plain_client
 from .policy import Policy
@@ -64,7 +68,8 @@ class Fleet:
 
     ``relay_url`` is the relay's own URL, ``policy`` has to have a table ``[fleet]``. ``sightings``: the file that
     counts who served (in memory only where None); ``memory`` and ``wallet`` as in ``PrivateClient``, shared by all
-    nodes. ``timeout`` in seconds, ``now`` and ``random``: the clock and the source of randomness.
+    nodes, and the memory is of the newest list too. ``timeout`` in seconds, ``now`` and ``random``: the clock and the
+    source of randomness.
     """
 
     def __init__(
@@ -84,9 +89,10 @@ class Fleet:
                 "policy_without_fleet", "the policy has no table [fleet]", "say how many nodes there must be"
             )
         self._relay = relay_url.rstrip("/")
-        self._demands = policy.fleet
+        self._demands, self._log = policy.fleet, policy.transparency
+        self._memory: RollbackMemory = FileMemory(memory) if memory else VolatileMemory()
         self._sightings: Sightings = FileSightings(sightings) if sightings else VolatileSightings()
-        self._timeout, self._random = timeout, random
+        self._timeout, self._now, self._random = timeout, now, random
         self._client_of = partial(
             PrivateClient,
             policy=policy,
@@ -98,23 +104,24 @@ class Fleet:
         )
 
     def directory(self) -> Directory:
-        """The list of nodes, as the relay and the policy's mirrors show it.
+        """The list of nodes, as the log, the relay and the policy's mirrors show it. What was seen is remembered.
 
         Raises DirectoryRefused: ``directory_malformed``, ``directory_too_short``, ``directory_too_long``,
-        ``directory_differs``; RelayUnreachable where the relay, or every mirror, has none.
+        ``directory_differs``, and those of ``Directory.prove``; RelayUnreachable where the relay, or every mirror, has
+        none.
         """
         with closing(plain_client(self._timeout)) as http:
             data = _fetched(http, self._relay + _DIRECTORY_PATH, self._timeout)
             mirrored = self._mirrored(http)
-            if any(copy != data for copy in mirrored):
+            if any(shown_list(copy) != shown_list(data) for copy in mirrored):
                 # It may just have been replaced, here or there; what differs twice is not one list.
                 data, mirrored = (
                     _fetched(http, self._relay + _DIRECTORY_PATH, self._timeout),
                     self._mirrored(http),
                 )
-        directory = Directory.parse(data)
+        directory = self._judged(data)
         for copy in mirrored:
-            if copy != data:
+            if shown_list(copy) != shown_list(data):
                 raise DirectoryRefused(
                     "directory_differs",
                     "a mirror shows another list of nodes than the relay",
@@ -137,7 +144,21 @@ class Fleet:
                 expected=demands.max_nodes,
                 found=count,
             )
+        if directory.logged is not None:
+            try:
+                self._memory.advance(directory.logged.sighting)
+            except TransparencyError as error:
+                raise refused(error) from error
         return directory
+
+    def _judged(self, data: bytes) -> Directory:
+        if not self._demands.logged:
+            return Directory.parse(data)
+        if self._log is None:
+            raise DirectoryRefused(
+                "directory_log_unknown", "the policy names no log: add a [transparency] table"
+            )
+        return Directory.prove(data, self._log, at=self._now(), memory=self._memory)
 
     def client(self) -> PrivateClient:
         """A client of a node drawn by chance, already verified. Raises as ``draw``."""

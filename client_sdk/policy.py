@@ -3,8 +3,9 @@
 A policy is TOML: ``version``, ``name``, the tables of ``attestation.policy`` ([cpu], [gpu], [simulated]),
 [transparency] of ``measurements.policy``, and optionally [runtime] with ``padding``: the padding profiles that a
 node's answers may have, ``["constant"]`` where it is not set; and [fleet], for a client that draws its node from a
-list: ``min_nodes`` (2) and ``max_nodes`` (4096) of it, and ``mirrors``, URLs of copies to compare it with. Unknown keys
-are errors; what is not allowed is refused.
+list: ``min_nodes`` (2) and ``max_nodes`` (4096) of it, ``logged``: whether it must be an entry of the log (true
+wherever [transparency] names one), and ``mirrors``, URLs of copies to compare it with. Unknown keys are errors; what is
+not allowed is refused.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from typing import Any
 from attestation.errors import AttestationError
 from attestation.policy import AttestationPolicy
 from measurements.errors import TransparencyError
-from measurements.policy import TransparencyPolicy
+from measurements.policy import SIGSTORE_ONLY, TransparencyPolicy
 from ohttp.padding import PROFILES
 
 from .directory import MAX_NODES
@@ -31,11 +32,14 @@ _ATTESTATION_TABLES = ("cpu", "gpu", "simulated")
 
 @dataclass(frozen=True, slots=True)
 class FleetDemands:
-    """What a list of nodes must be: how many there are at least and at most, and where its copies are."""
+    """What a list of nodes must be: how many there are at least and at most, where its copies are, and whether the
+    policy's log must hold it.
+    """
 
     min_nodes: int = 2
     max_nodes: int = MAX_NODES
     mirrors: tuple[str, ...] = ()
+    logged: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +105,16 @@ class Policy:
             )
         tables: Mapping[str, Any] = {key: document[key] for key in _ATTESTATION_TABLES if key in document}
         try:
+            log = TransparencyPolicy.from_table(transparency)
             return cls(
                 name=name,
                 attestation=AttestationPolicy.from_table(tables),
-                transparency=TransparencyPolicy.from_table(transparency),
+                transparency=log,
                 digest=hashlib.sha256(data).digest(),
                 padding=_padding(document.get("runtime", {})),
-                fleet=_fleet(document["fleet"]) if "fleet" in document else None,
+                fleet=_fleet(document["fleet"], log.profile != SIGSTORE_ONLY)
+                if "fleet" in document
+                else None,
             )
         except AttestationError as error:
             raise PolicyError(error.code, error.detail or str(error)) from error
@@ -125,11 +132,11 @@ def _padding(table: object) -> frozenset[str]:
     return frozenset(named)
 
 
-def _fleet(table: object) -> FleetDemands:
+def _fleet(table: object, has_log: bool = True) -> FleetDemands:
     """The ``[fleet]`` table. Raises PolicyError."""
-    if not isinstance(table, dict) or set(table) - {"min_nodes", "max_nodes", "mirrors"}:
+    if not isinstance(table, dict) or set(table) - {"min_nodes", "max_nodes", "mirrors", "logged"}:
         raise PolicyError(
-            "policy_malformed", "[fleet] is a table with min_nodes, max_nodes and mirrors alone"
+            "policy_malformed", "[fleet] is a table with min_nodes, max_nodes, mirrors and logged alone"
         )
     least, most = table.get("min_nodes", 2), table.get("max_nodes", MAX_NODES)
     if type(least) is not int or type(most) is not int or not 1 <= least <= most <= MAX_NODES:
@@ -141,4 +148,10 @@ def _fleet(table: object) -> FleetDemands:
         or not all(isinstance(url, str) and url.startswith(("https://", "http://")) for url in mirrors)
     ):
         raise PolicyError("policy_malformed", f"[fleet] mirrors lists at most {_MAX_MIRRORS} URLs")
-    return FleetDemands(least, most, tuple(mirrors))
+    # Who trusts a log is shown the list that everybody is shown, unless it says that it does without.
+    logged = table.get("logged", has_log)
+    if not isinstance(logged, bool) or (logged and not has_log):
+        raise PolicyError(
+            "policy_malformed", "[fleet] logged is true or false, and true only where a log is named"
+        )
+    return FleetDemands(least, most, tuple(mirrors), logged)

@@ -1,4 +1,4 @@
-"""The rules that releases and statuses of a channel keep, checked entry by entry as the log grows.
+"""The rules that releases, statuses and lists of nodes of a channel keep, checked entry by entry as the log grows.
 
 A client sees one release and one status; only who reads everything can say that a sequence has no gap, that two
 statements do not share a number, and that nothing is active which the log does not hold.
@@ -13,6 +13,7 @@ from .alerts import Alert, AlertCode, Severity
 from .dsse import Envelope
 from .errors import Code, TransparencyError
 from .merkle import leaf_hash
+from .node_list import MAX_LIST_LIFETIME, NodeList
 from .note import VerifierKey
 from .policy import MAX_RELEASE_VALIDITY, MAX_STATUS_LIFETIME, TransparencyPolicy
 from .release import Release, Status, open_leaf
@@ -63,10 +64,24 @@ class SeenSet:
 
 
 @dataclass(slots=True)
+class SeenNodes:
+    """A list of nodes as the log holds it: ``count`` nodes, ``digest`` the SHA-256 of the list by itself."""
+
+    index: int
+    leaf: str
+    payload: str
+    sequence: int
+    issued_at: str
+    expires_at: str
+    count: int
+    digest: str
+
+
+@dataclass(slots=True)
 class Channel:
     """One channel so far: releases by leaf hash, and which content each sequence number has had.
 
-    ``withdrawn`` are the releases (leaf hashes) that revocations name.
+    ``withdrawn`` are the releases (leaf hashes) that revocations name, ``node_lists`` all that were ever shown.
     """
 
     releases: dict[str, SeenRelease] = field(default_factory=dict)
@@ -75,6 +90,7 @@ class Channel:
     status: SeenStatus | None = None
     signers: SeenSet | None = None
     withdrawn: list[str] = field(default_factory=list)
+    node_lists: list[SeenNodes] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """For the state file."""
@@ -91,6 +107,7 @@ class Channel:
             None if status is None else SeenStatus(**status),
             None if signers is None else SeenSet(**signers),
             list(value["withdrawn"]),
+            [SeenNodes(**one) for one in value.get("node_lists", ())],  # absent before there were any
         )
 
 
@@ -138,12 +155,21 @@ class ChannelWatch:
             self._status(index, payload, kind)
         elif isinstance(kind, SignerSet):
             self._signer_set(index, identity, payload, kind)
+        elif isinstance(kind, NodeList):
+            self._node_list(index, identity, payload, kind, statement.subjects[0].sha256)
         elif isinstance(kind, RevocationNotice):
             channel.withdrawn.append(kind.release)
 
     def standing(self, at: datetime) -> None:
         """Judge what is the case now, whenever it began: statuses past their time, revoked yet active."""
         for name, channel in self.channels.items():
+            nodes = max(channel.node_lists, key=lambda one: one.sequence, default=None)
+            if nodes is not None and at >= instant(nodes.expires_at, "expiresAt"):
+                code, detail = (
+                    AlertCode.NODE_LIST_STALE,
+                    f"list {nodes.sequence} of the nodes of {name} ran out",
+                )
+                self._report(Alert(code, Severity.STALE, f"{detail} at {nodes.expires_at}", f"{code} {name}"))
             status = channel.status
             if status is None:
                 continue
@@ -251,6 +277,32 @@ class ChannelWatch:
                 list(status.active),
                 sorted(revoked | earlier),
             )
+
+    def _node_list(self, index: int, leaf: str, payload: str, found: NodeList, digest: str) -> None:
+        channel = self.channels[found.channel]
+        what = f"list {found.sequence} of the nodes of {found.channel}"
+        newest = max(channel.node_lists, key=lambda one: one.sequence, default=None)
+        if newest is not None and found.sequence <= newest.sequence:
+            if any((one.sequence, one.payload) == (found.sequence, payload) for one in channel.node_lists):
+                return
+            self._proved(AlertCode.SEQUENCE_CONFLICT, index, f"{what} comes after list {newest.sequence}")
+        elif found.sequence != (newest.sequence if newest else 0) + 1:
+            self._proved(
+                AlertCode.SEQUENCE_GAP, index, f"{what} follows list {newest.sequence if newest else 0}"
+            )
+        elif found.previous != (newest.leaf if newest else ""):
+            self._proved(AlertCode.PREDECESSOR_WRONG, index, f"{what} names another list before it")
+        if found.expires_at - found.issued_at > MAX_LIST_LIFETIME:
+            until = instant_text(found.expires_at)
+            self._proved(AlertCode.NODE_LIST_TOO_LONG, index, f"{what} lives until {until}")
+        if newest is not None and len(found.nodes) * 2 <= newest.count:
+            # No rule forbids it; but a list that leaves little choice is what a victim would be shown.
+            code, detail = AlertCode.NODES_FEWER, f"{what} names {len(found.nodes)}, not {newest.count} nodes"
+            self._report(Alert(code, Severity.NOTICE, detail, f"{code} entry {index} {detail}", index))
+        times = instant_text(found.issued_at), instant_text(found.expires_at)
+        channel.node_lists.append(
+            SeenNodes(index, leaf, payload, found.sequence, *times, len(found.nodes), digest)
+        )
 
     def _proved(self, code: AlertCode, index: int, detail: str) -> None:
         self._report(Alert(code, Severity.PROVED, detail, f"{code} entry {index} {detail}", index))

@@ -255,6 +255,19 @@ def list_releases(
                         "signers": [str(key) for key in listing.newest_set.signer_set.signers],
                         "not_after": instant_text(listing.newest_set.signer_set.not_after),
                     },
+                    "node_lists": [
+                        {
+                            "sequence": entry.node_list.sequence,
+                            "nodes": [
+                                {"name": node.name, "keys": node.keys.hex()} for node in entry.node_list.nodes
+                            ],
+                            "issued_at": instant_text(entry.node_list.issued_at),
+                            "expires_at": instant_text(entry.node_list.expires_at),
+                            "leaf_hash": entry.leaf_hash.hex(),
+                            "index": entry.index,
+                        }
+                        for entry in listing.node_lists
+                    ],
                     "ignored": listing.ignored,
                 }
             )
@@ -265,6 +278,12 @@ def list_releases(
             print(f"{state(entry):<9} {named} {entry.leaf_hash.hex()}")
         for notice in listing.revocations:
             print(f"revoked   {notice.release} at {instant_text(notice.revoked_at)}: {plain(notice.reason)}")
+        for listed in listing.node_lists:
+            nodes = listed.node_list
+            print(
+                f"nodes     list {nodes.sequence}, {len(nodes.nodes)} nodes, "
+                f"{instant_text(nodes.issued_at)} to {instant_text(nodes.expires_at)}, entry {listed.index}"
+            )
         if listing.newest_set is not None:
             chosen = listing.newest_set.signer_set
             print(

@@ -12,6 +12,7 @@ from .command_line import OK, JsonOption, guarded, plain, print_json
 from .durable import replace_file
 from .errors import Code, LogError, TransparencyError
 from .log_source import CHECKPOINT, FolderSource, LogSource, UrlSource, WitnessSource, open_source
+from .logged_list import BEGINS, LoggedList
 from .monitor import ERROR, PROVED, STALE
 from .monitor_command import load_policy
 from .note import MAX_NOTE, VerifierKey
@@ -167,6 +168,10 @@ def _notes(path: Path, data: bytes) -> Iterator[bytes]:
         yield from (
             TlogProof.parse(proof).checkpoint for proof in (staple.release_proof, staple.status_proof)
         )
+    elif data.startswith(BEGINS):
+        document = LoggedList.parse(data)
+        proofs = [document.proof, *([document.signers_proof] if document.signers_proof else [])]
+        yield from (TlogProof.parse(proof).checkpoint for proof in proofs)
     elif data.lstrip().startswith(b"{"):
         yield from (sighting.checkpoint for sighting in FileMemory(path).sightings())
     else:

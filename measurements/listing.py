@@ -1,4 +1,4 @@
-"""What a log says of one channel: its releases, statuses, revocations and sets of signers, oldest first."""
+"""What a log says of one channel, oldest first: releases, statuses, revocations, sets of signers, lists of nodes."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,6 +8,7 @@ from enum import Enum
 from .dsse import Envelope
 from .errors import TransparencyError
 from .merkle import leaf_hash
+from .node_list import NodeList
 from .note import VerifierKey
 from .release import Release, Status, open_leaf
 from .revocation import RevocationNotice
@@ -49,6 +50,20 @@ class ListedSet:
 
 
 @dataclass(frozen=True, slots=True)
+class ListedNodes:
+    """A list of nodes in the log."""
+
+    node_list: NodeList
+    index: int
+    leaf: bytes
+
+    @property
+    def leaf_hash(self) -> bytes:
+        """The Merkle leaf hash of the entry."""
+        return leaf_hash(self.leaf)
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """A channel as the log holds it, oldest first.
 
@@ -62,6 +77,7 @@ class Listing:
     sets: tuple[ListedSet, ...] = ()
     ignored: int = 0
     counting: frozenset[bytes] = frozenset()
+    node_lists: tuple[ListedNodes, ...] = ()
 
     def find(self, identity: bytes) -> ListedRelease | None:
         """The release with this leaf hash."""
@@ -71,6 +87,11 @@ class Listing:
     def newest_set(self) -> ListedSet | None:
         """The set with the highest sequence; None where there is none."""
         return max(self.sets, key=lambda listed: listed.signer_set.sequence, default=None)
+
+    @property
+    def newest_nodes(self) -> ListedNodes | None:
+        """The list of nodes with the highest sequence; None where there is none."""
+        return max(self.node_lists, key=lambda listed: listed.node_list.sequence, default=None)
 
     @property
     def newest_status(self) -> Status | None:
@@ -87,6 +108,7 @@ class Listing:
             (*self.sets, *(entry for entry in entries if isinstance(entry, ListedSet))),
             self.ignored + sum(entry is None for entry in entries),
             self.counting | {entry.leaf_hash for entry in releases},
+            (*self.node_lists, *(entry for entry in entries if isinstance(entry, ListedNodes))),
         )
 
     def counted(self, signers: Sequence[VerifierKey], threshold: int) -> "Listing":
@@ -106,7 +128,7 @@ class Elsewhere(Enum):
     ELSEWHERE = 0
 
 
-Entry = ListedRelease | ListedStatus | ListedSet | RevocationNotice | Elsewhere
+Entry = ListedRelease | ListedStatus | ListedSet | ListedNodes | RevocationNotice | Elsewhere
 
 
 def read_entry(
@@ -130,4 +152,6 @@ def read_entry(
         return ListedRelease(kind, index, leaf)
     if isinstance(kind, Status):
         return ListedStatus(kind, index, leaf)
+    if isinstance(kind, NodeList):
+        return ListedNodes(kind, index, leaf)
     return kind if isinstance(kind, RevocationNotice) else Elsewhere.ELSEWHERE

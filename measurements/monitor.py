@@ -30,6 +30,9 @@ OK, ERROR, PROVED, STALE = range(4)
 MAX_ALERTS: Final = 1000
 """About entries, in one look; of more than that, only the number is said."""
 
+MAX_SHOWN: Final = 10
+"""Lists of nodes of a channel that people are shown, the newest."""
+
 Progress = Callable[[int, int], None]
 """Called with entries read so far and in all."""
 
@@ -77,6 +80,20 @@ class Report:
                 }
                 for name, channel in sorted(self.channels.items())
                 for one in channel.releases.values()
+            ],
+            "node_lists": [
+                {
+                    "channel": name,
+                    "sequence": one.sequence,
+                    "nodes": one.count,
+                    "sha256": one.digest,
+                    "leaf_hash": one.leaf,
+                    "index": one.index,
+                    "issued_at": one.issued_at,
+                    "expires_at": one.expires_at,
+                }
+                for name, channel in sorted(self.channels.items())
+                for one in channel.node_lists
             ],
             "alerts": [alert.to_json() for alert in self.alerts],
             "earlier": [alert.to_json() for alert in self.earlier],
@@ -317,6 +334,14 @@ def describe(report: Report) -> list[str]:
         )
         lines.append(f"channel {name}: releases {len(channel.releases)}, active {len(active)}, {until}")
         lines += [f"  active  {one.name} {one.version}  {one.leaf}  entry {one.index}" for one in active]
+        listed = channel.node_lists
+        if len(listed) > MAX_SHOWN:
+            lines.append(f"  {len(listed) - MAX_SHOWN:,} lists of nodes before these (--json shows all)")
+        lines += [
+            f"  nodes   list {one.sequence}: {one.count} nodes, sha256 {one.digest}  entry {one.index}, "
+            f"{one.issued_at} to {one.expires_at}"
+            for one in listed[-MAX_SHOWN:]
+        ]
     for alert in report.alerts:
         lines.append(f"{alert.severity.upper()}  {alert.code}  {alert.detail}")
         if alert.evidence:

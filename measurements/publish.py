@@ -101,7 +101,7 @@ class ReleaseLog:
         self._staples = folder / "staples"
         self._proofs = folder / "proofs"
         self._bundles = folder / "public" / "sigstore"
-        self._now = now
+        self.now = now
         self._seen: dict[object, tuple[TreeFold, Listing]] = {}
 
     @classmethod
@@ -171,7 +171,7 @@ class ReleaseLog:
             raise TransparencyError(Code.TIME_INVALID, "validity", stage="publish", expected="≤ 90 d")
         with self.tiles.exclusive():
             before = self._listing(draft.channel, signers, formerly)
-            at = self._now().astimezone(UTC).replace(microsecond=0)
+            at = self.now().astimezone(UTC).replace(microsecond=0)
             found = _reusable(before, draft, at)
             size = self.tiles.checkpoint().checkpoint.size
             listed = found or _new_release(before, draft, signers, at, validity, size)
@@ -222,7 +222,7 @@ class ReleaseLog:
                     stage="publish",
                     found=identity.hex(),
                 )
-            at = self._now().astimezone(UTC).replace(microsecond=0)
+            at = self.now().astimezone(UTC).replace(microsecond=0)
             active = [entry for entry in _active(before, at) if entry.leaf_hash != identity]
             size = self.tiles.checkpoint().checkpoint.size
             revocation = Revocation(identity.hex(), reason[:MAX_STATED_REASON])
@@ -237,26 +237,32 @@ class ReleaseLog:
     def _listing(
         self, channel: str, signers: Sequence[SigningKey], formerly: Sequence[VerifierKey]
     ) -> Listing:
-        """All of a channel, so that sequences go on whoever signed; ``counting`` is what clients take today: signed
-        by the newest set of signers or, where the log holds no set, by as many of these keys and former ones.
+        """All of a channel, so that sequences go on whoever signed; ``counting`` is what clients take today."""
+        everything, keys, threshold = self.believed(channel, signers, formerly)
+        return everything.counted(keys, threshold)
+
+    def believed(
+        self, channel: str, signers: Sequence[SigningKey], formerly: Sequence[VerifierKey] = ()
+    ) -> tuple[Listing, tuple[VerifierKey, ...], int]:
+        """All of a channel, and whom clients believe in it: the newest set of signers or, where the log holds no set,
+        as many of these keys and former ones as sign now.
 
         Raises TransparencyError (IDENTITY_MISMATCH) where these keys are too few of the newest set.
         """
         everything = self.listing(channel, None)
-        keys, threshold = (*(signer.public for signer in signers), *formerly), len(signers)
-        if everything.newest_set is not None:
-            chosen = everything.newest_set.signer_set
-            present = len(set(keys) & set(chosen.signers))
-            if present < chosen.threshold:
-                raise TransparencyError(
-                    Code.IDENTITY_MISMATCH,
-                    f"too few keys of set {chosen.sequence} of the signers",
-                    stage="publish",
-                    expected=chosen.threshold,
-                    found=present,
-                )
-            keys, threshold = chosen.signers, chosen.threshold
-        return everything.counted(keys, threshold)
+        if everything.newest_set is None:
+            return everything, (*(signer.public for signer in signers), *formerly), len(signers)
+        chosen = everything.newest_set.signer_set
+        present = len({signer.public for signer in signers}.union(formerly) & set(chosen.signers))
+        if present < chosen.threshold:
+            raise TransparencyError(
+                Code.IDENTITY_MISMATCH,
+                f"too few keys of set {chosen.sequence} of the signers",
+                stage="publish",
+                expected=chosen.threshold,
+                found=present,
+            )
+        return everything, chosen.signers, chosen.threshold
 
     def _new_status(
         self,
@@ -301,11 +307,11 @@ class ReleaseLog:
             staple = Staple(
                 release_proof=self._first_proof(entry, checkpoint),
                 release_leaf=entry.leaf,
-                status_proof=self._proof(status.index, status.leaf, checkpoint),
+                status_proof=self.proof(status.index, status.leaf, checkpoint),
                 status_leaf=status.leaf,
                 checkpoint=checkpoint.raw,
                 sigstore=load_bundle(self._bundles, entry.leaf_hash),
-                signers_proof=self._proof(signers.index, signers.leaf, checkpoint) if signers else b"",
+                signers_proof=self.proof(signers.index, signers.leaf, checkpoint) if signers else b"",
                 signers_leaf=signers.leaf if signers else b"",
             )
             replace_file(self._staples / f"{entry.leaf_hash.hex()}.json", staple.encode())
@@ -321,18 +327,19 @@ class ReleaseLog:
             parsed = TlogProof.parse(proof)
             signed = open_checkpoint(parsed.checkpoint, (self.tiles.key,))
             parsed.verify_leaf(entry.leaf_hash, signed.checkpoint)
-            self.tiles.trust.check_witnesses(signed, at=self._now(), max_age_s=None, max_future_s=300)
+            self.tiles.trust.check_witnesses(signed, at=self.now(), max_age_s=None, max_future_s=300)
             if parsed.index == entry.index:
                 return proof
         except (FileNotFoundError, TransparencyError):
             pass
         # None yet, or not by enough of today's witnesses: the clock of the soak starts anew.
-        proof = self._proof(entry.index, entry.leaf, checkpoint)
+        proof = self.proof(entry.index, entry.leaf, checkpoint)
         make_folder(self._proofs)
         replace_file(path, proof)
         return proof
 
-    def _proof(self, index: int, leaf: bytes, signed: SignedCheckpoint) -> bytes:
+    def proof(self, index: int, leaf: bytes, signed: SignedCheckpoint) -> bytes:
+        """The tlog-proof of entry ``index`` in the tree of ``signed``. Raises TransparencyError."""
         size = signed.checkpoint.size
         proof = TlogProof(index, prove_inclusion(index, size, self.tiles.reader(size).node), signed.raw)
         proof.verify_leaf(leaf_hash(leaf), signed.checkpoint)

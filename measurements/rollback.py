@@ -19,8 +19,8 @@ _STAGE: Final = "log.rollback"
 class Sighting:
     """One verified view of a log and a channel.
 
-    ``status`` is the status's leaf hash, ``checkpoint`` the note, ``signers`` the leaf hash of the set of signers;
-    0 and empty where the policy names the signers itself.
+    ``status`` is the status's leaf hash, ``checkpoint`` the note, ``signers`` the leaf hash of the set of signers,
+    ``node_list`` that of the list of nodes; 0 and empty for what this view did not show.
     """
 
     log: str
@@ -33,6 +33,8 @@ class Sighting:
     checkpoint: bytes
     signers_sequence: int = 0
     signers: bytes = b""
+    list_sequence: int = 0
+    node_list: bytes = b""
 
 
 class RollbackMemory(Protocol):
@@ -70,33 +72,38 @@ def judge(seen: Mapping[tuple[str, str], Sighting], new: Sighting) -> Sighting:
 def _newest(old: Sighting | None, new: Sighting) -> Sighting:
     if old is None:
         return new
+    # What a view does not show (a node no list, a list no status) stays as it was remembered.
+    status, signers, listed = (new if shown else old for shown in (new.status, new.signers, new.node_list))
     for what, before, now in (
-        ("status sequence", old.status_sequence, new.status_sequence),
-        ("minimum release sequence", old.min_release_sequence, new.min_release_sequence),
-        *([("signer set", old.signers_sequence, new.signers_sequence)] if new.signers else []),
+        ("status sequence", old.status_sequence, status.status_sequence),
+        ("minimum release sequence", old.min_release_sequence, status.min_release_sequence),
+        ("signer set", old.signers_sequence, signers.signers_sequence),
+        ("list of nodes", old.list_sequence, listed.list_sequence),
     ):
         if now < before:
             raise TransparencyError(Code.ROLLBACK, what, stage=_STAGE, expected=f"≥ {before}", found=now)
-    if old.status_sequence == new.status_sequence and old.status != new.status:
-        raise _two("statuses", new.status_sequence, old, new, (old.status, new.status))
-    same_set = old.signers_sequence == new.signers_sequence
-    if same_set and old.signers and new.signers and old.signers != new.signers:
-        raise _two("signer sets", new.signers_sequence, old, new, (old.signers, new.signers))
-    # A policy that names its signers itself sees no sets; what another one saw stays remembered.
-    sets = new if new.signers else old
+    for what, number, leaves in (
+        ("statuses", status.status_sequence, (old.status_sequence, old.status, status.status)),
+        ("signer sets", signers.signers_sequence, (old.signers_sequence, old.signers, signers.signers)),
+        ("lists of nodes", listed.list_sequence, (old.list_sequence, old.node_list, listed.node_list)),
+    ):
+        if leaves[0] == number and leaves[1] and leaves[1] != leaves[2]:
+            raise _two(what, number, old, new, leaves[1:])
     # An older but witnessed and fresh checkpoint is a slow node, not a fork: the larger one stays remembered.
     newest = new if new.size >= old.size else old
     return Sighting(
         new.log,
         new.channel,
-        new.status_sequence,
-        new.status,
-        new.min_release_sequence,
+        status.status_sequence,
+        status.status,
+        status.min_release_sequence,
         newest.size,
         newest.root,
         newest.checkpoint,
-        sets.signers_sequence,
-        sets.signers,
+        signers.signers_sequence,
+        signers.signers,
+        listed.list_sequence,
+        listed.node_list,
     )
 
 
@@ -202,12 +209,15 @@ def _to_json(sighting: Sighting) -> dict[str, object]:
         "checkpoint": strict_base64.encode(sighting.checkpoint),
         "signers_sequence": sighting.signers_sequence,
         "signers": sighting.signers.hex(),
+        "list_sequence": sighting.list_sequence,
+        "node_list": sighting.node_list.hex(),
     }
 
 
 def _from_json(item: Any) -> Sighting:
-    sets = item.get("signers_sequence", 0)  # absent in files of before there were sets
-    numbers = (item["status_sequence"], item["min_release_sequence"], item["size"], sets)
+    # Absent in files of before there were sets, or lists.
+    sets, lists = item.get("signers_sequence", 0), item.get("list_sequence", 0)
+    numbers = (item["status_sequence"], item["min_release_sequence"], item["size"], sets, lists)
     if not all(type(number) is int for number in numbers) or not isinstance(item["log"], str):
         raise ValueError("not a sighting")
     if len(bytes.fromhex(item["root"])) != 32 or not isinstance(item["channel"], str):
@@ -223,4 +233,6 @@ def _from_json(item: Any) -> Sighting:
         checkpoint=strict_base64.decode(item["checkpoint"]),
         signers_sequence=sets,
         signers=bytes.fromhex(item.get("signers", "")),
+        list_sequence=lists,
+        node_list=bytes.fromhex(item.get("node_list", "")),
     )

@@ -15,12 +15,18 @@ from .cosignature import Cosignature
 from .decision import judge_active, judge_release, judge_status
 from .dsse import Envelope
 from .errors import Code, TransparencyError
+from .log_trust import (
+    appointed_signers,
+    named_signers,
+    require_leaf,
+    require_one_history,
+    require_trust,
+)
 from .merkle import leaf_hash
 from .policy import SIGSTORE_ONLY, TLOG, TransparencyPolicy
 from .release import Release, Status, open_leaf
 from .results import NOT_EVALUATED, Appraisal, Outcome, Row
 from .rollback import RollbackMemory, Sighting
-from .signer_set import SignerSet
 from .statement import canonical, instant_text, malformed, parse_canonical, record
 from .tlog_policy import NONE
 from .tlog_proof import TlogProof
@@ -131,8 +137,7 @@ class _Check:
         self.error: TransparencyError | None = None
         self.proofs: dict[str, TlogProof] = {}
         self.trees: dict[str, SignedCheckpoint] = {}
-        self.signers, self.threshold = policy.signers, policy.threshold
-        self.signer_set: SignerSet | None = None
+        self.appointed = named_signers(policy)
         self.status: Status | None = None
         self.release: Release | None = None
         self.value: VerifiedRelease | None = None
@@ -167,14 +172,7 @@ class _Check:
 
     def signature(self) -> tuple[Outcome, str]:
         staple, policy = self.staple, self.policy
-        if policy.not_after is not None and self.at >= policy.not_after:
-            raise TransparencyError(
-                Code.TRUST_ROOT_VALIDITY,
-                "the policy's trust has ended",
-                stage="log.signature",
-                expected=f"before {instant_text(policy.not_after)}",
-                found=instant_text(self.at),
-            )
+        require_trust(policy, self.at, stage="log.signature")
         if sum(len(getattr(staple, field.name)) for field in fields(staple)) > MAX_STAPLE:
             raise TransparencyError(
                 Code.LIMIT_EXCEEDED, "staple", stage="log.signature", expected=f"≤ {MAX_STAPLE} B"
@@ -198,25 +196,9 @@ class _Check:
             if note not in opened:
                 opened[note] = policy.trust.open(note)
             self.trees[name] = opened[note]
-        self.no_fork(tuple(opened.items()))
+        require_one_history(opened.values(), stage="log.signature")
         tree = self.trees["newest"].checkpoint
         return Outcome.PASS, f"{tree.origin} at size {tree.size:,}"
-
-    def no_fork(self, views: tuple[tuple[bytes, SignedCheckpoint], ...]) -> None:
-        """Two signed roots at one size prove by themselves that the log misbehaved."""
-        seen: dict[int, tuple[bytes, bytes]] = {}
-        for note, signed in views:
-            size, root = signed.checkpoint.size, signed.checkpoint.root
-            before, root_before = seen.setdefault(size, (note, root))
-            if root_before != root:
-                raise TransparencyError(
-                    Code.SPLIT_VIEW,
-                    f"two roots of {signed.checkpoint.origin} at size {size}",
-                    stage="log.signature",
-                    expected=root_before.hex(),
-                    found=root.hex(),
-                    evidence=(before, note),
-                )
 
     def witness(self) -> tuple[Outcome, str]:
         policy = self.policy
@@ -249,17 +231,15 @@ class _Check:
         policy = self.policy
         if not policy.roots:
             return Outcome.NOT_REQUIRED, "the policy names the signers itself"
-        self.prove("signers", self.staple.signers_leaf)
-        listed = SignerSet.parse(open_leaf(self.staple.signers_leaf, policy.roots, policy.root_threshold))
-        listed.judge(policy.channel, self.at, max_future_s=policy.max_future_s)
-        others = {key.public_key for key in (policy.log, *policy.trust.witnesses.values(), *policy.roots)}
-        if others & {key.public_key for key in listed.signers}:
-            raise TransparencyError(
-                Code.IDENTITY_MISMATCH,
-                "a signer has the key of the log, a witness or a root",
-                stage="log.signers",
-            )
-        self.signers, self.threshold, self.signer_set = listed.signers, listed.threshold, listed
+        self.appointed = appointed_signers(
+            policy,
+            self.staple.signers_leaf,
+            self.proofs["signers"],
+            self.trees["signers"].checkpoint,
+            self.at,
+        )
+        listed = self.appointed.signer_set
+        assert listed is not None
         return (
             Outcome.PASS,
             f"set {listed.sequence}: {listed.threshold} of {len(listed.signers)}, "
@@ -268,7 +248,7 @@ class _Check:
 
     def check_status(self) -> tuple[Outcome, str]:
         self.prove("status", self.staple.status_leaf)
-        statement = open_leaf(self.staple.status_leaf, self.signers, self.threshold)
+        statement = open_leaf(self.staple.status_leaf, self.appointed.signers, self.appointed.threshold)
         status = Status.parse(statement)
         judge_status(status, self.policy, self.at)
         self.status = status
@@ -280,16 +260,14 @@ class _Check:
 
     def check_release(self) -> tuple[Outcome, str]:
         self.prove("release", self.staple.release_leaf)
-        statement = open_leaf(self.staple.release_leaf, self.signers, self.threshold)
+        statement = open_leaf(self.staple.release_leaf, self.appointed.signers, self.appointed.threshold)
         release = Release.parse(statement)
         judge_release(release, self.policy)
         self.release = release
         return Outcome.PASS, f"{release.name} {release.version}, entry {self.proofs['release'].index}"
 
     def prove(self, name: str, leaf: bytes) -> None:
-        if not leaf:
-            raise TransparencyError(Code.PROOF_MISSING, f"no {name} leaf", stage=f"log.{name}")
-        self.proofs[name].verify_leaf(leaf_hash(leaf), self.trees[name].checkpoint)
+        require_leaf(name, leaf, self.proofs[name], self.trees[name].checkpoint, stage=f"log.{name}")
 
     def active(self) -> tuple[Outcome, str]:
         assert self.status is not None
@@ -318,7 +296,7 @@ class _Check:
     def rollback(self) -> tuple[Outcome, str]:
         assert self.status is not None
         assert self.release is not None
-        status, tree = self.status, self.trees["newest"].checkpoint
+        status, tree, appointed = self.status, self.trees["newest"].checkpoint, self.appointed.signer_set
         sighting = Sighting(
             log=tree.origin,
             channel=self.policy.channel,
@@ -328,8 +306,8 @@ class _Check:
             size=tree.size,
             root=tree.root,
             checkpoint=self.staple.checkpoint,
-            signers_sequence=self.signer_set.sequence if self.signer_set else 0,
-            signers=leaf_hash(self.staple.signers_leaf) if self.signer_set else b"",
+            signers_sequence=appointed.sequence if appointed else 0,
+            signers=leaf_hash(self.staple.signers_leaf) if appointed else b"",
         )
         if self.error is not None:
             self.memory.check(sighting)

@@ -5,12 +5,13 @@ from typing import Final
 
 from .errors import Code, TransparencyError
 from .key_listing import KEYS_TYPE, KeyListing
+from .node_list import NODE_LIST_TYPE, NodeList
 from .release import RELEASE_TYPE, STATUS_TYPE, Release, Status
 from .revocation import REVOCATION_TYPE, RevocationNotice
 from .signer_set import SIGNER_SET_TYPE, SignerSet
 from .statement import PREDICATE_BASE, Statement
 
-Kind = Release | Status | RevocationNotice | KeyListing | SignerSet
+Kind = Release | Status | RevocationNotice | KeyListing | SignerSet | NodeList
 
 KINDS: Final[Mapping[str, Callable[[Statement], Kind]]] = {
     RELEASE_TYPE: Release.parse,
@@ -18,6 +19,7 @@ KINDS: Final[Mapping[str, Callable[[Statement], Kind]]] = {
     REVOCATION_TYPE: RevocationNotice.parse,
     KEYS_TYPE: KeyListing.parse,
     SIGNER_SET_TYPE: SignerSet.parse,
+    NODE_LIST_TYPE: NodeList.parse,
 }
 """Parsers by predicate type."""
 

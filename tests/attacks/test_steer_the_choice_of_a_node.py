@@ -47,7 +47,9 @@ def fleet(world: World) -> Iterator[Callable[..., Fleet]]:
             target = {"node": f"http://127.0.0.1:{world.node.port}", "down-0": "http://127.0.0.1:9"}
             url = running.enter_context(relay(target, lambda: listed.raw))
             mirrors = tuple(running.enter_context(serving(Mirror(one.raw))) for one in mirrored)
-            policy = replace(world.policy, fleet=FleetDemands(min_nodes=min_nodes, mirrors=mirrors))
+            policy = replace(
+                world.policy, fleet=FleetDemands(min_nodes=min_nodes, mirrors=mirrors, logged=False)
+            )
             return Fleet(url, policy, timeout=30)
 
         yield make

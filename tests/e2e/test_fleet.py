@@ -26,14 +26,28 @@ def test_a_list_is_made_shown_and_drawn_from(world: World, tmp_path: Path) -> No
         through = ["--relay", url, "--policy", str(policy)]
         made = cloister("directory", "make", "node", *through, "-o", str(listed))
         assert made.returncode == 0, made.stderr
+        unlisted = cloister("chat", "hello", "--fleet", url, "--policy", str(policy))
+        assert unlisted.returncode == 3
+        assert "directory_not_logged" in unlisted.stderr
+        by = ["--log", str(world.folder / "log"), "--signer", str(world.folder / "signer.key")]
+        published = cloister("directory", "publish", str(listed), *by)
+        assert published.returncode == 0, published.stderr
+        assert published.stdout.startswith("list 1 of prod is entry ")
         asked = ["--fleet", url, "--policy", str(policy), "--sightings", str(seen)]
         answered = cloister("chat", "hello", *asked, "--max-tokens", "4")
         assert answered.returncode == 0, answered.stderr
         assert answered.stdout.strip()
         assert "drawn: node" in answered.stderr
         told = json.loads(cloister("directory", "check", *through, "--sightings", str(seen), "--json").stdout)
+        assert (told["log"]["origin"], told["log"]["sequence"]) == ("log.test/releases", 1)
         (node,) = told["nodes"]
         assert (node["name"], node["served"], node["failed"], told["suspected"]) == ("node", 1, 0, [])
+        again = json.loads(cloister("directory", "publish", str(listed), *by, "--json").stdout)
+        assert (again["sequence"], again["renewed"]) == (1, True)
+        remembering = [*through, "--memory", str(tmp_path / "memory.json")]
+        shown = cloister("directory", "check", *remembering)
+        assert "list 1 of prod, entry " in shown.stdout
+        assert "cosigned by witness.test" in shown.stdout
         refused = cloister("chat", "hello", "--fleet", url, "--policy", str(strict))
         assert refused.returncode == 3
         assert "directory_too_short" in refused.stderr

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from measurements.key_listing import KeyListing
+from measurements.node_list import ListedNode, NodeList
 from measurements.note import ED25519, VerifierKey
 from measurements.policy import TransparencyPolicy
 from measurements.release import Release, Revocation, Status
@@ -28,6 +29,14 @@ def vkey(name: str, byte: int) -> VerifierKey:
 
 
 EXAMPLES: dict[str, Any] = {
+    "node-list": NodeList(
+        channel="prod",
+        sequence=17,
+        issued_at=AT,
+        expires_at=AT + DAY,
+        nodes=(ListedNode("node-a", b"\x0a" * 32), ListedNode("node-b", b"\x0b" * 32)),
+        previous="9c" * 32,
+    ),
     "cvm-release": Release(
         name="acme/node",
         channel="prod",

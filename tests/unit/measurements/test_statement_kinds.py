@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from measurements.errors import Code, TransparencyError
 from measurements.key_listing import KeyListing
+from measurements.node_list import ListedNode, NodeList
 from measurements.note import COSIGNATURE_ED25519
 from measurements.policy import TransparencyPolicy
 from measurements.publish import Published, ReleaseDraft, ReleaseLog, create_log
@@ -47,6 +48,7 @@ EXAMPLES = (
     RevocationNotice("prod", "bb" * 32, "a hole in the parser", AT, 3),
     KeyListing("prod", "tokens.example", 1, AT, AT + DAY, b"\0\x29 key configs"),
     SET,
+    NodeList("prod", 2, AT, AT + DAY, (ListedNode("a", b"\1" * 32), ListedNode("b", b"\2" * 32)), "aa" * 32),
 )
 
 
@@ -274,7 +276,7 @@ def test_one_signer_of_two_is_not_enough(operator: Operator) -> None:
     with operator.log.tiles.exclusive():
         signed = operator.log.tiles.checkpoint()
     leaf = list(operator.log.tiles.entries())[index]
-    proof = operator.log._proof(index, leaf, signed)
+    proof = operator.log.proof(index, leaf, signed)
     forged = replace(good, status_leaf=leaf, status_proof=proof, checkpoint=signed.raw)
     assert why(operator.check(forged)) == ("log.status", Code.IDENTITY_MISMATCH)
 
