@@ -64,8 +64,8 @@ def transformers(model: Path, threads: int, variant: str) -> tuple[Work, dict[st
     import torch
     from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
 
-    from enclave_runtime.engine.decoder import TorchDecoder
     from enclave_runtime.engine.model import load_model
+    from enclave_runtime.engine.torch_decoder import TorchDecoder
 
     torch.set_num_threads(threads)
     loaded = load_model(model, "torch").decoder

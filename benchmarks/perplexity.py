@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from enclave_runtime.engine.decoder import Decoder, Span
 
@@ -65,7 +64,8 @@ def surprises(decoder: Decoder, windows: Sequence[Sequence[int]], threads: int) 
             Span(np.array(window[at : at + 1]), at, table, True)
             for window, table in zip(windows, tables, strict=True)
         ]
-        logits = decoder.step(spans, pool).double()
-        following = torch.tensor([window[at + 1] for window in windows])
-        result += (-logits.log_softmax(-1).gather(1, following[:, None])[:, 0]).tolist()
+        logits = decoder.step(spans, pool).astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        chosen = logits[np.arange(len(windows)), [window[at + 1] for window in windows]]
+        result += (np.log(np.exp(logits).sum(axis=1)) - chosen).tolist()
     return result

@@ -28,7 +28,6 @@ from enclave_runtime.decoder_choice import DecoderChoice
 from enclave_runtime.draft_choice import DraftChoice
 from enclave_runtime.egress import Egress
 from enclave_runtime.engine.cpu import binding
-from enclave_runtime.engine.decoder import TorchDecoder
 from enclave_runtime.engine.draft import DEFAULT_GUESSES
 from enclave_runtime.engine.engine import Engine
 from enclave_runtime.engine.engine_config import EngineConfig
@@ -366,7 +365,7 @@ def _model(path: Path, decoder: DecoderChoice) -> LoadedModel:
 
 def slowness(model: LoadedModel) -> str:
     """Why the model is computed slowly, in words for the operator; empty where it is not."""
-    if not isinstance(model.decoder, TorchDecoder):
+    if model.decoder.manifest()["decoder"] != "torch":
         return ""
     if binding.library() is None:
         return (

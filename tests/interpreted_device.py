@@ -24,14 +24,15 @@ from enclave_runtime.engine.cuda.build import ALIGNMENT, Kernel, Shape, kernels
 from enclave_runtime.engine.cuda.decoder import CudaDecoder, shape_of
 from enclave_runtime.engine.cuda.device import Crossings
 from enclave_runtime.engine.cuda.device_memory import DevicePages
-from enclave_runtime.engine.decoder import Decoder, Span, TorchDecoder
+from enclave_runtime.engine.decoder import Decoder, Span
 from enclave_runtime.engine.engine import Engine
 from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.model import load_model
 from enclave_runtime.engine.pages import PagePool, PageTable
 from enclave_runtime.engine.request import GenerationRequest
 from enclave_runtime.engine.sampling import PlainDraw, Sampler, SamplingSettings
-from enclave_runtime.engine.weights import assemble
+from enclave_runtime.engine.torch_decoder import TorchDecoder
+from enclave_runtime.engine.torch_weights import assemble
 
 GUARD = 256
 TYPES = {
@@ -186,13 +187,13 @@ def made(
     return decoder, pool, device
 
 
-def script(vocabulary: int) -> Callable[[Decoder, PagePool], torch.Tensor]:
+def script(vocabulary: int) -> Callable[[Decoder, PagePool], np.ndarray]:
     """Three sequences: prompts whole, cut and one token long, decoding beside a prompt, guesses, pages out of order."""
     generator = np.random.default_rng(5)
     words = [generator.integers(0, vocabulary, size=size) for size in (70, 11, 1)]
     later = generator.integers(0, vocabulary, size=(3, 6))
 
-    def run(decoder: Decoder, pool: PagePool) -> torch.Tensor:
+    def run(decoder: Decoder, pool: PagePool) -> np.ndarray:
         gap, second = pool.allocate(9, 32), pool.allocate(2, 40)
         pool.release(gap)
         hole = pool.allocate(8, 16)
@@ -201,7 +202,7 @@ def script(vocabulary: int) -> Callable[[Decoder, PagePool], torch.Tensor]:
         found = [
             decoder.step(
                 [Span(words[1], 0, tables[1], True), Span(words[0][:64], 0, tables[0], False)], pool
-            ).clone()
+            ).copy()
         ]
         ends = [70, 11, 1]
         found.append(
@@ -212,27 +213,25 @@ def script(vocabulary: int) -> Callable[[Decoder, PagePool], torch.Tensor]:
                     Span(words[2], 0, tables[2], True),
                 ],
                 pool,
-            ).clone()
+            ).copy()
         )
         ends[1] += 1
         for at in range(2):
             spans = [Span(later[i, at : at + 1], ends[i] + at, tables[i], True) for i in range(3)]
-            found.append(decoder.step(spans, pool).clone())
+            found.append(decoder.step(spans, pool).copy())
         # Two guesses of one sequence in one step, beside another sequence.
         guesses = [Span(later[0, at : at + 1], ends[0] + at, tables[0], True) for at in (2, 3, 4)]
-        found.append(
-            decoder.step([*guesses, Span(later[1, 2:3], ends[1] + 2, tables[1], True)], pool).clone()
-        )
+        found.append(decoder.step([*guesses, Span(later[1, 2:3], ends[1] + 2, tables[1], True)], pool).copy())
         for table in tables:
             pool.release(table)
-        return torch.cat(found)
+        return np.concatenate(found)
 
     return run
 
 
-def distance(found: torch.Tensor, wanted: torch.Tensor) -> float:
+def distance(found: np.ndarray, wanted: np.ndarray) -> float:
     """Root mean square of the difference over the spread of the logits."""
-    return float((found - wanted).square().mean().sqrt() / wanted.std())
+    return float(np.sqrt(np.square(found - wanted).mean()) / wanted.std())
 
 
 def logits(config: ModelConfig, few: int) -> dict[str, float]:
@@ -268,19 +267,19 @@ def batches(config: ModelConfig) -> dict[str, float]:
     decoder, pool, _ = made(config, few=64)
     words = np.random.default_rng(6).integers(0, config.vocab_size, size=(4, 20))
 
-    def alone(row: int) -> torch.Tensor:
+    def alone(row: int) -> np.ndarray:
         table = pool.allocate(1, 30)
-        first = decoder.step([Span(words[row, :19], 0, table, True)], pool).clone()
-        second = decoder.step([Span(words[row, 19:], 19, table, True)], pool).clone()
+        first = decoder.step([Span(words[row, :19], 0, table, True)], pool).copy()
+        second = decoder.step([Span(words[row, 19:], 19, table, True)], pool).copy()
         pool.release(table)
-        return torch.cat([first, second])
+        return np.concatenate([first, second])
 
     tables = [pool.allocate(5 + row, 30) for row in range(4)]
-    whole = decoder.step([Span(words[row, :19], 0, tables[row], True) for row in range(4)], pool).clone()
-    after = decoder.step([Span(words[row, 19:], 19, tables[row], True) for row in range(4)], pool).clone()
+    whole = decoder.step([Span(words[row, :19], 0, tables[row], True) for row in range(4)], pool).copy()
+    after = decoder.step([Span(words[row, 19:], 19, tables[row], True) for row in range(4)], pool).copy()
     for table in tables:
         pool.release(table)
-    same = all(torch.equal(alone(row), torch.stack([whole[row], after[row]])) for row in range(4))
+    same = all(np.array_equal(alone(row), np.stack([whole[row], after[row]])) for row in range(4))
     return {"neighbours": float(not same)}
 
 

@@ -229,7 +229,7 @@ def sampling() -> dict[str, float]:
     for start in range(0, 18, 3):
         logits, lengths = torch.randn(3, 1000) * 2, [start + 1, start + 2, start + 3]
         picked = [
-            Sampler(settings, seed).pick(row, np.zeros(length, dtype=np.int64), 1)
+            Sampler(settings, seed).pick(row.numpy(), np.zeros(length, dtype=np.int64), 1)
             for row, seed, length in zip(logits, seeds, lengths, strict=True)
         ]
         other += picked != drawn(logits, seeds, lengths, 0.9).tolist()

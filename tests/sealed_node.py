@@ -20,8 +20,8 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
+import numpy as np
+from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from attestation.bundle import EvidenceBundle
@@ -65,15 +65,15 @@ def write_tiny_model(folder: Path) -> Path:
         "tie_word_embeddings": True,
         "eos_token_id": 0,
     }
-    generator = torch.Generator().manual_seed(7)
+    chance = np.random.default_rng(7)
 
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator) * 0.3
+    def random(*shape: int) -> np.ndarray:
+        return (chance.standard_normal(shape) * 0.3).astype(np.float32)
 
     narrow = hidden // heads * kv_heads
     weights = {
         "model.embed_tokens.weight": random(len(vocabulary), hidden),
-        "model.norm.weight": torch.ones(hidden),
+        "model.norm.weight": np.ones(hidden, dtype=np.float32),
     }
     for layer in range(layers):
         shapes = {
@@ -86,7 +86,8 @@ def write_tiny_model(folder: Path) -> Path:
             "mlp.down_proj": (hidden, inner),
         }
         named = {name: random(*shape) for name, shape in shapes.items()}
-        named |= {name: torch.ones(hidden) for name in ("input_layernorm", "post_attention_layernorm")}
+        norms = ("input_layernorm", "post_attention_layernorm")
+        named |= {name: np.ones(hidden, dtype=np.float32) for name in norms}
         weights |= {f"model.layers.{layer}.{name}.weight": tensor for name, tensor in named.items()}
     save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))

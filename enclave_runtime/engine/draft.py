@@ -13,8 +13,7 @@ catches up with prompts and answers in order of arrival, and one token for each 
 from collections.abc import Iterator
 from collections.abc import Sequence as Ordered
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from enclave_runtime.engine.decoder import ATTENTION_TILE, Decoder, Span
 from enclave_runtime.engine.engine_config import EngineConfig
@@ -110,7 +109,7 @@ class Draft:
             logits = self._step(work)
             rows = zip(going, logits, strict=True)
             going = [guessing for guessing, row in rows if guessing.take(row, self._end_ids)]
-            logits.zero_()
+            logits.fill(0)
             work = [(guessing.sequence, guessing.span()) for guessing in going]
         return [(sequence, check) for sequence in ready for check in sequence.checks(_seat(sequence).count)]
 
@@ -134,9 +133,9 @@ class Draft:
                     ready.append(sequence)
         return pieces, ready
 
-    def _step(self, work: list[tuple[Sequence, Span]]) -> Tensor:
+    def _step(self, work: list[tuple[Sequence, Span]]) -> np.ndarray:
         logits = self.decoder.step([span for _, span in work], self.pool)
-        if not bool(torch.isfinite(logits).all()):
+        if not np.isfinite(logits).all():
             raise EngineFault("logits of the draft are not finite")
         for sequence, span in work:
             _seat(sequence).computed = span.start + len(span.tokens)
@@ -152,7 +151,7 @@ class _Guessing:
         self._seat = _seat(sequence)
         self._constraint = None if sequence.constraint is None else sequence.constraint.fork()
 
-    def take(self, logits: Tensor, end_ids: frozenset[int]) -> bool:
+    def take(self, logits: np.ndarray, end_ids: frozenset[int]) -> bool:
         """Choose the next guess from ``logits`` [vocabulary]; whether another may follow."""
         sequence, seat = self.sequence, self._seat
         position = sequence.length + seat.count

@@ -3,8 +3,8 @@
 After `Engine.warm_up` no thread is started and no module imported any more, so the process can be sealed.
 
 What is overwritten when an answer ends: its KV pages (before anyone else can own them), its token ids, and
-after each step the logits and the step's token ids. What Python and torch do not let us overwrite: strings of
-decoded text, and activations in memory that the allocator has taken back but not yet reused.
+after each step the logits and the step's token ids. What Python does not let us overwrite: strings of decoded
+text; and on torch, activations in memory that its allocator has taken back but not yet reused.
 """
 
 import atexit
@@ -17,8 +17,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from enclave_runtime.engine.constraint import Constraint, ConstraintCompiler
 from enclave_runtime.engine.decoder import DrawingDecoder, Span
@@ -129,7 +127,9 @@ class Engine:
             raise EngineError("started twice", code="already_started")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
-        atexit.register(self.stop)  # a thread inside torch when the interpreter goes away aborts the process
+        atexit.register(
+            self.stop
+        )  # a thread inside a library when the interpreter goes away may abort the process
 
     def stop(self) -> None:
         """End every request with `EngineStopped`, clear their memory and wait for the thread to end."""
@@ -277,11 +277,9 @@ class Engine:
         )
 
     def _run(self) -> None:
-        torch.set_num_threads(self.config.threads)  # the setting belongs to the thread that computes
         try:
-            with torch.inference_mode():
-                while self._ready():
-                    self._step()
+            while self._ready():
+                self._step()
             self._leases.close_all()
             for sequence in self._scheduler.leave_where(lambda _: True):
                 sequence.mailbox.fail(EngineStopped("the engine was stopped"))
@@ -320,10 +318,10 @@ class Engine:
                 self._draw(planned, *drawn)
                 return
             logits = self.model.decoder.step([span for _, span in planned], self.pool)
-            if not bool(torch.isfinite(logits).all()):
+            if not np.isfinite(logits).all():
                 raise EngineFault("logits are not finite")
             self._advance(planned, logits)
-            logits.zero_()
+            logits.fill(0)
         except (PageOwnershipError, RankLost):
             raise
         except Exception:  # whatever failed (memory, most likely) ends these requests, not the engine
@@ -343,7 +341,7 @@ class Engine:
                     self._extend(sequence, int(token))
         tokens.fill(0)
 
-    def _advance(self, planned: list[tuple[Sequence, Span]], logits: Tensor) -> None:
+    def _advance(self, planned: list[tuple[Sequence, Span]], logits: np.ndarray) -> None:
         row = 0
         for sequence, span in planned:
             if span.start != sequence.computed or sequence.table is None or not _as_planned(sequence, span):
@@ -354,7 +352,7 @@ class Engine:
                 self._choose(sequence, logits[row])
                 row += 1
 
-    def _choose(self, sequence: Sequence, logits: Tensor) -> None:
+    def _choose(self, sequence: Sequence, logits: np.ndarray) -> None:
         mask = None if sequence.constraint is None else sequence.constraint.mask()
         try:
             token = sequence.sampler.pick(

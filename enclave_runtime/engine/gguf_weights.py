@@ -10,7 +10,6 @@ import re
 import numpy as np
 from gguf import GGMLQuantizationType, quants
 from gguf.constants import GGML_QUANT_SIZES
-from torch import Tensor
 
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.errors import ModelMalformed, UnsupportedModel
@@ -71,10 +70,10 @@ class GgufTensors:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tensor.shape for name, tensor in self._tensors.items()}
 
-    def read_into(self, name: str, out: Tensor) -> None:
+    def read_into(self, name: str, out: np.ndarray) -> None:
         stored = self.stored(name)
         rows = stored.rows if stored.order is None else stored.rows[stored.order]
-        np.copyto(out.numpy(), expand(rows, GGMLQuantizationType(stored.kind)).reshape(out.shape))
+        np.copyto(out, expand(rows, GGMLQuantizationType(stored.kind)).reshape(out.shape))
 
     def kind(self, name: str) -> int:
         tensor = self._tensors[name]

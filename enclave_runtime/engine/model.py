@@ -12,14 +12,14 @@ from enclave_runtime.engine.chat_template import ChatTemplate
 from enclave_runtime.engine.config import ModelConfig, config_from_gguf, config_from_json, with_rope_factors
 from enclave_runtime.engine.cpu import binding, packing
 from enclave_runtime.engine.cpu.decoder import CpuDecoder
-from enclave_runtime.engine.decoder import Decoder, TorchDecoder
+from enclave_runtime.engine.decoder import Decoder
 from enclave_runtime.engine.errors import ModelMalformed, ModelNotFound, UnsupportedModel
 from enclave_runtime.engine.gguf_file import parse_gguf
 from enclave_runtime.engine.gguf_tokenizer import tokenizer_from_gguf
 from enclave_runtime.engine.gguf_weights import GgufTensors, rope_factors
 from enclave_runtime.engine.safetensors_weights import INDEX_FILE, SafetensorsFolder
 from enclave_runtime.engine.tokenizer import Tokenizer, token_ids, tokenizer_from_json
-from enclave_runtime.engine.weights import TensorSource, assemble
+from enclave_runtime.engine.weights import TensorSource
 
 DecoderMaker = Callable[[ModelConfig, TensorSource], Decoder]
 
@@ -78,6 +78,23 @@ def make_decoder(
         return CpuDecoder(library, config, packed, fine=activations == 16)
     if wanted not in ("auto", "torch"):
         raise UnsupportedModel("the compiled decoder is not built, or does not know this shape")
+    return _torch_decoder(config, source, wanted)
+
+
+def _torch_decoder(config: ModelConfig, source: TensorSource, wanted: str) -> Decoder:
+    try:
+        from enclave_runtime.engine.torch_decoder import TorchDecoder
+        from enclave_runtime.engine.torch_weights import assemble
+    except ImportError:
+        why = "PyTorch is not installed: cloister's extra 'runtime' brings it"
+        if wanted != "torch" and binding.library() is None:
+            why = (
+                "the compiled decoder was not built: install a C compiler (gcc or clang), then cloister again with its"
+                " extra 'node'. Its extra 'runtime' brings PyTorch, which computes too, ten times slower"
+            )
+        elif wanted != "torch":
+            why = f"the compiled decoder does not know this shape, and {why}"
+        raise UnsupportedModel(why, code="no_decoder") from None
     return TorchDecoder(config, assemble(config, source))
 
 

@@ -8,9 +8,9 @@ ever written is overwritten with zeros before anyone else can get it.
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import DTypeLike
 
+from enclave_runtime.engine.aligned import aligned_zeros
 from enclave_runtime.engine.errors import PageOwnershipError, PagesExhausted
 
 FREE = 0
@@ -30,28 +30,12 @@ class PageTable:
 
 
 class PagePool:
-    """All KV pages of a decoder: one tensor [layers, 2, pages, page_tokens, kv heads, head size].
-
-    How keys and values lie within their page is the decoder's business; `store` and `read` are for one that keeps
-    them position by position. Not thread-safe: only the engine's thread touches it.
+    """The book of a decoder's KV pages: who owns which, and which were written. A subclass knows where they lie, the
+    decoder how keys and values lie within a page. Not thread-safe: only the engine's thread touches it.
     """
 
-    def __init__(
-        self,
-        *,
-        layers: int,
-        kv_heads: int,
-        head_dim: int,
-        pages: int,
-        page_tokens: int,
-        dtype: torch.dtype = torch.float32,
-        device: str = "cpu",
-    ) -> None:
+    def __init__(self, pages: int, page_tokens: int) -> None:
         self.page_tokens = page_tokens
-        self.storage = torch.zeros(
-            layers, 2, pages, page_tokens, kv_heads, head_dim, dtype=dtype, device=device
-        )
-        self._by_slot = self.storage.view(layers, 2, pages * page_tokens, kv_heads, head_dim)
         self._owners = np.full(pages, FREE, dtype=np.int64)
         self._written = np.zeros(pages, dtype=np.bool_)
 
@@ -98,12 +82,19 @@ class PagePool:
 
     def zero(self, pages: np.ndarray) -> None:
         """Overwrite ``pages`` with zeros."""
-        for page in pages:
-            self.storage[:, :, int(page)].zero_()
+        raise NotImplementedError
+
+    def zero_all(self) -> None:
+        """Overwrite everything with zeros."""
+        raise NotImplementedError
+
+    def copy_page(self, taken: int, given: int) -> None:
+        """Write one page into another, whoever owns them; `copy` is what checks that."""
+        raise NotImplementedError
 
     def clear(self) -> None:
         """Overwrite everything and forget all owners: for an engine that ends in disorder."""
-        self.storage.zero_()
+        self.zero_all()
         self._written[:] = False
         self._owners[:] = FREE
 
@@ -115,19 +106,6 @@ class PagePool:
             or not np.all(self._owners[table.pages] == table.owner)
         ):
             raise PageOwnershipError("KV page of another owner")
-
-    def slots(self, table: PageTable, start: int, count: int) -> np.ndarray:
-        """Where positions ``start`` .. ``start + count - 1`` are stored: int64 [count], checked for
-        ownership.
-
-        The pages count as written from here on.
-        """
-        self.check_span(table, start, count)
-        positions = np.arange(start, start + count, dtype=np.int64)
-        result: np.ndarray = (
-            table.pages[positions // self.page_tokens] * self.page_tokens + positions % self.page_tokens
-        )
-        return result
 
     def check_span(self, table: PageTable, start: int, count: int) -> None:
         """Raise `PageOwnershipError` unless ``table`` owns its pages and they hold positions ``start`` ..
@@ -151,22 +129,29 @@ class PagePool:
         for taken, given in zip(source.pages[first:pages], target.pages[first:pages], strict=True):
             self.copy_page(int(taken), int(given))
 
+
+class ArrayPages(PagePool):
+    """Pages in one array, ``storage``: ``dtype`` [layers, 2, pages, page_tokens, kv heads, head size]."""
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        pages: int,
+        page_tokens: int,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(pages, page_tokens)
+        self.storage = aligned_zeros((layers, 2, pages, page_tokens, kv_heads, head_dim), dtype)
+
+    def zero(self, pages: np.ndarray) -> None:
+        for page in pages:
+            self.storage[:, :, int(page)] = 0
+
+    def zero_all(self) -> None:
+        self.storage.fill(0)
+
     def copy_page(self, taken: int, given: int) -> None:
-        """Write one page into another, whoever owns them; `copy` is what checks that."""
         self.storage[:, :, given] = self.storage[:, :, taken]
-
-    def store(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Write rows of keys and values [rows, kv heads, head size] into ``slots`` (from `slots`)."""
-        self._by_slot[layer, 0].index_copy_(0, slots, keys)
-        self._by_slot[layer, 1].index_copy_(0, slots, values)
-
-    def read(self, layer: int, table: PageTable, length: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of positions 0 .. ``length - 1``: two float32 [kv heads, length, head size]."""
-        if table.first >= 0:
-            start = table.first * self.page_tokens
-            both = self._by_slot[layer, :, start : start + length]
-        else:
-            used = torch.from_numpy(table.pages[: self.pages_for(length)]).to(self.storage.device)
-            both = self.storage[layer].index_select(1, used).flatten(1, 2)[:, :length]
-        keys, values = both.transpose(1, 2).unbind(0)
-        return keys, values

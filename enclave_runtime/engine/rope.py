@@ -7,8 +7,7 @@ scaling. The pairing is that of the Hugging Face checkpoints: dimension i turns 
 from dataclasses import dataclass
 from math import pi
 
-import torch
-from torch import Tensor
+import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,34 +28,33 @@ class RopeConfig:
     factors: tuple[float, ...] = ()
 
 
-def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
-    """Radians per position of every pair: float32 [head_dim / 2]."""
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).to(torch.float32) / head_dim
-    frequencies = 1.0 / (rope.theta**exponents)
+def inverse_frequencies(rope: RopeConfig, head_dim: int) -> np.ndarray:
+    """Radians per position of every pair: float32 [head_dim / 2], each the nearest to its value."""
+    frequencies = rope.theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     if rope.scaling == "linear":
-        return frequencies / rope.factor
-    if rope.scaling == "factors":
-        return frequencies / torch.tensor(rope.factors, dtype=torch.float32)
-    if rope.scaling == "llama3":
-        return _llama3(frequencies, rope)
-    return frequencies
+        frequencies = frequencies / rope.factor
+    elif rope.scaling == "factors":
+        frequencies = frequencies / np.array(rope.factors, dtype=np.float64)
+    elif rope.scaling == "llama3":
+        frequencies = _llama3(frequencies, rope)
+    nearest: np.ndarray = frequencies.astype(np.float32)
+    return nearest
 
 
-def rotation_table(rope: RopeConfig, head_dim: int, positions: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines for positions 0 .. positions-1: two float32 [positions, head_dim / 2]."""
-    steps = torch.arange(positions, dtype=torch.float32)
-    angles = torch.outer(steps, inverse_frequencies(rope, head_dim))
-    return angles.cos(), angles.sin()
+def rotation_table(rope: RopeConfig, head_dim: int, positions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines for positions 0 .. positions-1: two float32 [positions, head_dim / 2].
+
+    The angle is the product in float32, as models are trained with it; its cosine and sine are the nearest to their
+    values, so that they are the same on every processor.
+    """
+    steps = np.arange(positions, dtype=np.float32)
+    angles = np.multiply.outer(steps, inverse_frequencies(rope, head_dim)).astype(np.float64)
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
-def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn ``heads`` [rows, heads, D] by the angles of their rows (both tables: [rows, 1, D/2])."""
-    first, second = heads.chunk(2, dim=-1)
-    return torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
-
-
-def _llama3(frequencies: Tensor, rope: RopeConfig) -> Tensor:
+def _llama3(frequencies: np.ndarray, rope: RopeConfig) -> np.ndarray:
     turns = rope.original_context * frequencies / (2 * pi)  # full turns within the original context
     ramp = (turns - rope.low_frequency_factor) / (rope.high_frequency_factor - rope.low_frequency_factor)
-    ramp = ramp.clamp(0.0, 1.0)
-    return (1.0 - ramp) * frequencies / rope.factor + ramp * frequencies
+    ramp = ramp.clip(0.0, 1.0)
+    scaled: np.ndarray = (1.0 - ramp) * frequencies / rope.factor + ramp * frequencies
+    return scaled

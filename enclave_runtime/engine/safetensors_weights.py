@@ -4,72 +4,86 @@ Pickled checkpoints are never read.
 """
 
 import json
+import math
+import mmap
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from enclave_runtime.engine.errors import ModelMalformed, ModelNotFound, UnsupportedModel
+from enclave_runtime.engine.half_floats import from_bfloat16
 from enclave_runtime.engine.weights import StoredTensor
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 MAX_SHARDS = 4096
-_DTYPES = {"F32", "F16", "BF16"}
+_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _GGML_KINDS = {"F32": 0, "F16": 1, "BF16": 30}
 
 
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """``kind`` is the format's name for its type, ``data`` its bytes: a view of the mapped file."""
+
+    kind: str
+    shape: tuple[int, ...]
+    data: np.ndarray
+
+
 class SafetensorsFolder:
-    """A `TensorSource` over the safetensors files of a folder."""
+    """A `TensorSource` over the safetensors files of a folder, which are mapped for as long as it lives."""
 
     def __init__(self, folder: Path) -> None:
         self.files = weight_files(folder)
-        self._owner: dict[str, Path] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._kinds: dict[str, int] = {}
+        self._tensors: dict[str, _Tensor] = {}
         for path in self.files:
             self._read_table(path)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return dict(self._shapes)
+        return {name: tensor.shape for name, tensor in self._tensors.items()}
 
-    def read_into(self, name: str, out: Tensor) -> None:
-        try:
-            with safe_open(self._owner[name], framework="pt", device="cpu") as file:
-                stored = file.get_tensor(name)
-        except (SafetensorError, OSError, ValueError):
-            raise ModelMalformed("safetensors file cannot be read", found=self._owner[name].name) from None
-        out.copy_(stored.to(torch.float32))
+    def read_into(self, name: str, out: np.ndarray) -> None:
+        tensor = self._tensors[name]
+        if tensor.kind == "BF16":
+            np.copyto(out, from_bfloat16(tensor.data.view("<u2")).reshape(out.shape))
+        else:
+            np.copyto(out, tensor.data.view("<f4" if tensor.kind == "F32" else "<f2").reshape(out.shape))
 
     def kind(self, name: str) -> int:
-        return self._kinds[name]
+        return _GGML_KINDS[self._tensors[name].kind]
 
     def stored(self, name: str) -> StoredTensor:
-        try:
-            with safe_open(self._owner[name], framework="pt", device="cpu") as file:
-                tensor = file.get_tensor(name)
-        except (SafetensorError, OSError, ValueError):
-            raise ModelMalformed("safetensors file cannot be read", found=self._owner[name].name) from None
-        rows = tensor if tensor.ndim > 1 else tensor.unsqueeze(0)
-        return StoredTensor(self._kinds[name], rows.contiguous().view(torch.uint8).numpy())
+        tensor = self._tensors[name]
+        rows = 1 if len(tensor.shape) < 2 else tensor.shape[0]
+        return StoredTensor(_GGML_KINDS[tensor.kind], tensor.data.reshape(rows, -1))
 
     def _read_table(self, path: Path) -> None:
+        """Add what a file holds. The library checks its header: tensors follow one another without a gap, from the
+        header's end to the file's, in the order of ``offset_keys``. So their sizes say where each begins.
+        """
         try:
-            with safe_open(path, framework="pt", device="cpu") as file:
-                for name in file.keys():  # noqa: SIM118 (no mapping)
+            with path.open("rb") as handle:
+                data = memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+            with safe_open(path, framework="numpy") as file:
+                begin = 8 + int.from_bytes(data[:8], "little")
+                for name in file.offset_keys():
                     part = file.get_slice(name)
-                    if part.get_dtype() not in _DTYPES:
-                        raise UnsupportedModel(f"data type of {name[:80]}", found=part.get_dtype())
-                    if name in self._shapes:
+                    shape, kind = tuple(part.get_shape()), part.get_dtype()
+                    if kind not in _ITEM_BYTES:
+                        raise UnsupportedModel(f"data type of {name[:80]}", found=kind)
+                    if name in self._tensors:
                         raise ModelMalformed("tensor in two files", found=name[:80])
-                    if name.endswith("rotary_emb.inv_freq"):
-                        continue  # old exports carry this table; config.json defines it
-                    self._shapes[name] = tuple(part.get_shape())
-                    self._kinds[name] = _GGML_KINDS[part.get_dtype()]
-                    self._owner[name] = path
-        except (SafetensorError, OSError, ValueError):
+                    size = math.prod(shape) * _ITEM_BYTES[kind]
+                    stored = np.frombuffer(data, np.uint8, size, begin) if size else np.empty(0, np.uint8)
+                    begin += size
+                    if not name.endswith("rotary_emb.inv_freq"):  # in old exports; config.json defines it
+                        self._tensors[name] = _Tensor(kind, shape, stored)
+        except (SafetensorError, OSError, ValueError, OverflowError):
             raise ModelMalformed("safetensors file cannot be read", found=path.name) from None
+        if begin != len(data):
+            raise ModelMalformed("safetensors file of another size than its tensors", found=path.name)
 
 
 def weight_files(folder: Path) -> list[Path]:

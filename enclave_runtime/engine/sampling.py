@@ -9,7 +9,6 @@ temperature plus noise is a sample of the softmax (Gumbel-max, arXiv 1611.01144)
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from enclave_runtime.engine.errors import EngineFault
 
@@ -85,15 +84,14 @@ class Sampler:
         self._key = seed % (1 << 128)
 
     def pick(
-        self, logits: Tensor, tokens: np.ndarray, prompt_length: int, mask: np.ndarray | None = None
+        self, logits: np.ndarray, tokens: np.ndarray, prompt_length: int, mask: np.ndarray | None = None
     ) -> int:
         """The token for position ``len(tokens)``, from finite float32 ``logits`` [vocabulary].
 
         ``tokens`` are those before it, the prompt's first; ``mask`` (bool [vocabulary]) says which are allowed.
         Raises `EngineFault` if none is.
         """
-        settings = self.settings
-        scores: np.ndarray = logits.numpy()
+        settings, scores = self.settings, logits
         if settings.repetition_penalty != 1.0 or settings.presence_penalty or settings.frequency_penalty:
             scores = self._penalised(scores, tokens, prompt_length)
         if mask is not None:
@@ -119,12 +117,12 @@ class Sampler:
             return None
         return PlainDraw(self._key, settings.temperature)
 
-    def logprobs(self, logits: Tensor, token: int) -> Logprobs | None:
+    def logprobs(self, logits: np.ndarray, token: int) -> Logprobs | None:
         """What to report of the choice of ``token``; None where nothing is asked for."""
         count = self.settings.top_logprobs
         if count is None:
             return None
-        scores: np.ndarray = logits.numpy().astype(np.float64)
+        scores = logits.astype(np.float64)
         scores -= scores.max()
         scores -= np.log(np.exp(scores).sum())
         top = _largest(scores, min(count, len(scores)))

@@ -11,7 +11,8 @@ import torch
 
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.errors import UnsupportedModel
-from enclave_runtime.engine.weights import LayerWeights, ModelWeights, TensorSource, check_tensors, room_for
+from enclave_runtime.engine.torch_weights import LayerWeights, ModelWeights, room_for
+from enclave_runtime.engine.weights import TensorSource, check_tensors
 
 MAX_RANKS = 64
 
@@ -71,7 +72,7 @@ def read_shard(
     shapes = source.shapes()
     for name, out in places:
         whole = torch.empty(shapes[name], dtype=torch.float32)
-        source.read_into(name, whole)
+        source.read_into(name, whole.numpy())
         if any(part in name for part in _BY_OUTPUTS):
             whole = whole.chunk(ranks, 0)[rank]
         elif name.endswith(_BY_INPUTS):
@@ -80,7 +81,7 @@ def read_shard(
     head = weights.embedding
     if not config.tied_head:
         head = torch.empty(config.vocab_size, config.hidden_size)
-        source.read_into("lm_head.weight", head)
+        source.read_into("lm_head.weight", head.numpy())
     weights = replace(weights, head=head[first:last].clone() if ranks > 1 else head)
     return Shard(rank, ranks, small, _moved(weights, device), first, words)
 

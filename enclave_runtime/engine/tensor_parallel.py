@@ -24,10 +24,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from enclave_runtime.engine.config import ModelConfig
-from enclave_runtime.engine.decoder import Span, TorchDecoder
+from enclave_runtime.engine.decoder import Span
 from enclave_runtime.engine.errors import EngineFault, PageOwnershipError, RankLost
 from enclave_runtime.engine.pages import PagePool, PageTable
 from enclave_runtime.engine.shard import Shard
+from enclave_runtime.engine.torch_decoder import TorchDecoder
+from enclave_runtime.engine.torch_pages import TorchPages
 
 STEP_TIMEOUT = timedelta(seconds=120)
 """How long a rank may take for its part of a sum before it counts as lost."""
@@ -152,7 +154,7 @@ class TensorParallelDecoder(ShardedDecoder):
         self._ranks.tell(_Order.RESERVE, (positions, rows, threads))
         super().reserve(positions, rows=rows, threads=threads)
 
-    def step(self, spans: Sequence[Span], pool: PagePool) -> Tensor:
+    def step(self, spans: Sequence[Span], pool: PagePool) -> np.ndarray:
         """See `Decoder.step`. Raises `RankLost`."""
         for span in spans:
             pool.check_span(span.table, span.start, len(span.tokens))
@@ -187,8 +189,8 @@ def follow(config: ModelConfig, shard: Shard, ranks: Ranks) -> None:
                     pool.clear()
                 pool = decoder.new_pool(int(numbers[0]), int(numbers[1]))
             elif order is _Order.RESERVE:
-                decoder.reserve(int(numbers[0]), rows=int(numbers[1]), threads=int(numbers[2]))
-                torch.set_num_threads(max(1, int(numbers[2]) // ranks.count))
+                share = max(1, int(numbers[2]) // ranks.count)
+                decoder.reserve(int(numbers[0]), rows=int(numbers[1]), threads=share)
             elif pool is None:
                 raise EngineFault("an order before there are pages")
             elif order is _Order.STEP:
@@ -201,7 +203,7 @@ def follow(config: ModelConfig, shard: Shard, ranks: Ranks) -> None:
             pool.clear()
 
 
-class _LeadingPool(PagePool):
+class _LeadingPool(TorchPages):
     """Rank 0's pages; what happens to them happens on the other ranks too."""
 
     def __init__(self, config: ModelConfig, pages: int, page_tokens: int, ranks: Ranks) -> None:

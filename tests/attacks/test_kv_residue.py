@@ -4,41 +4,41 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from sealed_node import write_tiny_model
 
 from enclave_runtime.engine.draft import Draft
 from enclave_runtime.engine.engine import Engine
 from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.model import load_model
-from enclave_runtime.engine.pages import PagePool
+from enclave_runtime.engine.pages import ArrayPages
 from enclave_runtime.engine.request import GenerationRequest
 
 
 @pytest.fixture
-def pool() -> PagePool:
-    return PagePool(layers=2, kv_heads=1, head_dim=8, pages=4, page_tokens=4)
+def pool() -> ArrayPages:
+    return ArrayPages(layers=2, kv_heads=1, head_dim=8, pages=4, page_tokens=4)
 
 
-def victim_then_attacker(pool: PagePool) -> torch.Tensor:
+def victim_then_attacker(pool: ArrayPages) -> np.ndarray:
     """The victim's keys and values pass through the pool; returns what the next owner of its pages can read."""
-    secret = torch.randn(10, 1, 8, generator=torch.Generator().manual_seed(4))
+    secret = np.random.default_rng(4).standard_normal((10, 1, 8))
     table = pool.allocate(1, 16)
-    slots = torch.from_numpy(pool.slots(table, 0, 10))
-    for layer in range(2):
-        pool.store(layer, slots, secret, secret)
+    pool.check_span(table, 0, len(secret))
+    for position, row in enumerate(secret):
+        pool.storage[:, :, table.pages[position // 4], position % 4] = row
     pool.release(table)
     attacker = pool.allocate(2, 16)
-    return torch.stack([torch.stack(pool.read(layer, attacker, 16)) for layer in range(2)])
+    return pool.storage[:, :, attacker.pages]
 
 
-def test_reading_new_pages_tells_nothing_of_the_owner_before(pool: PagePool) -> None:
+def test_reading_new_pages_tells_nothing_of_the_owner_before(pool: ArrayPages) -> None:
     assert not bool(victim_then_attacker(pool).any())
 
 
 def test_control_without_clearing_the_pages_hold_the_victims_keys(
-    pool: PagePool, monkeypatch: pytest.MonkeyPatch
+    pool: ArrayPages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "_written", Forgetful())
     assert bool(victim_then_attacker(pool).any())
@@ -48,7 +48,7 @@ class Forgetful:
     """A record of written pages that never records one."""
 
     def __getitem__(self, pages: Any) -> object:
-        return torch.zeros(len(pages), dtype=torch.bool).numpy()
+        return np.zeros(len(pages), dtype=np.bool_)
 
     def __setitem__(self, _pages: object, _value: object) -> None:
         pass
@@ -64,9 +64,9 @@ def drafted(tmp_path: Path) -> Iterator[Engine]:
     engine.stop()
 
 
-def what_the_next_to_come_is_given(engine: Engine) -> torch.Tensor:
+def what_the_next_to_come_is_given(engine: Engine) -> np.ndarray:
     """The draft's pages as the next request finds them, after a victim's answer and one that was broken off."""
-    found: list[torch.Tensor] = []
+    found: list[np.ndarray] = []
     draft = engine._scheduler.draft
     assert draft is not None
     begin = draft.begin
@@ -78,7 +78,7 @@ def what_the_next_to_come_is_given(engine: Engine) -> torch.Tensor:
 
     def looking(sequence: Any) -> None:
         begin(sequence)
-        found.append(draft.pool.storage[:, :, sequence.draft.table.pages].clone())
+        found.append(draft.pool.storage[:, :, sequence.draft.table.pages].copy())
 
     draft.begin = looking  # type: ignore[method-assign]
     engine.submit(GenerationRequest([70], 150, ignore_eos=True)).collect()

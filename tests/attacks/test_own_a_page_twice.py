@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enclave_runtime.engine.errors import PageOwnershipError, PagesExhausted
-from enclave_runtime.engine.pages import FREE, PagePool, PageTable
+from enclave_runtime.engine.pages import FREE, ArrayPages, PageTable
 
 PAGES, PAGE_TOKENS = 12, 4
 
@@ -19,11 +18,11 @@ ACTIONS = st.one_of(
 )
 
 
-def new_pool() -> PagePool:
-    return PagePool(layers=2, kv_heads=1, head_dim=4, pages=PAGES, page_tokens=PAGE_TOKENS)
+def new_pool() -> ArrayPages:
+    return ArrayPages(layers=2, kv_heads=1, head_dim=4, pages=PAGES, page_tokens=PAGE_TOKENS)
 
 
-def run(pool: PagePool, actions: list[tuple[str, int, int]]) -> list[PageTable]:
+def run(pool: ArrayPages, actions: list[tuple[str, int, int]]) -> list[PageTable]:
     """Do all that can be done; the tables that are still held."""
     held: list[PageTable] = []
     owner = 0
@@ -39,10 +38,10 @@ def run(pool: PagePool, actions: list[tuple[str, int, int]]) -> list[PageTable]:
             continue
         elif kind == "write":
             count = min(second, len(table.pages) * PAGE_TOKENS)
-            slots = torch.from_numpy(pool.slots(table, 0, count))
-            rows = torch.full((count, 1, 4), float(table.owner))
-            for layer in range(2):
-                pool.store(layer, slots, rows, rows)
+            pool.check_span(table, 0, count)
+            for position in range(count):
+                page = table.pages[position // PAGE_TOKENS]
+                pool.storage[:, :, page, position % PAGE_TOKENS] = float(table.owner)
         elif kind == "copy":
             source = held[second % len(held)]
             if source is not table:
@@ -54,7 +53,7 @@ def run(pool: PagePool, actions: list[tuple[str, int, int]]) -> list[PageTable]:
     return held
 
 
-def check(pool: PagePool, held: list[PageTable]) -> None:
+def check(pool: ArrayPages, held: list[PageTable]) -> None:
     pages = [int(page) for table in held for page in table.pages]
     assert len(pages) == len(set(pages)), "a page with two owners"
     for table in held:
@@ -79,7 +78,7 @@ def test_using_pages_under_another_name_is_refused() -> None:
     victim, thief = pool.allocate(1, 8), pool.allocate(2, 8)
     forged = PageTable(2, victim.pages.copy())
     for attempt in (
-        lambda: pool.slots(forged, 0, 1),
+        lambda: pool.check_span(forged, 0, 1),
         lambda: pool.release(forged),
         lambda: pool.copy(forged, thief, 1),
         lambda: pool.copy(thief, forged, 1),
@@ -90,7 +89,7 @@ def test_using_pages_under_another_name_is_refused() -> None:
             attempt()
     pool.release(victim)
     with pytest.raises(PageOwnershipError):
-        pool.slots(forged, 0, 1)
+        pool.check_span(forged, 0, 1)
 
 
 def test_control_a_pool_that_forgets_who_owns_what_gives_a_page_twice(

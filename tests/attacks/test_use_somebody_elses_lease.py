@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from sealed_node import MODEL_NAME, ROOM, chat, write_tiny_model
 from step_rows import planned_rows
 from timing_statistics import equivalence_bounds, ks_p_value
@@ -322,7 +322,7 @@ def test_control_pages_of_a_lease_that_are_not_cleared_hold_the_victims_keys(
         """A record of written pages that never records one."""
 
         def __getitem__(self, pages: Any) -> object:
-            return torch.zeros(len(pages), dtype=torch.bool).numpy()
+            return np.zeros(len(pages), dtype=np.bool_)
 
         def __setitem__(self, _pages: object, _value: object) -> None:
             pass

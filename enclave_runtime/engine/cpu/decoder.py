@@ -9,15 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from enclave_runtime.engine.aligned import aligned_zeros
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.cpu import binding
 from enclave_runtime.engine.cpu.packing import LANES, PackedModel
 from enclave_runtime.engine.decoder import Span
 from enclave_runtime.engine.errors import EngineFault, InvalidRequest
-from enclave_runtime.engine.pages import PagePool
+from enclave_runtime.engine.pages import ArrayPages, PagePool
 from enclave_runtime.engine.rope import rotation_table
 
 
@@ -70,15 +69,16 @@ class CpuDecoder:
         """KV memory in half precision. Raises `InvalidRequest` unless pages hold a multiple of 16 positions."""
         if page_tokens % LANES:
             raise InvalidRequest("page_tokens", expected=f"a multiple of {LANES}", found=page_tokens)
-        pool = PagePool(
+        pool = ArrayPages(
             layers=self._config.layers,
             kv_heads=self._config.kv_heads,
             head_dim=self._config.head_dim,
             pages=pages,
             page_tokens=page_tokens,
-            dtype=torch.float16,
+            dtype=np.float16,
         )
-        self._library.cloister_prefer_huge_pages(pool.storage.data_ptr(), pool.storage.nbytes)
+        self._library.cloister_prefer_huge_pages(pool.storage.ctypes.data, pool.storage.nbytes)
+        pool.zero_all()  # now, not when a request is there, the system finds memory for every page
         return pool
 
     def reserve(self, positions: int, *, rows: int = 256, threads: int = 2) -> None:
@@ -91,11 +91,11 @@ class CpuDecoder:
         """Bytes of activations that are left in memory between steps: 0."""
         return 0 if self.reserved is None else int(self._library.cloister_residue(self.reserved.handle))
 
-    def step(self, spans: Sequence[Span], pool: PagePool) -> Tensor:
-        """See `Decoder.step`. The logits lie in memory of the decoder's and are good until the next step."""
+    def step(self, spans: Sequence[Span], pool: PagePool) -> np.ndarray:
+        """See `Decoder.step`. The logits lie in memory of the decoder's."""
         reserved = self.reserved
-        if reserved is None:
-            raise EngineFault("a step before anything was reserved")
+        if reserved is None or not isinstance(pool, ArrayPages):
+            raise EngineFault("a step before anything was reserved, or with a pool of another decoder")
         wanted = sum(span.wants_logits for span in spans)
         logits = reserved.logits_for(wanted)
         done = 0
@@ -118,15 +118,14 @@ class _Reserved:
     rows: int
     threads: int
     handle: int = field(init=False, default=0)
-    _tables: tuple[Tensor, Tensor] = field(init=False)
+    _tables: tuple[np.ndarray, np.ndarray] = field(init=False)
     _tokens: np.ndarray = field(init=False)
     _spans: "ctypes.Array[binding.SpanStruct]" = field(init=False)
     _batch: binding.Batch = field(init=False)
-    _logits: Tensor = field(init=False)
+    _logits: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        tables = rotation_table(self.config.rope, self.config.head_dim, self.positions)
-        self._tables = tables[0].contiguous(), tables[1].contiguous()
+        self._tables = rotation_table(self.config.rope, self.config.head_dim, self.positions)
         self._tokens = np.zeros(self.rows, dtype=np.int32)
         self._spans = (binding.SpanStruct * self.rows)()
         self._batch = binding.Batch(tokens=self._tokens.ctypes.data, span=self._spans)
@@ -139,23 +138,23 @@ class _Reserved:
                 self.rows,
                 self.threads,
                 self.positions,
-                self._tables[0].data_ptr(),
-                self._tables[1].data_ptr(),
+                self._tables[0].ctypes.data,
+                self._tables[1].ctypes.data,
             )
             or 0
         )
         if not self.handle:
             raise EngineFault("no memory or no threads for the decoder")
 
-    def logits_for(self, count: int) -> Tensor:
+    def logits_for(self, count: int) -> np.ndarray:
         if count > len(self._logits):
             self._logits = self._new_logits(count)
         return self._logits
 
-    def _new_logits(self, rows: int) -> Tensor:
-        return torch.zeros(rows, -(-self.config.vocab_size // LANES) * LANES)
+    def _new_logits(self, rows: int) -> np.ndarray:
+        return aligned_zeros((rows, -(-self.config.vocab_size // LANES) * LANES), np.float32)
 
-    def run(self, spans: Sequence[Span], pool: PagePool, logits: Tensor) -> None:
+    def run(self, spans: Sequence[Span], pool: ArrayPages, logits: np.ndarray) -> None:
         row, batch = 0, self._batch
         tables = []
         for struct, span in zip(self._spans, spans, strict=False):
@@ -169,8 +168,8 @@ class _Reserved:
             row += count
         storage = pool.storage
         batch.rows, batch.spans = row, len(spans)
-        batch.kv, batch.kv_pages, batch.page_tokens = storage.data_ptr(), storage.shape[2], pool.page_tokens
-        batch.logits, batch.logits_stride = logits.data_ptr(), self._logits.shape[1]
+        batch.kv, batch.kv_pages, batch.page_tokens = storage.ctypes.data, storage.shape[2], pool.page_tokens
+        batch.logits, batch.logits_stride = logits.ctypes.data, self._logits.shape[1]
         failed = self.library.cloister_step(self.handle, ctypes.byref(batch))
         self._tokens[:row] = 0
         if failed:

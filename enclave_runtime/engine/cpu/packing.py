@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from gguf import GGMLQuantizationType as Stored
 
 from enclave_runtime.engine.config import ModelConfig
@@ -182,10 +181,10 @@ class _Packer:
 
     def _vector(self, name: str) -> int:
         size = self._shapes[name][0]
-        values = torch.zeros(-(-size // GROUP) * GROUP)
+        values = np.zeros(-(-size // GROUP) * GROUP, dtype=np.float32)
         self._source.read_into(name, values[:size])
-        self._vectors.append(values.numpy())
-        return int(self._vectors[-1].ctypes.data)
+        self._vectors.append(values)
+        return int(values.ctypes.data)
 
 
 def _aligned(size: int) -> int:

@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.cuda.build import Shape
@@ -136,11 +134,11 @@ class CudaDecoder:
                 commands = partial(self._one_token_each, bucket, drawn=drawn)
                 self._recorded[bucket, drawn] = device.capture(commands)
 
-    def step(self, spans: Sequence[Span], pool: PagePool) -> Tensor:
+    def step(self, spans: Sequence[Span], pool: PagePool) -> np.ndarray:
         """See `Decoder.step`: logits come to the host, one copy for the rows of one token and one for prompts."""
         reserved = self._ready(pool)
         order = [index for index, span in enumerate(spans) if span.wants_logits]
-        result = torch.empty(len(order), self._config.vocab_size)
+        result = np.empty((len(order), self._config.vocab_size), dtype=np.float32)
         row_of = {index: row for row, index in enumerate(order)}
         for span in spans:
             pool.check_span(span.table, span.start, len(span.tokens))
@@ -350,14 +348,14 @@ class CudaDecoder:
         block = self._device.constants(name)["ROWS"]
         self._device.launch(name, (rows, -(-outputs // block)), (x, weight, 0, out, inputs, outputs))
 
-    def _logits(self, result: Tensor, rows: Sequence[int], places: Sequence[int], used: int) -> None:
+    def _logits(self, result: np.ndarray, rows: Sequence[int], places: Sequence[int], used: int) -> None:
         """Bring logits from ``places`` to ``rows`` of ``result``, and clear the ``used`` rows on the way."""
         reserved = self._reserved
         assert reserved is not None
         if rows:
             taken = reserved.logits_host[: max(places) + 1]
             self._device.download(reserved.logits, taken)
-            result[list(rows)] = torch.from_numpy(taken)[list(places)]
+            result[list(rows)] = taken[list(places)]
             taken.fill(0)
         if used:
             self._device.zero(reserved.logits, used * self._config.vocab_size * 4)

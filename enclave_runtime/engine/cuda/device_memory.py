@@ -4,16 +4,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.cuda.device import Device
+from enclave_runtime.engine.half_floats import to_bfloat16, to_float16
 from enclave_runtime.engine.pages import PagePool
 from enclave_runtime.engine.weights import TensorSource, check_tensors
 
 ALIGNMENT = 256
-ELEMENTS = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""Types of weights, activations, keys and values; two bytes each."""
+ELEMENTS = {"bf16": to_bfloat16, "fp16": to_float16}
+"""Types of weights, activations, keys and values, two bytes each, and how float32 is rounded to them."""
 
 _ELEMENT_BYTES = 2
 
@@ -51,7 +51,7 @@ def upload_weights(device: Device, config: ModelConfig, source: TensorSource) ->
     """Write every weight to the device, once. Raises `ModelMalformed` (see `check_tensors`) and CudaError."""
     check_tensors(config, source)
     shapes = source.shapes()
-    element = ELEMENTS[device.shape.element]
+    rounded = ELEMENTS[device.shape.element]
 
     def size_of(name: str) -> int:
         count = int(np.prod(shapes[name], dtype=np.int64))
@@ -61,10 +61,9 @@ def upload_weights(device: Device, config: ModelConfig, source: TensorSource) ->
         """Several tensors one after the other; where the first one lies."""
         base = place = device.allocate(sum(size_of(name) for name in names))
         for name in names:
-            whole = torch.empty(shapes[name], dtype=torch.float32)
+            whole = np.empty(shapes[name], dtype=np.float32)
             source.read_into(name, whole)
-            stored = whole if name.endswith("bias") else whole.to(element).view(torch.int16)
-            device.upload(place, stored.numpy())
+            device.upload(place, whole if name.endswith("bias") else rounded(whole))
             device.wait()
             place += size_of(name)
         return base
@@ -110,7 +109,7 @@ class DevicePages(PagePool):
         page_tokens: int,
         forget: Callable[[], None],
     ) -> None:
-        super().__init__(layers=0, kv_heads=1, head_dim=1, pages=pages, page_tokens=page_tokens)
+        super().__init__(pages, page_tokens)
         self.nobodys = pages
         self._device, self._layers, self._forget = device, config.layers, forget
         self._page_bytes = page_tokens * config.kv_heads * config.head_dim * _ELEMENT_BYTES
@@ -133,8 +132,7 @@ class DevicePages(PagePool):
                 self._device.zero(at, count * self._page_bytes)
         self._forget()
 
-    def clear(self) -> None:
-        super().clear()
+    def zero_all(self) -> None:
         self._device.zero(self.address, self.size)
         self._forget()
 

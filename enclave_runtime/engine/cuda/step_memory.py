@@ -65,9 +65,9 @@ class StepMemory:
             scratch(0, chunk, config, splits=0, blocks=0).size,
         )
         tables = rotation_table(config.rope, config.head_dim, positions)
-        turns = [device.allocate(table.numel() * 4) for table in tables]
+        turns = [device.allocate(table.nbytes) for table in tables]
         for at, table in zip(turns, tables, strict=True):
-            device.upload(at, table.contiguous().numpy())
+            device.upload(at, table)
             device.wait()
         control_host = device.pinned(batch * (_TABLES + 4 * width))
         chunk_host = device.pinned(4 * (2 * chunk + width))

@@ -10,8 +10,9 @@ from enclave_runtime.admission import AdmissionLimits
 from enclave_runtime.decoder_choice import DecoderChoice
 from enclave_runtime.engine.cpu import binding
 from enclave_runtime.engine.cpu.decoder import CpuDecoder
-from enclave_runtime.engine.decoder import Decoder, TorchDecoder
+from enclave_runtime.engine.decoder import Decoder
 from enclave_runtime.engine.engine_config import EngineConfig
+from enclave_runtime.engine.torch_decoder import TorchDecoder
 from enclave_runtime.manifest import runtime_manifest
 from enclave_runtime.metrics_schema import DEFAULT
 from enclave_runtime.seal import SealReport

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from enclave_runtime.engine.decoder import Span
 from enclave_runtime.engine.engine import Engine
@@ -35,8 +34,7 @@ MakeEngine = Callable[..., Engine]
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(3, 259, (length,), generator=generator).tolist()
+    return np.random.default_rng(seed).integers(3, 259, length).tolist()  # type: ignore[no-any-return]
 
 
 def request(length: int = 10, max_tokens: int | None = 12, **settings: Any) -> GenerationRequest:
@@ -63,7 +61,7 @@ class Slow:
         self.gate = threading.Semaphore(0)
         step = engine.model.decoder.step
 
-        def waiting_step(*arguments: Any) -> torch.Tensor:
+        def waiting_step(*arguments: Any) -> np.ndarray:
             self.steps += 1
             self.gate.acquire()
             return step(*arguments)
@@ -214,7 +212,7 @@ def test_a_long_prompt_does_not_hold_up_a_running_answer(make_engine: MakeEngine
     seen: list[list[tuple[int, int]]] = []
     step = engine.model.decoder.step
 
-    def recording(spans: Any, pool: Any) -> torch.Tensor:
+    def recording(spans: Any, pool: Any) -> np.ndarray:
         seen.append([(span.start, len(span.tokens)) for span in spans])
         return step(spans, pool)
 
@@ -376,7 +374,7 @@ def test_a_failed_step_ends_its_requests_only(make_engine: MakeEngine, failure: 
     engine = make_engine()
     step = engine.model.decoder.step
 
-    def failing(spans: Any, pool: Any) -> torch.Tensor:
+    def failing(spans: Any, pool: Any) -> np.ndarray:
         logits = step(spans, pool)
         if any(span.start > 12 for span in spans):
             raise failure

@@ -49,7 +49,7 @@ def compare(path: Path, questions: int, tokens: int) -> tuple[int, list[float]]:
         pools.append(pool)
         tables.append([pool.allocate(owner, len(p) + tokens) for owner, p in enumerate(prompts, 1)])
         firsts = [
-            decoder.step([Span(p, 0, t, True)], pool)[0].clone()
+            decoder.step([Span(p, 0, t, True)], pool)[0].copy()
             for p, t in zip(prompts, tables[-1], strict=True)
         ]
         logits.append(firsts)
@@ -74,7 +74,7 @@ def compare(path: Path, questions: int, tokens: int) -> tuple[int, list[float]]:
             ]
             rows = decoder.step(spans, pools[which])
             for row, number in zip(rows, chosen, strict=True):
-                logits[which][number] = row.clone()
+                logits[which][number] = row.copy()
     return count, margins
 
 

@@ -8,28 +8,33 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from enclave_runtime.engine.errors import PageOwnershipError, PagesExhausted
-from enclave_runtime.engine.pages import FREE, PagePool, PageTable
+from enclave_runtime.engine.pages import FREE, ArrayPages, PageTable
+from enclave_runtime.engine.torch_pages import TorchPages
+
+Pool = ArrayPages | TorchPages
 
 
-def small_pool() -> PagePool:
-    return PagePool(layers=2, kv_heads=2, head_dim=4, pages=12, page_tokens=4)
+def small_pool(kind: type[Pool] = TorchPages) -> Pool:
+    return kind(layers=2, kv_heads=2, head_dim=4, pages=12, page_tokens=4)
 
 
-def write(pool: PagePool, table: PageTable, start: int, count: int) -> None:
-    slots = torch.from_numpy(pool.slots(table, start, count))
-    for layer in range(2):
-        rows = torch.full((count, 2, 4), float(table.owner))
-        pool.store(layer, slots, rows, -rows)
+def write(pool: Pool, table: PageTable, start: int, count: int) -> None:
+    pool.check_span(table, start, count)
+    for position in range(start, start + count):
+        page, within = int(table.pages[position // 4]), position % 4
+        pool.storage[:, 0, page, within] = float(table.owner)
+        pool.storage[:, 1, page, within] = -float(table.owner)
 
 
 class Pages(RuleBasedStateMachine):
     """Any order of allocating, writing and freeing keeps every page with one owner, and free pages zero."""
 
     tables = Bundle("tables")
+    kind: type[Pool] = ArrayPages
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = small_pool()
+        self.pool = small_pool(self.kind)
         self.held: dict[int, tuple[PageTable, int]] = {}
         self.next_owner = 1
 
@@ -65,15 +70,26 @@ class Pages(RuleBasedStateMachine):
         for page in range(self.pool.total_pages):
             content = self.pool.storage[:, :, page]
             assert self.pool.owner_of(page) == owned.get(page, FREE)
-            assert set(content.abs().flatten().tolist()) <= {0.0, float(owned.get(page, 0))}
+            assert set(np.abs(np.asarray(content)).flatten().tolist()) <= {0.0, float(owned.get(page, 0))}
 
 
 Pages.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 TestPages = Pages.TestCase
 
 
+class PagesOfTorch(Pages):
+    """The same for the decoder on torch."""
+
+    kind = TorchPages
+
+
+PagesOfTorch.TestCase.settings = Pages.TestCase.settings
+TestPagesOfTorch = PagesOfTorch.TestCase
+
+
 def test_reading_gives_what_was_stored_in_order() -> None:
     pool = small_pool()
+    assert isinstance(pool, TorchPages)
     first, second, third = (pool.allocate(owner, 4) for owner in (1, 2, 3))
     pool.release(second)
     table = pool.allocate(4, 44 - 4)
@@ -92,7 +108,7 @@ def test_pages_of_another_owner_are_not_touched() -> None:
     pool = small_pool()
     mine, theirs = pool.allocate(1, 8), pool.allocate(2, 8)
     forged = PageTable(1, theirs.pages.copy())
-    for act in (pool.check, pool.release, lambda table: pool.slots(table, 0, 1)):
+    for act in (pool.check, pool.release, lambda table: pool.check_span(table, 0, 1)):
         with pytest.raises(PageOwnershipError):
             act(forged)
     pool.release(mine)
@@ -109,4 +125,4 @@ def test_positions_beyond_the_pages_are_refused(start: int, count: int) -> None:
     pool = small_pool()
     table = pool.allocate(1, 8)
     with pytest.raises(PageOwnershipError):
-        pool.slots(table, start, count)
+        pool.check_span(table, start, count)

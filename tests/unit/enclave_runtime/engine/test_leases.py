@@ -18,7 +18,7 @@ from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.errors import EngineFault, EngineStopped, TooManyLeases
 from enclave_runtime.engine.lease import Lease
 from enclave_runtime.engine.model import load_model
-from enclave_runtime.engine.pages import PagePool
+from enclave_runtime.engine.pages import ArrayPages
 from enclave_runtime.engine.request import GenerationRequest
 
 SALT = bytes(range(32))
@@ -206,7 +206,7 @@ def test_a_public_prefix_and_a_lease_go_together(leasing: Engine) -> None:
 @settings(max_examples=40)
 def test_what_is_given_is_the_common_beginning_in_whole_blocks(turns: list[list[int]], salt: bytes) -> None:
     """Keys and values stand for their tokens here: what a request is given is what its own prompt would give."""
-    pool = PagePool(layers=1, kv_heads=1, head_dim=1, pages=64, page_tokens=16)
+    pool = ArrayPages(layers=1, kv_heads=1, head_dim=1, pages=64, page_tokens=16)
     lease = Lease(salt, 1, 256)
     held: list[int] = []
     for number, turn in enumerate(turns):

@@ -46,7 +46,7 @@ def counting_up(engine: Engine) -> None:
     step = engine.model.decoder.step
 
     def biased(spans: Any, pool: Any) -> Any:
-        logits = step(spans, pool).clone()
+        logits = step(spans, pool).copy()
         for row, span in enumerate(span for span in spans if span.wants_logits):
             logits[row, 40 + (int(span.tokens[-1]) - 39) % 5] = 1000.0
         return logits
