@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 import threading
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +17,11 @@ from images import hypervisor, machine, virtual_tpm, vm_manifest
 from images.errors import ImageError, MachineError
 from images.hypervisor import Accelerator, Machine
 from images.machine import RunningMachine
-from images.terminal import NOT_AVAILABLE, OK, USAGE_OR_IO, failed
+from images.staple_file import StapleFile
+from images.terminal import NOT_AVAILABLE, OK, USAGE_OR_IO, failed, tell
 from measurements.vm_predictions import SEV_FIRMWARE
+
+_LOOK_EVERY_S = 1.0
 
 HELP = """Boot a virtual-machine image, and say when its node answers.
 
@@ -29,7 +33,8 @@ With --tpm the unified image is started by UEFI firmware, which measures it into
 authority certifies the key that signs quotes; the folder's root.sha256 is what a policy names. With --simulated-snp,
 firmware made for SEV compares kernel, disk and command line with the image's hashes before it starts them.
 
-One JSON line says where the node listens and where its metrics are; Ctrl-C or SIGTERM stops it.
+One JSON line says where the node listens and where its metrics are; Ctrl-C or SIGTERM stops it. When the staple's
+file changes, the machine is handed the new one.
 
 Exit status 2: QEMU is not installed. 1: the machine ended before its node listened.
 """
@@ -60,7 +65,8 @@ def boot(
     try:
         described = vm_manifest.read(image_dir)
         chosen = choose_accelerator(accelerator, image_dir)
-        inputs = {"staple": staple.read_bytes()}
+        watched = StapleFile(staple)
+        inputs = {"staple": watched.read()}
         with contextlib.ExitStack() as machines:
             virtual = None if tpm is None else virtual_tpm.create(tpm, lambda: datetime.now(UTC))
             if virtual is not None:
@@ -87,6 +93,7 @@ def boot(
 
             node = machines.enter_context(machine.running(image_dir, settings, inputs, patience, port))
             _say(node, chosen)
+            threading.Thread(target=_keep_staple_fresh, args=(node, watched), daemon=True).start()
             _wait(node)
     except MachineError as error:
         missing = error.code in ("qemu_missing", "tpm_missing", "firmware_missing")
@@ -140,6 +147,22 @@ def _say(node: RunningMachine, accelerator: Accelerator) -> None:
         "seal": machine.seal_rows(node.serial),
     }
     print(json.dumps(event), flush=True)
+
+
+def _keep_staple_fresh(node: RunningMachine, watched: StapleFile) -> None:
+    """Hand the staple over whenever it is due. What the node makes of it, its evidence shows."""
+    while node.process.poll() is None:
+        time.sleep(_LOOK_EVERY_S)
+        if not watched.due(time.monotonic()):
+            continue
+        try:
+            file = watched.read()
+            node.renew_staple(file)
+            tell(f"staple of {len(file):,} bytes handed over")
+        except ImageError as error:
+            tell(f"staple not handed over: {error.detail}")
+        except OSError:
+            return  # the machine is gone
 
 
 def _wait(node: RunningMachine) -> None:

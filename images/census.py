@@ -46,6 +46,7 @@ def rows(recipe: Recipe, kernel: Kernel, files: Sequence[InnerFile]) -> tuple[Ro
         Row("kernel.modules", _list(recipe.kernel["modules"]), False),
         Row("cmdline", recipe.kernel["cmdline"], bool(bad_words)),
         Row("listening", _listening(recipe), False),
+        Row("staples", _staples(recipe), False),
         Row("user", str(recipe.guest["user"]), recipe.guest["user"] == 0),
         Row("files", f"{len(files)} from {len({file.package for file in files})} packages", False),
     )
@@ -70,6 +71,13 @@ def mismatch(
 def _listening(recipe: Recipe) -> str:
     guest = recipe.guest
     return f"TCP {guest['port']} (the node) and {guest['metrics_port']} (its metrics) on {guest['address']}"
+
+
+def _staples(recipe: Recipe) -> str:
+    guest = recipe.guest
+    if not guest["staple_bytes"]:
+        return "the one that it boots with"
+    return f"fresh ones of at most {guest['staple_bytes']:,} bytes, one in {guest['staple_pause_s']} s"
 
 
 def _list(items: Iterable[str]) -> str:

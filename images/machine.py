@@ -1,4 +1,4 @@
-"""A running virtual machine: started, handed its public inputs, and watched until its node answers."""
+"""A running virtual machine: started, handed its public inputs and fresh staples, watched until its node answers."""
 
 import base64
 import contextlib
@@ -27,7 +27,8 @@ _UNPRINTABLE = re.compile(r"[^\n\x20-\x7e]")
 class RunningMachine:
     """A machine whose node answers. ``seconds`` from the start of QEMU; ``serial`` is what its console said.
 
-    ``metrics_port`` is where its metrics are to be had here.
+    ``metrics_port`` is where its metrics are to be had here; ``host`` the host's end of the port that its inputs
+    came by; ``staple_bytes`` how large a fresh staple may be, 0 where the image takes none.
     """
 
     process: "subprocess.Popen[bytes]"
@@ -35,6 +36,19 @@ class RunningMachine:
     seconds: float
     serial: Path
     metrics_port: int
+    host: socket.socket
+    staple_bytes: int
+
+    def renew_staple(self, file: bytes) -> None:
+        """Hand the node a fresh staple (the bytes of its file), waiting until the machine has taken it.
+
+        The node judges it, and says nothing. Raises MachineError (``staple_not_taken``) for one that the image has
+        no room for, OSError where the machine is gone.
+        """
+        if len(file) > self.staple_bytes:
+            room = f"at most {self.staple_bytes:,} bytes" if self.staple_bytes else "none, by its policy"
+            raise MachineError("staple_not_taken", f"{len(file):,} bytes; the machine takes {room}")
+        self.host.sendall(len(file).to_bytes(4, "big") + file)
 
 
 @contextlib.contextmanager
@@ -51,11 +65,11 @@ def running(
     and of its metrics; ``inputs`` are public pieces that the host hands over, ``staple`` among them. Raises
     MachineError (``machine_ended`` with the console's last words, ``machine_silent``).
     """
-    network = vm_manifest.read(image_dir).policy["network"]
+    policy = vm_manifest.read(image_dir).policy
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as open_things:
         folder = Path(scratch)
         wanted = machine(folder, *_free_ports(port))
-        words = hypervisor.command(image_dir, network, wanted)
+        words = hypervisor.command(image_dir, policy["network"], wanted)
         listener = open_things.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         listener.bind(str(wanted.host_socket))
         listener.listen()
@@ -71,7 +85,15 @@ def running(
             _still_running(process, folder, deadline)
             time.sleep(POLL_S)
         seconds = time.monotonic() - started
-        yield RunningMachine(process, wanted.port, seconds, wanted.serial, wanted.metrics_port)
+        yield RunningMachine(
+            process,
+            wanted.port,
+            seconds,
+            wanted.serial,
+            wanted.metrics_port,
+            host,
+            policy["staples"]["bytes"],
+        )
 
 
 def seal_rows(serial: Path) -> tuple[Mapping[str, str], ...]:

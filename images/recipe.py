@@ -19,7 +19,10 @@ _TABLES = {
     "debian": {"closure", "exact"},
     "python": {"version", "project", "extra", "rooms", "left_out"},
     "kernel": {"package", "build", "modules", "tolerated", "absent", "cmdline"},
-    "guest": {"console", "user", "address", "prefix", "gateway", "port", "metrics_port"},
+    "guest": {
+        *("console", "user", "address", "prefix", "gateway", "port", "metrics_port"),
+        *("staple_bytes", "staple_pause_s"),
+    },
     "platforms": {"simulated", "tpm", "vcpus", "cpu_types", "guest_features"},
     "census": {"programs", "denied_paths", "denied_options", "required_options", "denied_words"},
 }
@@ -100,6 +103,8 @@ _NUMBERS = {
     "prefix": (1, 32),
     "port": (1, 65535),
     "metrics_port": (1, 65535),
+    "staple_bytes": (0, 1 << 20),
+    "staple_pause_s": (1, 86_400),
     "guest_features": (0, 2**64 - 1),
 }
 

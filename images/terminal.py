@@ -46,6 +46,11 @@ def failed(error: ImageError, status: int) -> int:
     return status
 
 
+def tell(what: str) -> None:
+    """Say something on standard error."""
+    _errors.print(what, markup=False, highlight=False)
+
+
 def not_available(what: str) -> int:
     """Say that something cannot be done here; the exit status for that."""
     _errors.print(f"not available here: {what}", markup=False, highlight=False)

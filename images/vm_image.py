@@ -240,6 +240,7 @@ def _policy(
         "modules": modules,
         "tolerated_modules": sorted(set(chosen.kernel["tolerated"]) & set(modules)),
         "network": {name: guest[name] for name in _NETWORK},
+        "staples": {"bytes": guest["staple_bytes"], "pause_s": guest["staple_pause_s"]},
         "absent": sorted(chosen.kernel["absent"]),
         "console": guest["console"],
         "user": guest["user"],

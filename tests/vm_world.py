@@ -35,6 +35,11 @@ class VmRelease:
     def staple(self) -> Path:
         return self.folder / "staple.json"
 
+    def publish(self, *more: object) -> "subprocess.CompletedProcess[str]":
+        """Publish the image, once more where it was; a fresh staple lies in place of the one before."""
+        signed = ("--log", self.folder / "log", "--image", self.image, "--signer", self.folder / "signer.key")
+        return cloister("release", "publish", *signed, "--staple", self.staple, *more)
+
     def policy_for(self, tpm_root: str) -> Path:
         """A policy that trusts this log and the TPM whose authority has this root."""
         head = (
@@ -84,13 +89,13 @@ def release_vm(folder: Path, recipe: str = "cpu-dev") -> VmRelease:
     config, log, signer = folder / "config.json", folder / "log", folder / "signer.key"
     node = NodeConfig("tiny", platform="tpm", devices={"tpm_ak": AK_HANDLE}, gpu_count=0)
     config.write_bytes(node.encode())
-    publish = ("release", "publish", "--log", log, "--image", made.image, "--signer", signer)
     for words in (
         ("image", "build", recipe, "-o", made.image, "--model", made.model, "--config", config),
         ("log", "init", log),
         ("release", "keygen", signer),
-        (*publish, "--staple", made.staple, "--policy", folder / "transparency.toml"),
     ):
         done = cloister(*words)
         assert done.returncode == 0, done.stderr
+    done = made.publish("--policy", folder / "transparency.toml")
+    assert done.returncode == 0, done.stderr
     return made

@@ -2,7 +2,7 @@
 
 It runs from the verified root volume and reads the policy that was measured with the initial RAM disk. It is the
 only program besides the node. It carries bytes between the node's socket and the machine's device for evidence, so
-that the node itself needs no right to any device.
+that the node itself needs no right to any device, and hands it fresh staples of the host's, if the policy says so.
 """
 
 import base64
@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from typing import Any
 
 POLICY = "/run/policy.json"
@@ -57,7 +58,8 @@ def main() -> int:
         with open(f"/proc/sys/{name}", "w", encoding="ascii") as file:
             file.write(value)
     network(policy["network"])
-    inputs = host_inputs()
+    host = open_port(HOST_PORT)
+    inputs = host_inputs(host)
     with open(STAPLE, "wb") as file:
         file.write(base64.b64decode(inputs["staple"], validate=True))
     os.mkdir(COLLATERAL)
@@ -69,13 +71,17 @@ def main() -> int:
             os.chown(device, policy["user"], policy["user"])
     simulated = policy["platform"] == "simulated"
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    fresh, feed = os.pipe()
     node = os.fork()
     if node == 0:
         ours.close()
-        become_node(policy, theirs if simulated else None)
+        become_node(policy, theirs if simulated else None, fresh)
     theirs.close()
+    os.close(fresh)
     if simulated:
         carry(ours, open_port(PLATFORM_PORT))
+    if policy["staples"]["bytes"]:
+        threading.Thread(target=hand_over, args=(host, feed, policy["staples"]), daemon=True).start()
     while True:
         process, status = os.wait()
         if process == node:
@@ -114,15 +120,32 @@ def open_port(name: str) -> int:
     raise OSError(f"no port called {name}")
 
 
-def host_inputs() -> dict[str, Any]:
+def host_inputs(port: int) -> dict[str, Any]:
     """What the host hands over: a length and one JSON object. It is public, and whoever uses the node checks it."""
-    port = open_port(HOST_PORT)
     size = int.from_bytes(read_exactly(port, 4), "big")
     if size > MAX_HOST_INPUTS:
         raise ValueError("the host's inputs are too large")
     inputs: dict[str, Any] = json.loads(read_exactly(port, size))
-    os.close(port)
     return inputs
+
+
+def hand_over(port: int, node: int, limits: dict[str, int]) -> None:
+    """Fresh staples after the inputs: one at a time, whole, and with a pause after each, into the node's pipe.
+
+    On both it is a length and the bytes of a staple's file. Whether it is any good is for the node to see. What the
+    host leaves unfinished when it hangs up is forgotten; after a length beyond the limit nothing more is read.
+    """
+    while True:
+        try:
+            head = read_exactly(port, 4)
+            if int.from_bytes(head, "big") > limits["bytes"]:
+                return
+            staple = head + read_exactly(port, int.from_bytes(head, "big"))
+        except OSError:
+            staple = b""
+        while staple:
+            staple = staple[os.write(node, staple) :]
+        time.sleep(limits["pause_s"])
 
 
 def read_exactly(port: int, size: int) -> bytes:
@@ -131,12 +154,12 @@ def read_exactly(port: int, size: int) -> bytes:
     while len(data) < size:
         piece = os.read(port, size - len(data))
         if not piece:
-            raise OSError("the host's inputs are cut off")
+            raise OSError("what the host hands over is cut off")
         data += piece
     return data
 
 
-def become_node(policy: dict[str, Any], platform: socket.socket | None) -> None:
+def become_node(policy: dict[str, Any], platform: socket.socket | None, fresh: int) -> None:
     """In the child: give up being root, and become the node."""
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, 0)
@@ -158,6 +181,9 @@ def become_node(policy: dict[str, Any], platform: socket.socket | None) -> None:
     if platform is not None:
         os.set_inheritable(platform.fileno(), True)
         environment["CLOISTER_PLATFORM_FD"] = str(platform.fileno())
+    if policy["staples"]["bytes"]:
+        os.set_inheritable(fresh, True)
+        environment["CLOISTER_STAPLE_FD"] = str(fresh)
     with open("/start.json", "rb") as file:
         command = [word.replace("{root}", "") for word in json.load(file)]
     os.execve(command[0], [*command, policy["node"]], environment)

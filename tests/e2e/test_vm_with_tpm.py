@@ -4,9 +4,10 @@ import base64
 import http.client
 import json
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from client_sdk.demo.processes import Listening, listening
 from client_sdk.demo.processes import cloister as command
 from enclave_runtime.metrics_schema import DEFAULT
 from images import virtual_tpm
+from measurements.staple import Staple
 
 
 @dataclass(frozen=True)
@@ -74,15 +76,22 @@ def booted(measured: Measured, *more: str) -> Iterator[tuple[int, Listening]]:
             yield relay.port, machine
 
 
+@pytest.fixture(scope="module")
+def running(measured: Measured) -> Iterator[tuple[int, Listening]]:
+    """One boot for all tests that leave the machine as it is."""
+    with booted(measured) as found:
+        yield found
+
+
 def test_a_signed_quote_has_the_predicted_registers_and_a_client_is_answered(
-    measured: Measured, tmp_path: Path
+    measured: Measured, running: tuple[int, Listening], tmp_path: Path
 ) -> None:
     predicted = measured.predicted
-    with booted(measured) as (port, machine):
-        url = f"http://127.0.0.1:{port}/node"
-        bundle = bundle_of(port)
-        asked = cloister("chat", "--relay", url, "--policy", measured.policy, "--max-tokens", 4, "Hello?")
-        shown = metrics_of(machine.event["metrics_port"])
+    port, machine = running
+    url = f"http://127.0.0.1:{port}/node"
+    bundle = bundle_of(port)
+    asked = cloister("chat", "--relay", url, "--policy", measured.policy, "--max-tokens", 4, "Hello?")
+    shown = metrics_of(machine.event["metrics_port"])
     assert asked.returncode == 0, asked.stdout + asked.stderr
     assert shown.endswith("# EOF\n")
     assert {metric.name for metric in DEFAULT.metrics} == set(re.findall(r"^(\w+)[ {]", shown, re.MULTILINE))
@@ -97,6 +106,29 @@ def test_a_signed_quote_has_the_predicted_registers_and_a_client_is_answered(
     explained = cloister("measure", "explain", measured.release.image / "predictions" / "tpm.json", log)
     assert explained.returncode == 0, explained.stdout
     assert explained.stdout.count("agrees") == 5
+
+
+def test_a_running_machine_takes_a_fresh_staple_and_no_other(
+    measured: Measured, running: tuple[int, Listening]
+) -> None:
+    """What the host puts in the staple's file reaches the node: one of nothing changes nothing, a fresh one does."""
+    port, release = running[0], measured.release
+    before, first = bundle_of(port), Staple.parse(release.staple.read_bytes())
+    release.staple.write_bytes(replace(first, checkpoint=b"none").encode())
+    time.sleep(3)  # time for the host to see it; what follows comes behind it
+    published = release.publish()
+    assert published.returncode == 0, published.stderr
+    fresh = Staple.parse(release.staple.read_bytes())
+    deadline = time.monotonic() + PATIENCE_S
+    while (after := bundle_of(port)) == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert fresh.checkpoint != first.checkpoint
+    assert base64.b64decode(after["checkpoint"]) == fresh.checkpoint
+    assert after["ohttp_keys"] == before["ohttp_keys"]
+    url = f"http://127.0.0.1:{port}/node"
+    asked = cloister("verify", "--relay", url, "--policy", measured.policy)
+    assert asked.returncode == 0, asked.stdout + asked.stderr
 
 
 @pytest.mark.exhaustive
