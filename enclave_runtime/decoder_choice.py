@@ -11,7 +11,7 @@ from enclave_runtime.errors import ConfigurationError
 
 _VALUES: Mapping[str, tuple[str | int, ...]] = {
     "kernels": ("auto", "compiled", "torch", "cuda"),
-    "weights": ("stored", "int8"),
+    "weights": ("stored", "int8", "fp8"),
     "activations": (16, 8),
 }
 
@@ -20,8 +20,9 @@ _VALUES: Mapping[str, tuple[str | int, ...]] = {
 class DecoderChoice:
     """``kernels``: ``compiled``, ``torch``, ``cuda`` (a GPU's), or ``auto`` for the compiled ones where they are built
     and know the shape.
-    ``weights``: ``stored`` as the file has them, or ``int8``, floating-point matrices turned into 8 bits with a scale
-    per 32. ``activations``: to how many bits those are rounded that meet quantised weights; 8 are quicker in large
+    ``weights``: ``stored`` as the file has them (on a GPU: in bfloat16), ``int8``, floating-point matrices turned into 8
+    bits with a scale per 32 (on a GPU: those of the layers), or, on a GPU alone, ``fp8`` with a scale per 128.
+    ``activations``: to how many bits those are rounded that meet quantised weights; 8 are quicker in large
     batches and further from float32 (docs/decoder.md).
     """
 
@@ -35,8 +36,12 @@ class DecoderChoice:
             if type(value) is bool or value not in values:
                 allowed = ", ".join(map(str, values))
                 raise ConfigurationError("config_decoder", f"'{name}' is one of: {allowed}")
-        if self.kernels in ("torch", "cuda") and (self.weights, self.activations) != ("stored", 16):
-            raise ConfigurationError("config_decoder", "'int8' and 8 bits are the compiled decoder's")
+        if self.kernels == "torch" and (self.weights, self.activations) != ("stored", 16):
+            raise ConfigurationError("config_decoder", "torch computes with stored weights and 16 bits")
+        if self.kernels == "cuda" and self.activations != 16:
+            raise ConfigurationError("config_decoder", "activations of 8 bits are the compiled decoder's")
+        if self.kernels != "cuda" and self.weights == "fp8":
+            raise ConfigurationError("config_decoder", "'fp8' weights are a GPU's")
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> "DecoderChoice":
@@ -49,6 +54,8 @@ class DecoderChoice:
     @property
     def wanted(self) -> str:
         """What `enclave_runtime.engine.model.load_model` calls it."""
+        if self.kernels == "cuda":
+            return "cuda" if self.weights == "stored" else f"cuda {self.weights}"
         if self.weights == "int8":
             return "int8"
         # Rounding to 8 bits is the compiled decoder's: to fall back would be to compute something else than was said.

@@ -17,13 +17,14 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import numpy as np
 import torch
-from weight_sources import half_weights
+from weight_sources import MadeWeights, half_weights
 
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.cuda.build import ALIGNMENT, Kernel, Shape, kernels
 from enclave_runtime.engine.cuda.decoder import CudaDecoder, shape_of
 from enclave_runtime.engine.cuda.device import Crossings
 from enclave_runtime.engine.cuda.device_memory import DevicePages
+from enclave_runtime.engine.cuda.weight_formats import FP8, INT8, WeightFormat, quantised
 from enclave_runtime.engine.decoder import Decoder, Span
 from enclave_runtime.engine.engine import Engine
 from enclave_runtime.engine.engine_config import EngineConfig
@@ -42,6 +43,7 @@ TYPES = {
     "*i32": torch.int32,
     "*i64": torch.int64,
     "*i8": torch.int8,
+    "*fp8e4nv": torch.float8_e4m3fn,
 }
 
 
@@ -57,12 +59,7 @@ class InterpretedDevice:
         self.graphs: list[list[Callable[[], None]]] = []
         self.open = True
         self._recording: list[Callable[[], None]] | None = None
-        # A kernel for types that the interpreter cannot hold stays away.
-        self._kernels: dict[str, Kernel] = {
-            each.name: each
-            for each in kernels(shape)
-            if all(kind in TYPES or kind[0] != "*" for kind in each.arguments.values())
-        }
+        self._kernels: dict[str, Kernel] = {each.name: each for each in kernels(shape)}
 
     def constants(self, name: str) -> Mapping[str, int]:
         return self._kernels[name].constants
@@ -176,10 +173,10 @@ class InterpretedDevice:
 
 
 def made(
-    config: ModelConfig, *, few: int = 8, positions: int = 160
+    config: ModelConfig, *, few: int = 8, positions: int = 160, weights: WeightFormat | None = None
 ) -> tuple[CudaDecoder, DevicePages, InterpretedDevice]:
     device = InterpretedDevice(shape_of(config, element="fp16"))
-    decoder = CudaDecoder(device, config, half_weights(config), few=few)
+    decoder = CudaDecoder(device, config, half_weights(config), few=few, weights=weights)
     pool = decoder.new_pool(24, 16)
     assert isinstance(pool, DevicePages)
     decoder.reserve(positions, rows=64)
@@ -234,11 +231,23 @@ def distance(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.sqrt(np.square(found - wanted).mean()) / wanted.std())
 
 
-def logits(config: ModelConfig, few: int) -> dict[str, float]:
-    decoder, pool, device = made(config, few=few)
+def rounded(config: ModelConfig, kind: WeightFormat | None) -> MadeWeights:
+    """What `half_weights` become where a decoder holds the layers' matrices in format ``kind``."""
+    source = half_weights(config)
+    for name, matrix in source.tensors.items():
+        if kind is not None and matrix.ndim == 2 and ".layers." in name:
+            bits, scales = quantised(kind, matrix)
+            numbers = torch.from_numpy(bits).view(torch.int8 if kind is INT8 else torch.float8_e4m3fn)
+            wide = scales.astype(np.float32).repeat(kind.group, 1)[:, : matrix.shape[1]]
+            source.tensors[name] = numbers.float().numpy() * wide
+    return source
+
+
+def logits(config: ModelConfig, few: int, weights: WeightFormat | None = None) -> dict[str, float]:
+    decoder, pool, device = made(config, few=few, weights=weights)
     run = script(config.vocab_size)
     found = run(decoder, pool)
-    plain = TorchDecoder(config, assemble(config, half_weights(config)))
+    plain = TorchDecoder(config, assemble(config, rounded(config, weights)))
     plain.reserve(160)
     wanted = run(plain, plain.new_pool(24, 16))
     pages = device.bytes(pool.address, pool.size).reshape(2 * config.layers, 25, -1)
@@ -262,9 +271,9 @@ def left_over(decoder: CudaDecoder, device: InterpretedDevice) -> int:
     return sum(int(np.count_nonzero(each)) for each in (*found, *hosts))
 
 
-def batches(config: ModelConfig) -> dict[str, float]:
+def batches(config: ModelConfig, weights: WeightFormat | None = None) -> dict[str, float]:
     """With products that always read rows alone: the same bits in any batch and for any cut."""
-    decoder, pool, _ = made(config, few=64)
+    decoder, pool, _ = made(config, few=64, weights=weights)
     words = np.random.default_rng(6).integers(0, config.vocab_size, size=(4, 20))
 
     def alone(row: int) -> np.ndarray:
@@ -383,7 +392,13 @@ def main() -> None:
         "tied": lambda: logits(replace(small, tied_head=True, kv_heads=1), 8),
         "qwen2": lambda: logits(replace(small, projection_bias=True, heads=6, kv_heads=2), 8),
         "qwen3": lambda: logits(replace(small, head_norm=True, head_dim=32, kv_heads=4), 2),
+        "int8": lambda: logits(small, 8, INT8),
+        "fp8": lambda: logits(small, 8, FP8),
+        "int8 rows": lambda: logits(small, 1, INT8),
+        "fp8 rows": lambda: logits(small, 1, FP8),
         "batches": lambda: batches(small),
+        "int8 batches": lambda: batches(small, INT8),
+        "fp8 batches": lambda: batches(small, FP8),
         "draws": lambda: draws(small),
         "engine": lambda: engine(folder),
     }

@@ -16,9 +16,15 @@ import triton
 
 from enclave_runtime.engine.cuda.kernels.attention import decode_join, decode_split, prefill
 from enclave_runtime.engine.cuda.kernels.norm import add_rms_norm, embed
-from enclave_runtime.engine.cuda.kernels.projection import gate_up_swiglu, swiglu, weights_times_row
+from enclave_runtime.engine.cuda.kernels.projection import (
+    gate_up_swiglu,
+    swiglu,
+    weights_times_row,
+    weights_times_rows,
+)
 from enclave_runtime.engine.cuda.kernels.rotary import rotate_and_append
 from enclave_runtime.engine.cuda.kernels.sampling import gumbel_blocks, gumbel_join
+from enclave_runtime.engine.cuda.weight_formats import FP8, INT8, WeightFormat, quantised
 from enclave_runtime.engine.sampling import Sampler, SamplingSettings
 
 HEADS, KV_HEADS, SIZE, PAGE, SPLITS = 6, 2, 64, 16, 4
@@ -53,30 +59,63 @@ def norm() -> dict[str, float]:
 def projection() -> dict[str, float]:
     rows, inputs, outputs = 3, 577, 130
     x = torch.randn(rows, inputs).bfloat16()
-    whole = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8)
-    scales = torch.rand(outputs) + 0.5
+    grid, none = (rows, triton.cdiv(outputs, 16)), torch.zeros(1)
     found = {}
-    for name, weight, scaled in (("int8", whole, 1), ("bf16", torch.randn(outputs, inputs).bfloat16(), 0)):
+    for name, kind in (("bf16", None), ("int8", INT8), ("fp8", FP8)):
+        # 577 inputs: the last group of an output is not whole.
+        parts = [held(kind, torch.randn(outputs, inputs)) for _ in range(2)]
+        (gate, gate_scales, gated), (up, up_scales, raised) = parts
+        sizes = {"GROUP": kind.group if kind else 0, "ROWS": 16, "COLUMNS": 128}
         out = poisoned(rows, outputs)
-        grid = (rows, triton.cdiv(outputs, 16))
-        weights_times_row[grid](x, weight, scales, out, inputs, outputs, SCALED=scaled, ROWS=16, COLUMNS=128)
-        wanted = x.double() @ weight.double().T * (scales if scaled else 1.0)
-        found[f"product.{name}"] = error(out, wanted)
-    gate, up = torch.randn(outputs, inputs).bfloat16(), torch.randn(outputs, inputs).bfloat16()
-    out = poisoned(rows, outputs)
-    gate_up_swiglu[(rows, triton.cdiv(outputs, 16))](x, gate, up, out, inputs, outputs, ROWS=16, COLUMNS=128)
-    gated = x.double() @ gate.double().T
-    raised = x.double() @ up.double().T
-    found["swiglu"] = error(out, gated * torch.sigmoid(gated) * raised)
+        weights_times_row[grid](x, gate, gate_scales, out, inputs, outputs, **sizes)
+        found[f"product.{name}"] = error(out, x.double() @ gated.T)
+        out = poisoned(rows, outputs)
+        gate_up_swiglu[grid](x, gate, up, gate_scales, up_scales, out, inputs, outputs, **sizes)
+        gated, raised = x.double() @ gated.T, x.double() @ raised.T
+        found[f"swiglu.{name}"] = error(out, gated * torch.sigmoid(gated) * raised)
+    found |= many_rows()
+    plain = torch.randn(outputs, inputs).bfloat16()
     both, out = torch.cat([gated, raised], 1).bfloat16(), poisoned(rows, outputs)
     swiglu[(rows, triton.cdiv(outputs, 64))](both, out, outputs, BLOCK=64)
     gated, raised = both.double().chunk(2, 1)
     found["swiglu.apart"] = error(out, gated * torch.sigmoid(gated) * raised)
     out = poisoned(rows, outputs, dtype=torch.float32)
     weights_times_row[(rows, triton.cdiv(outputs, 16))](
-        x, gate, scales, out, inputs, outputs, SCALED=0, ROWS=16, COLUMNS=128
+        x, plain, none, out, inputs, outputs, GROUP=0, ROWS=16, COLUMNS=128
     )
-    found["product.logits"] = error(out, x.double() @ gate.double().T)
+    found["product.logits"] = error(out, x.double() @ plain.double().T)
+    return found
+
+
+def held(kind: WeightFormat | None, matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A matrix as a kernel reads it, its scales, and the same numbers in float64."""
+    if kind is None:
+        plain = matrix.bfloat16()
+        return plain, torch.zeros(1), plain.double()
+    bits, scales = (torch.from_numpy(each) for each in quantised(kind, matrix.numpy()))
+    weight = bits.view(torch.int8 if kind is INT8 else torch.float8_e4m3fn)
+    wide = scales.double().repeat_interleave(kind.group, 1)[:, : matrix.shape[1]]
+    return weight, scales, weight.double() * wide
+
+
+def many_rows() -> dict[str, float]:
+    """Rows and outputs that are no whole tile. Activations in float16: this kernel uses ``tl.dot``."""
+    rows, inputs, outputs, found = 21, 577, 70, {}
+    x = torch.randn(rows, inputs).half()
+    for name, kind in (("int8", INT8), ("fp8", FP8)):
+        weight, scales, wide = held(kind, torch.randn(outputs, inputs))
+        out = poisoned(rows, outputs, dtype=torch.float16)
+        grid = (triton.cdiv(outputs, 32), triton.cdiv(rows, 16))
+        weights_times_rows[grid](
+            *(x, weight, scales, out, rows, inputs, outputs), GROUP=kind.group, ROWS=16, OUTPUTS=32
+        )
+        found[f"rows.{name}"] = error(out, x.double() @ wide.T)
+        alone = poisoned(1, outputs, dtype=torch.float16)
+        one = (triton.cdiv(outputs, 32), 1)
+        weights_times_rows[one](
+            *(x[17:18], weight, scales, alone, 1, inputs, outputs), GROUP=kind.group, ROWS=16, OUTPUTS=32
+        )
+        found[f"rows.{name}.alone"] = error(alone, x[17:18].double() @ wide.T)
     return found
 
 

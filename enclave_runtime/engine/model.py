@@ -44,8 +44,9 @@ def load_model(path: Path, decoder: str | DecoderMaker = "auto", *, activations:
     """Load a ``.gguf`` file, or a folder with config.json, tokenizer.json and safetensors weights.
 
     ``decoder`` is ``auto`` (compiled where the library was built and knows the shape, else torch), ``compiled``,
-    ``int8`` (compiled, floating-point weights turned into 8 bits), ``torch`` or ``cuda``. ``activations`` is the number
-    of bits (16 or 8) to which the compiled decoder rounds activations that meet quantised weights.
+    ``int8`` (compiled, floating-point weights turned into 8 bits), ``torch``, ``cuda``, ``cuda int8`` or ``cuda fp8``
+    (layers in 8 bits). ``activations`` is the number of bits (16 or 8) to which the compiled decoder rounds activations
+    that meet quantised weights.
 
     A function in place of a name makes the decoder from configuration and weights itself.
 
@@ -68,10 +69,12 @@ def make_decoder(
     """The decoder over the weights of ``source``; see `load_model` for ``wanted`` and ``activations``."""
     if not isinstance(wanted, str):
         return wanted(config, source)
-    if wanted == "cuda":  # imported before the seal, as models are loaded before it, and by nobody else
+    if wanted in _ON_A_GPU:  # imported before the seal, as models are loaded before it, and by nobody else
         from enclave_runtime.engine.cuda.decoder import open_decoder
+        from enclave_runtime.engine.cuda.weight_formats import QUANTISED
 
-        return open_decoder(config, source)
+        formats = {each.name: each for each in QUANTISED}
+        return open_decoder(config, source, formats.get(_ON_A_GPU[wanted]))
     library = binding.library() if wanted != "torch" else None
     if library is not None and packing.computes(config):
         packed = packing.pack(library, config, source, int8=wanted == "int8")
@@ -96,6 +99,10 @@ def _torch_decoder(config: ModelConfig, source: TensorSource, wanted: str) -> De
             why = f"the compiled decoder does not know this shape, and {why}"
         raise UnsupportedModel(why, code="no_decoder") from None
     return TorchDecoder(config, assemble(config, source))
+
+
+_ON_A_GPU = {"cuda": "", "cuda int8": "i8", "cuda fp8": "fp8"}
+"""What may be wanted of a GPU, with the name of the format in which layers lie there."""
 
 
 def model_digest(files: Mapping[str, bytes]) -> bytes:

@@ -14,10 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from enclave_runtime.engine.cuda.weight_formats import QUANTISED
+
 TARGET = ("cuda", 90, 32)
 """Backend, compute capability and warp size of H100 and H200."""
 
-SCHEMA = "cloister-cuda-kernels/2"
+SCHEMA = "cloister-cuda-kernels/3"
 
 ALIGNMENT = 16
 """What addresses and row lengths are multiples of where a kernel may read 16 bytes at once."""
@@ -101,16 +103,64 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
             f"weights_times_row_{name}",
             "projection",
             "weights_times_row",
-            {"x": element, "weight": weight, "scales": f32, "out": out, "inputs": number, "outputs": number},
-            {"SCALED": int(weight != element), "ROWS": 16, "COLUMNS": 256},
+            {
+                "x": element,
+                "weight": weight,
+                "scales": scales,
+                "out": out,
+                "inputs": number,
+                "outputs": number,
+            },
+            {"GROUP": group, "ROWS": 16, "COLUMNS": 256},
             even=("inputs",),
             ragged=("out",) if out == f32 else (),
         )
-        for name, weight, out in (
-            ("plain", element, element),
-            ("logits", element, f32),
-            ("i8", "*i8", element),
-            ("fp8e4nv", "*fp8e4nv", element),
+        for name, weight, scales, group, out in (
+            ("plain", element, f32, 0, element),
+            ("logits", element, f32, 0, f32),
+            *((each.name, f"*{each.element}", f"*{each.scale}", each.group, element) for each in QUANTISED),
+        )
+    )
+    products += tuple(
+        Kernel(
+            f"weights_times_rows_{each.name}",
+            "projection",
+            "weights_times_rows",
+            {
+                "x": element,
+                "weight": f"*{each.element}",
+                "scales": f"*{each.scale}",
+                "out": element,
+                "rows": number,
+                "inputs": number,
+                "outputs": number,
+            },
+            {"GROUP": each.group, "ROWS": 64, "OUTPUTS": 64},
+            even=("inputs", "outputs"),
+        )
+        for each in QUANTISED
+    )
+    gates = tuple(
+        Kernel(
+            f"gate_up_swiglu_{name}",
+            "projection",
+            "gate_up_swiglu",
+            {
+                "x": element,
+                "gate": weight,
+                "up": weight,
+                "gate_scales": scales,
+                "up_scales": scales,
+                "out": element,
+                "inputs": number,
+                "outputs": number,
+            },
+            {"GROUP": group, "ROWS": 16, "COLUMNS": 256},
+            even=("inputs",),
+        )
+        for name, weight, scales, group in (
+            ("plain", element, f32, 0),
+            *((each.name, f"*{each.element}", f"*{each.scale}", each.group) for each in QUANTISED),
         )
     )
     return (
@@ -210,21 +260,7 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
             {**attention, "QUERIES": 64, "BLOCK": 64},
         ),
         *products,
-        Kernel(
-            "gate_up_swiglu",
-            "projection",
-            "gate_up_swiglu",
-            {
-                "x": element,
-                "gate": element,
-                "up": element,
-                "out": element,
-                "inputs": number,
-                "outputs": number,
-            },
-            {"ROWS": 16, "COLUMNS": 256},
-            even=("inputs",),
-        ),
+        *gates,
         Kernel(
             "swiglu",
             "projection",

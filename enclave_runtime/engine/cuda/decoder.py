@@ -8,7 +8,8 @@ batches of up to `AHEAD` steps: one copy for all rows and all those steps.
 
 Products of up to ``few`` rows are read by `weights_times_row`, in the same order for every number of rows; more rows go
 to cuBLASLt, whose order of sums depends on their number. With ``few`` as large as a step, a request's logits have the
-same bits in any batch, at the price of slow prompts.
+same bits in any batch, at the price of slow prompts. Layers held in 8 bits are read as they are, by many rows through
+`weights_times_rows`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,17 @@ from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.cuda.build import Shape
 from enclave_runtime.engine.cuda.cublaslt import open_library
 from enclave_runtime.engine.cuda.device import Crossings, CudaDevice, Device
-from enclave_runtime.engine.cuda.device_memory import ELEMENTS, DevicePages, Scratch, scratch, upload_weights
+from enclave_runtime.engine.cuda.device_memory import (
+    ELEMENTS,
+    DevicePages,
+    Matrix,
+    Scratch,
+    scratch,
+    upload_weights,
+)
 from enclave_runtime.engine.cuda.driver import open_driver
 from enclave_runtime.engine.cuda.step_memory import AHEAD, StepMemory
+from enclave_runtime.engine.cuda.weight_formats import WeightFormat
 from enclave_runtime.engine.decoder import ATTENTION_TILE, Span
 from enclave_runtime.engine.errors import EngineFault, InvalidRequest, UnsupportedModel
 from enclave_runtime.engine.pages import PagePool
@@ -53,11 +62,14 @@ def shape_of(config: ModelConfig, *, element: str = "bf16", page: int = 16) -> S
     )
 
 
-def open_decoder(config: ModelConfig, source: TensorSource, folder: Path = KERNELS) -> "CudaDecoder":
-    """The decoder on this machine's first GPU with the kernels of ``folder``. Raises CudaError (``no_driver``,
-    ``no_cublaslt``, ``kernel_missing``, ...), `UnsupportedModel`, `ModelMalformed`.
+def open_decoder(
+    config: ModelConfig, source: TensorSource, weights: WeightFormat | None = None, folder: Path = KERNELS
+) -> "CudaDecoder":
+    """The decoder on this machine's first GPU with the kernels of ``folder``; see `CudaDecoder` for ``weights``.
+
+    Raises CudaError (``no_driver``, ``no_cublaslt``, ``kernel_missing``, ...), `UnsupportedModel`, `ModelMalformed`.
     """
-    return CudaDecoder(CudaDevice(open_driver(), folder, open_library()), config, source)
+    return CudaDecoder(CudaDevice(open_driver(), folder, open_library()), config, source, weights=weights)
 
 
 class CudaDecoder:
@@ -65,15 +77,26 @@ class CudaDecoder:
 
     ahead = AHEAD
 
-    def __init__(self, device: Device, config: ModelConfig, source: TensorSource, *, few: int = FEW) -> None:
-        """Upload the weights. Raises `UnsupportedModel` for kernels of another shape, `ModelMalformed`, CudaError."""
+    def __init__(
+        self,
+        device: Device,
+        config: ModelConfig,
+        source: TensorSource,
+        *,
+        few: int = FEW,
+        weights: WeightFormat | None = None,
+    ) -> None:
+        """Upload the weights, the layers' matrices in the format ``weights``, or in the kernels' element.
+
+        Raises `UnsupportedModel` for kernels of another shape, `ModelMalformed`, CudaError.
+        """
         shape = device.shape
         if shape.element not in ELEMENTS or shape_of(config, element=shape.element, page=shape.page) != shape:
             raise UnsupportedModel(
                 "kernels compiled for another shape", expected=shape_of(config), found=shape
             )
         self._device, self._config, self._few = device, config, max(1, few)
-        self._weights = upload_weights(device, config, source)
+        self._weights, self._format = upload_weights(device, config, source, weights), weights
         self._reserved: StepMemory | None = None
         self._recorded: dict[tuple[int, bool], int] = {}
         self._pool: DevicePages | None = None
@@ -122,7 +145,7 @@ class CudaDecoder:
         queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
         counts = {bucket for bucket in reserved.buckets if bucket > self._few}
         counts |= {_padded(count) for count in range(self._few + 1, reserved.chunk + 1)}
-        for count in sorted(counts):
+        for count in sorted(counts) if self._format is None else ():
             device.prepare(count, config.hidden_size, queries + 2 * keys)
             device.prepare(count, queries, config.hidden_size)
             device.prepare(count, config.hidden_size, 2 * config.intermediate_size)
@@ -292,11 +315,11 @@ class CudaDecoder:
             self._product(room.mixed, layer.attention_output, room.x, rows, queries, hidden)
             self._add_norm(room.x, room.residual, layer.mlp_norm, room.normed, rows)
             if rows <= self._few:
-                block = device.constants("gate_up_swiglu")["ROWS"]
+                name = f"gate_up_swiglu_{self._kernels_of(layer.gate)}"
+                block = device.constants(name)["ROWS"]
+                both = layer.gate.weights, layer.up.weights, layer.gate.scales, layer.up.scales
                 device.launch(
-                    "gate_up_swiglu",
-                    (rows, -(-inner // block)),
-                    (room.normed, layer.gate, layer.up, room.inner, hidden, inner),
+                    name, (rows, -(-inner // block)), (room.normed, *both, room.inner, hidden, inner)
                 )
             else:
                 self._product(room.normed, layer.gate, room.both, rows, hidden, 2 * inner)
@@ -338,15 +361,25 @@ class CudaDecoder:
         columns, epsilon = self._config.hidden_size, self._config.norm_epsilon
         self._device.launch("add_rms_norm", (rows,), (x, residual, weight, out, columns, epsilon))
 
+    def _kernels_of(self, matrix: Matrix) -> str:
+        return self._format.name if self._format is not None and matrix.scales else "plain"
+
     def _product(
-        self, x: int, weight: int, out: int, rows: int, inputs: int, outputs: int, *, wide: bool = False
+        self, x: int, matrix: Matrix, out: int, rows: int, inputs: int, outputs: int, *, wide: bool = False
     ) -> None:
-        if rows > self._few:
-            self._device.multiply(x, weight, out, _padded(rows), inputs, outputs, wide=wide)
-            return
-        name = "weights_times_row_logits" if wide else "weights_times_row_plain"
-        block = self._device.constants(name)["ROWS"]
-        self._device.launch(name, (rows, -(-outputs // block)), (x, weight, 0, out, inputs, outputs))
+        kind, device = "logits" if wide else self._kernels_of(matrix), self._device
+        both = matrix.weights, matrix.scales
+        if rows <= self._few:
+            name = f"weights_times_row_{kind}"
+            block = device.constants(name)["ROWS"]
+            device.launch(name, (rows, -(-outputs // block)), (x, *both, out, inputs, outputs))
+        elif matrix.scales:
+            name = f"weights_times_rows_{kind}"
+            sizes = device.constants(name)
+            grid = -(-outputs // sizes["OUTPUTS"]), -(-rows // sizes["ROWS"])
+            device.launch(name, grid, (x, *both, out, rows, inputs, outputs))
+        else:
+            device.multiply(x, matrix.weights, out, _padded(rows), inputs, outputs, wide=wide)
 
     def _logits(self, result: np.ndarray, rows: Sequence[int], places: Sequence[int], used: int) -> None:
         """Bring logits from ``places`` to ``rows`` of ``result``, and clear the ``used`` rows on the way."""

@@ -1,12 +1,13 @@
 """What lies on the device: weights, KV pages, and the working memory of a step, as addresses."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.cuda.device import Device
+from enclave_runtime.engine.cuda.weight_formats import INT8, Q8_0, WeightFormat, from_q8_0, quantised
 from enclave_runtime.engine.half_floats import to_bfloat16, to_float16
 from enclave_runtime.engine.pages import PagePool
 from enclave_runtime.engine.weights import TensorSource, check_tensors
@@ -19,36 +20,47 @@ _ELEMENT_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
+class Matrix:
+    """A matrix [outputs, inputs]: in the kernels' element, or in 8 bits, where ``scales`` is not 0."""
+
+    weights: int
+    scales: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class LayerAddresses:
-    """One layer: matrices [outputs, inputs] and norms in the kernels' element, ``bias`` in float32; 0 where a model has
-    none.
-    """
+    """One layer: norms in the kernels' element, ``bias`` in float32; 0 where a model has none."""
 
     attention_norm: int
-    query_key_value: int
+    query_key_value: Matrix
     bias: int
     query_norm: int
     key_norm: int
-    attention_output: int
+    attention_output: Matrix
     mlp_norm: int
-    gate: int
-    up: int  # follows gate without a gap
-    down: int
+    gate: Matrix
+    up: Matrix  # follows gate without a gap
+    down: Matrix
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceWeights:
-    """All weights; ``head`` is ``embedding`` where the model ties them. ``size`` counts bytes."""
+    """All weights; ``head``, never quantised, is ``embedding`` where the model ties them. ``size`` counts bytes."""
 
     embedding: int
     layers: tuple[LayerAddresses, ...]
     final_norm: int
-    head: int
+    head: Matrix
     size: int
 
 
-def upload_weights(device: Device, config: ModelConfig, source: TensorSource) -> DeviceWeights:
-    """Write every weight to the device, once. Raises `ModelMalformed` (see `check_tensors`) and CudaError."""
+def upload_weights(
+    device: Device, config: ModelConfig, source: TensorSource, kind: WeightFormat | None = None
+) -> DeviceWeights:
+    """Write every weight to the device, once; the layers' matrices in 8 bits where there is a ``kind``.
+
+    Raises `ModelMalformed` (see `check_tensors`) and CudaError.
+    """
     check_tensors(config, source)
     shapes = source.shapes()
     rounded = ELEMENTS[device.shape.element]
@@ -57,9 +69,16 @@ def upload_weights(device: Device, config: ModelConfig, source: TensorSource) ->
         count = int(np.prod(shapes[name], dtype=np.int64))
         return count * (4 if name.endswith("bias") else _ELEMENT_BYTES)
 
+    taken = 0
+
+    def room(size: int) -> int:
+        nonlocal taken
+        taken += size
+        return device.allocate(size)
+
     def put(*names: str) -> int:
         """Several tensors one after the other; where the first one lies."""
-        base = place = device.allocate(sum(size_of(name) for name in names))
+        base = place = room(sum(size_of(name) for name in names))
         for name in names:
             whole = np.empty(shapes[name], dtype=np.float32)
             source.read_into(name, whole)
@@ -68,29 +87,61 @@ def upload_weights(device: Device, config: ModelConfig, source: TensorSource) ->
             place += size_of(name)
         return base
 
+    def matrices(*names: str) -> list[Matrix]:
+        """Several matrices one after the other, and so their scales."""
+        if kind is None:
+            sizes = [size_of(name) for name in names]
+            return [Matrix(at) for at in _one_after_the_other(put(*names), sizes)]
+        parts = [held(kind, source, name, shapes[name]) for name in names]
+        starts = []
+        for pieces in zip(*parts, strict=True):
+            sizes = [piece.nbytes for piece in pieces]
+            starts.append(_one_after_the_other(room(sum(sizes)), sizes))
+            for at, piece in zip(starts[-1], pieces, strict=True):
+                device.upload(at, piece)
+                device.wait()
+        return [Matrix(*both) for both in zip(*starts, strict=True)]
+
     def layer(index: int) -> LayerAddresses:
         prefix = f"model.layers.{index}."
         attention = prefix + "self_attn."
-        gate = put(prefix + "mlp.gate_proj.weight", prefix + "mlp.up_proj.weight")
+        gate, up = matrices(prefix + "mlp.gate_proj.weight", prefix + "mlp.up_proj.weight")
         return LayerAddresses(
             attention_norm=put(prefix + "input_layernorm.weight"),
-            query_key_value=put(*(f"{attention}{part}_proj.weight" for part in "qkv")),
+            query_key_value=matrices(*(f"{attention}{part}_proj.weight" for part in "qkv"))[0],
             bias=put(*(f"{attention}{part}_proj.bias" for part in "qkv")) if config.projection_bias else 0,
             query_norm=put(attention + "q_norm.weight") if config.head_norm else 0,
             key_norm=put(attention + "k_norm.weight") if config.head_norm else 0,
-            attention_output=put(attention + "o_proj.weight"),
+            attention_output=matrices(attention + "o_proj.weight")[0],
             mlp_norm=put(prefix + "post_attention_layernorm.weight"),
             gate=gate,
-            up=gate + size_of(prefix + "mlp.gate_proj.weight"),
-            down=put(prefix + "mlp.down_proj.weight"),
+            up=up,
+            down=matrices(prefix + "mlp.down_proj.weight")[0],
         )
 
     embedding = put("model.embed_tokens.weight")
     layers = tuple(layer(index) for index in range(config.layers))
     final_norm = put("model.norm.weight")
     head = embedding if config.tied_head else put("lm_head.weight")
-    used = (name for name in shapes if not (config.tied_head and name == "lm_head.weight"))
-    return DeviceWeights(embedding, layers, final_norm, head, sum(size_of(name) for name in used))
+    return DeviceWeights(embedding, layers, final_norm, Matrix(head), taken)
+
+
+def held(
+    kind: WeightFormat, source: TensorSource, name: str, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Matrix ``name`` in format ``kind``: bits and scales (see `quantised`); what its file holds so is not rounded."""
+    if kind is INT8:
+        stored = source.stored(name) if source.kind(name) == Q8_0 else None
+        if stored is not None:
+            rows = stored.rows if stored.order is None else stored.rows[stored.order]
+            return from_q8_0(rows, shape[1])
+    whole = np.empty(shape, dtype=np.float32)
+    source.read_into(name, whole)
+    return quantised(kind, whole)
+
+
+def _one_after_the_other(base: int, sizes: Sequence[int]) -> list[int]:
+    return [base + sum(sizes[:index]) for index in range(len(sizes))]
 
 
 class DevicePages(PagePool):

@@ -15,6 +15,7 @@ from enclave_runtime.config import (
     HostInputs,
     NodeConfig,
 )
+from enclave_runtime.decoder_choice import DecoderChoice
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.exit_codes import ExitCode
 from enclave_runtime.metrics_schema import DEFAULT
@@ -98,7 +99,9 @@ def test_the_command_line_names_no_place_on_the_host():
         {"decoder": {"activations": True}},
         {"decoder": {"kernels": "torch", "weights": "int8"}},
         {"decoder": {"kernels": "torch", "activations": 8}},
-        {"decoder": {"kernels": "cuda", "weights": "int8"}},
+        {"decoder": {"weights": "fp8"}},
+        {"decoder": {"kernels": "compiled", "weights": "fp8"}},
+        {"decoder": {"kernels": "torch", "weights": "fp8"}},
         {"decoder": {"kernels": "cuda", "activations": 8}},
         {"decoder": {"unknown": 1}},
         {"leases": []},
@@ -197,3 +200,10 @@ def test_malformed_host_inputs_end_with_their_own_code(environment):
     with pytest.raises(NodeError) as caught:
         HostInputs.parse(environment)
     assert caught.value.exit_code is ExitCode.HOST_INPUT
+
+
+def test_each_choice_of_a_decoder_is_asked_for_by_its_name():
+    table = [("auto", "stored", "auto"), ("auto", "int8", "int8"), ("compiled", "int8", "int8")]
+    table += [("cuda", "stored", "cuda"), ("cuda", "int8", "cuda int8"), ("cuda", "fp8", "cuda fp8")]
+    for kernels, weights, wanted in table:
+        assert DecoderChoice(kernels, weights).wanted == wanted

@@ -36,7 +36,7 @@ def held(found: dict[str, float]) -> None:
 
 def test_logits_are_those_of_float32_and_nothing_is_left_on_the_device(tiny_folder: Path) -> None:
     pytest.importorskip("triton")
-    held(ran(str(TESTS / "interpreted_device.py"), str(tiny_folder), "llama", "cublaslt"))
+    held(ran(str(TESTS / "interpreted_device.py"), str(tiny_folder), "llama", "cublaslt", "int8"))
 
 
 @pytest.mark.exhaustive
@@ -46,7 +46,13 @@ def test_tokens_drawn_on_the_device_are_the_hosts_and_cross_once_for_eight_steps
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("work", ["tied", "qwen2", "qwen3", "batches", "engine"])
+@pytest.mark.parametrize(
+    "work",
+    [
+        *("tied", "qwen2", "qwen3", "batches", "engine"),
+        *("fp8", "int8 rows", "fp8 rows", "int8 batches", "fp8 batches"),
+    ],
+)
 def test_every_family_any_batch_and_the_whole_engine(tiny_folder: Path, work: str) -> None:
     pytest.importorskip("triton")
     held(ran(str(TESTS / "interpreted_device.py"), str(tiny_folder), work))
@@ -79,7 +85,7 @@ def test_every_size_of_batch_is_recorded_before_the_first_step(asked: dict[str, 
     assert [start.count(line) for line in ("begin 1", "end", "instantiate 0", "destroy")] == [14] * 4
     first = start[start.index("begin 1") : start.index("end") + 1]
     layer = ["add_rms_norm", "weights_times_row_plain", "rotate_and_append", "decode_split", "decode_join"]
-    layer += ["weights_times_row_plain", "add_rms_norm", "gate_up_swiglu", "weights_times_row_plain"]
+    layer += ["weights_times_row_plain", "add_rms_norm", "gate_up_swiglu_plain", "weights_times_row_plain"]
     kernels = [line.split()[2] for line in first if line.startswith("captured launch")]
     assert kernels == ["embed", *layer, *layer, "add_rms_norm", "weights_times_row_logits"]
     assert names(first[-2:]) == ["captured zero", "end"]
