@@ -20,8 +20,8 @@ _VALUES: Mapping[str, tuple[str | int, ...]] = {
 class DecoderChoice:
     """``kernels``: ``compiled``, ``torch``, ``cuda`` (a GPU's), or ``auto`` for the compiled ones where they are built
     and know the shape.
-    ``weights``: ``stored`` as the file has them (on a GPU: in bfloat16), ``int8``, floating-point matrices turned into 8
-    bits with a scale per 32 (on a GPU: those of the layers), or, on a GPU alone, ``fp8`` with a scale per 128.
+    ``weights``: ``stored`` as the file has them (on a GPU: in bfloat16), ``int8``, floating-point matrices turned into
+    8 bits with a scale per 32 (on a GPU: those of the layers), or, on a GPU alone, ``fp8`` with a scale per 128.
     ``activations``: to how many bits those are rounded that meet quantised weights; 8 are quicker in large
     batches and further from float32 (docs/decoder.md).
     """

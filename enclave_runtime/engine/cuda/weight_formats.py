@@ -1,7 +1,7 @@
 """How matrices of weights lie on the device: in the kernels' element, or in 8 bits with a scale for a group of inputs.
 
 ``i8`` holds what a file has in Q8_0 (ggml) as it is stored; other weights are rounded to the nearest of 255 steps.
-``fp8`` is E4M3 without infinities (Micikevicius et al., 2022, "FP8 Formats for Deep Learning"), to nearest, ties to even.
+``fp8`` is E4M3 without infinities (Micikevicius et al., 2022, "FP8 Formats for Deep Learning"), ties to even.
 """
 
 from dataclasses import dataclass
