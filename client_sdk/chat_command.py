@@ -10,7 +10,7 @@ from rich.console import Console
 
 from .client import PrivateClient
 from .directory_command import SightingsOption
-from .errors import ClientError
+from .draw_notes import DrawNotes, FleetOption, one_of
 from .fleet import Fleet
 from .render import show_verification
 from .tokens_command import WalletOption
@@ -51,12 +51,7 @@ def chat(
         str | None, typer.Argument(help="What to ask; read from the terminal where absent.")
     ] = None,
     relay: RelayOption = None,
-    fleet: Annotated[
-        str | None,
-        typer.Option(
-            help="Instead of --relay: the relay's own URL; the node is drawn from its list of nodes."
-        ),
-    ] = None,
+    fleet: FleetOption = None,
     policy: PolicyOption = None,
     memory: MemoryOption = None,
     sightings: SightingsOption = None,
@@ -69,16 +64,13 @@ def chat(
     notes = Console(stderr=True, quiet=quiet)
     options = {"max_tokens": max_tokens, "temperature": temperature}
     judged_by = read_policy(policy)
-    if fleet is not None and relay is None:
-        client = _drawn(Fleet(fleet, judged_by, sightings=sightings, memory=memory, wallet=wallet), notes)
-    elif relay is not None and fleet is None and sightings is None:
-        client = PrivateClient(relay, judged_by, memory=memory, wallet=wallet)
+    one_of(relay, fleet, sightings)
+    if fleet is not None:
+        nodes = Fleet(fleet, judged_by, sightings=sightings, memory=memory, wallet=wallet)
+        client = DrawNotes(nodes, notes).draw().client
     else:
-        raise ClientError(
-            "usage",
-            "--relay is missing" if fleet is None and relay is None else "give one of --relay and --fleet",
-            "--relay is the relay's URL for the node; --fleet its own, --sightings belongs to it",
-        )
+        assert relay is not None
+        client = PrivateClient(relay, judged_by, memory=memory, wallet=wallet)
     with client:
         if relay is not None:
             verification = client.verify()
@@ -91,18 +83,6 @@ def chat(
             history.append({"role": "assistant", "content": text})
             notes.print(f"[dim]{timing}[/]", highlight=False)
     return 0
-
-
-def _drawn(fleet: Fleet, notes: Console) -> PrivateClient:
-    """A client of a node drawn from the list, shown with what the draws so far look like."""
-    drawn = fleet.draw()
-    for name in drawn.failed:
-        notes.print(f"{name} was drawn first and could not be used", style="yellow", highlight=False)
-    show_verification(notes, drawn.verification)
-    notes.print(f"drawn: {drawn.name}", highlight=False)
-    for steering in fleet.suspected(drawn.channel):
-        notes.print(str(steering), style="yellow", highlight=False, markup=False)
-    return drawn.client
 
 
 def stream_answer(

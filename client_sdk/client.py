@@ -34,6 +34,7 @@ from ohttp.chunked import REQUEST_MEDIA_TYPE
 from ohttp.token_wallet import Wallet
 
 from .answer import AsyncInnerAnswer, Correction, InnerAnswer, check_outer, unreachable
+from .directory import require_listed_keys
 from .errors import ClientError, ExchangeFailed, NodeRefused, RelayUnreachable
 from .exchange import Exchange, InnerRequest
 from .lease import SECRET_BYTES, Lease, aholding, holding
@@ -68,11 +69,13 @@ class PrivateClient:
         *,
         memory: Path | None = None,
         wallet: Path | None = None,
+        listed_keys: bytes | None = None,
         timeout: float = 60.0,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._url = _usable(relay_url).rstrip("/")
+        self._listed_keys = listed_keys
         self._policy = policy
         self._memory = FileMemory(memory) if memory else VolatileMemory()
         self._cpu_memory = CpuMemory()
@@ -90,7 +93,7 @@ class PrivateClient:
         """Fetch the node's evidence and check all of it; the result holds every row.
 
         ``fresh`` sends a random 32-byte challenge that both the CPU's and the GPUs' evidence must answer.
-        Raises RelayUnreachable; a refusal is in the result.
+        Raises RelayUnreachable, and DirectoryRefused for other keys than are listed; other refusals are in the result.
         """
         challenge = self._random(32) if fresh else None
         evidence = _Evidence(self._timeout)
@@ -326,6 +329,9 @@ class PrivateClient:
             challenge=challenge,
             cpu_memory=self._cpu_memory,
         )
+        if verification.node is not None and self._listed_keys is not None:
+            self._node = None
+            require_listed_keys(verification.node.cpu.claims.ohttp_keys, self._listed_keys)
         # A bundle made for our own challenge is ours alone: requests that named it could be linked to each other.
         if verification.node is None or challenge is None:
             self._node = verification.node

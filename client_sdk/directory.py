@@ -26,7 +26,7 @@ from measurements.statement import Statement, closed, parse_canonical, record, t
 
 from .errors import DirectoryRefused
 
-__all__ = ["MAX_DIRECTORY", "MAX_NODES", "Directory", "ListedNode", "shown_list"]
+__all__ = ["MAX_DIRECTORY", "MAX_NODES", "Directory", "ListedNode", "require_listed_keys", "shown_list"]
 
 MAX_DIRECTORY: Final = 1024 * 1024
 _NAMED: Final = {
@@ -117,6 +117,18 @@ class Directory:
     @classmethod
     def _of(cls, listed: NodeList, logged: VerifiedList | None = None) -> "Directory":
         return cls(listed.channel, listed.nodes, plain_list(listed.channel, listed.nodes), logged)
+
+
+def require_listed_keys(found: bytes, listed: bytes) -> None:
+    """Whether a node's evidence binds the keys (SHA-256) that the list says. Raises DirectoryRefused."""
+    if found != listed:
+        raise DirectoryRefused(
+            "directory_keys",
+            "the node shows other keys than the directory lists for it",
+            "it may have changed them just now; if this stays so, it is not the node that others are shown",
+            expected=listed.hex(),
+            found=found.hex(),
+        )
 
 
 def shown_list(data: bytes) -> bytes:

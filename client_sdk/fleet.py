@@ -175,10 +175,10 @@ class Fleet:
         failed: list[str] = []
         errors: list[ClientError] = []
         for node in self._order(directory.nodes):
-            client = self._client_of(f"{self._relay}/{node.name}")
+            client = self._client_of(f"{self._relay}/{node.name}", listed_keys=node.keys)
             try:
                 verification = client.verify()
-                _require_listed_keys(verification.require().cpu.claims.ohttp_keys, node)
+                verification.require()
             except (RelayUnreachable, VerificationRefused, DirectoryRefused) as error:
                 client.close()
                 failed.append(node.name)
@@ -188,6 +188,11 @@ class Fleet:
             return Drawn(node.name, directory.channel, client, verification, tuple(failed))
         self._sightings.remember(directory.channel, names, None, failed)
         raise errors[-1]
+
+    def count_failed(self, drawn: Drawn) -> None:
+        """Count that a node which was drawn could not be used for its whole conversation. Raises OSError."""
+        listed = list(self._sightings.counts(drawn.channel))
+        self._sightings.remember(drawn.channel, listed, None, [drawn.name])
 
     def counts(self, channel: str) -> dict[str, Count]:
         """What was counted of a channel's nodes, by name."""
@@ -213,17 +218,6 @@ class Fleet:
         """The first few of a uniformly random order."""
         left = list(nodes)
         return [left.pop(_below(len(left), self._random)) for _ in range(min(ATTEMPTS, len(left)))]
-
-
-def _require_listed_keys(found: bytes, node: ListedNode) -> None:
-    if found != node.keys:
-        raise DirectoryRefused(
-            "directory_keys",
-            "the node shows other keys than the directory lists for it",
-            "it may have changed them just now; if this stays so, it is not the node that others are shown",
-            expected=node.keys.hex(),
-            found=found.hex(),
-        )
 
 
 def _below(limit: int, random: Callable[[int], bytes]) -> int:

@@ -7,10 +7,11 @@ the user's browser reaches that too, so a request must name this machine as its 
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, Final
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Protocol
 
-from .client import PrivateClient
-from .errors import ClientError, ExchangeFailed, VerificationRefused
+from .answer import AsyncInnerAnswer
+from .errors import ClientError, DirectoryRefused, ExchangeFailed, VerificationRefused
 from .exchange import InnerRequest
 
 MAX_BODY: Final = 1024 * 1024
@@ -24,10 +25,16 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
+class Exchanges(Protocol):
+    """What carries a request: a ``PrivateClient`` of one node, or ``client_sdk.conversations`` over several."""
+
+    def astream(self, request: InnerRequest) -> AbstractAsyncContextManager[AsyncInnerAnswer]: ...
+
+
 class Proxy:
     """An ASGI app that carries ``/v1/...`` through ``client``. Errors have OpenAI's shape and no content."""
 
-    def __init__(self, client: PrivateClient) -> None:
+    def __init__(self, client: Exchanges) -> None:
         self._client = client
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -62,7 +69,7 @@ class Proxy:
         except ClientError as error:
             if started:
                 raise  # the server closes the connection: a cut answer must not look like a whole one
-            refused = isinstance(error, VerificationRefused | ExchangeFailed)
+            refused = isinstance(error, VerificationRefused | DirectoryRefused | ExchangeFailed)
             await _error(send, 502 if refused else 503, error.code, error.detail)
 
 

@@ -5,17 +5,21 @@ import random
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
+import httpx2
 import pytest
-from private_world import World, private_world, relay, serving
-from sealed_node import write_tiny_model
+from private_world import World, now, private_world, relay, serving
+from sealed_node import running, write_tiny_model
 
+from client_sdk.client import PrivateClient
 from client_sdk.directory import Directory, ListedNode
 from client_sdk.errors import DirectoryRefused, RelayUnreachable
 from client_sdk.fleet import Fleet
 from client_sdk.policy import FleetDemands
 from client_sdk.sightings import Count, after_draw, suspected
+from ohttp.relay import Relay
 
 QUESTION = [{"role": "user", "content": "hello there"}]
 
@@ -100,6 +104,39 @@ def test_answer_with_another_node_than_the_list_names(honest: Directory, fleet: 
     refused("directory_keys", lambda: fleet(forged, min_nodes=1).draw())
     with fleet(Directory.build("prod", honest.nodes[-1:]), min_nodes=1).client():
         pass  # control
+
+
+def test_swap_the_node_once_a_conversation_has_begun(world: World, honest: Directory) -> None:
+    """Another genuine node of the same release, put behind the drawn one's name when its verification has run out."""
+    late = [0.0]
+
+    def clock() -> datetime:
+        return now() + timedelta(hours=late[0])
+
+    with running(world.folder, world.folder / "model", staple=world.folder / "staple.json") as other:
+        behind = [world.node.port]
+        relays = {
+            port: Relay({"node": f"http://127.0.0.1:{port}"}, httpx2.AsyncClient(trust_env=False))
+            for port in (world.node.port, other.port)
+        }
+
+        async def switched(scope: Any, receive: Any, send: Any) -> None:
+            await relays[behind[0]](scope, receive, send)
+
+        with serving(switched) as url:
+            keys = honest.nodes[-1].keys
+            drawn = PrivateClient(f"{url}/node", world.policy, listed_keys=keys, timeout=30, now=clock)
+            anyone = PrivateClient(f"{url}/node", world.policy, timeout=30, now=clock)
+            with drawn, anyone:
+                first = drawn.node().cpu.claims.ohttp_keys
+                assert anyone.node().cpu.claims.ohttp_keys == first
+                behind[0] = other.port
+                late[0] = 1.5
+                refused("directory_keys", lambda: drawn.node())
+                refused("directory_keys", lambda: list(drawn.chat(QUESTION, max_tokens=4)))
+                assert anyone.node().cpu.claims.ohttp_keys != first  # control: taken for the one before
+                behind[0] = world.node.port
+                assert drawn.node().cpu.claims.ohttp_keys == first
 
 
 def test_nodes_that_are_down_are_passed_over_and_counted(
