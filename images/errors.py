@@ -5,7 +5,8 @@ class ImageError(Exception):
     """An image could not be built, read or verified.
 
     ``code`` names the reason and is stable; ``path`` is the file concerned, relative to the image's root
-    where it lies in one; ``expected`` and ``found`` are the two sides of a comparison that failed.
+    where it lies in one; ``expected`` and ``found`` are the two sides of a comparison that failed; ``advice`` says
+    what to do next, in lines.
     """
 
     def __init__(
@@ -16,12 +17,14 @@ class ImageError(Exception):
         path: str | None = None,
         expected: object = None,
         found: object = None,
+        advice: str = "",
     ) -> None:
         self.code = code
         self.detail = detail
         self.path = path
         self.expected = expected
         self.found = found
+        self.advice = advice
         super().__init__(f"{code}: {detail}" + (f" ({path})" if path is not None else ""))
 
 
@@ -43,6 +46,10 @@ class InterpreterError(ImageError):
 
 class InputError(ImageError):
     """An input of a virtual-machine image is malformed, or not the one that its lock names."""
+
+
+class InputChanged(InputError):
+    """Under the name of a locked input somebody has other bytes."""
 
 
 class InputUnavailable(ImageError):

@@ -5,25 +5,20 @@ packed into one tar archive and unpacked from it, so that an image can be built 
 any more.
 """
 
-import http.client
 import os
 import tarfile
 import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from urllib.parse import quote
 
-from images import wheels
-from images.errors import InputError, InputUnavailable
+from images import mirror, wheels
+from images.errors import InputChanged, InputError, InputUnavailable
 from images.lock import Lock, LockedDeb, LockedWheel
 from images.manifest import hash_file
 
-TIMEOUT_S = 60.0
 _CHUNK = 1 << 20
 
 Progress = Callable[[str, int, int], None]
@@ -42,7 +37,7 @@ class InputStore:
         return self.folder / entry.sha256
 
     def fetch(self, lock: Lock, progress: Progress) -> None:
-        """Make sure of every input. Raises InputUnavailable naming the first that cannot be had, InputError."""
+        """Make sure of every input. Raises InputUnavailable naming the first that cannot be had, InputChanged."""
         self.folder.mkdir(parents=True, exist_ok=True)
         entries: list[Locked] = [*lock.debs, *lock.wheels]
         total, done = sum(entry.size for entry in entries), 0
@@ -54,16 +49,15 @@ class InputStore:
             else:
                 missing.append(entry)
         debs = [entry for entry in missing if isinstance(entry, LockedDeb)]
-        with ThreadPoolExecutor(4) as pool:
-            for entry in pool.map(self._fetch_deb, debs):
-                done += entry.size
-                progress("inputs", done, total)
+        for entry in self._fetch_debs(debs):
+            done += entry.size
+            progress("inputs", done, total)
         if absent := [entry for entry in missing if isinstance(entry, LockedWheel)]:
             self._fetch_wheels(absent)
             progress("inputs", total, total)
 
     def fetch_one(self, deb: LockedDeb) -> None:
-        """Make sure of one package. Raises InputUnavailable, InputError."""
+        """Make sure of one package. Raises InputUnavailable, InputChanged."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._holds(deb):
             self._fetch_deb(deb)
@@ -95,7 +89,7 @@ class InputStore:
                     with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as target:
                         while chunk := source.read(_CHUNK):
                             target.write(chunk)
-                    self._admit(entry, Path(target.name))
+                    self._admit(entry, Path(target.name), archive.name)
         except (tarfile.TarError, OSError, EOFError) as error:
             raise InputError("archive_unreadable", "not an archive of inputs", path=archive.name) from error
 
@@ -104,58 +98,51 @@ class InputStore:
         # Files here were admitted by their digest; the size tells one that a full disk cut off.
         return path.is_file() and path.stat().st_size == entry.size and hash_file(path)[0] == entry.sha256
 
+    def _fetch_debs(self, debs: Sequence[LockedDeb]) -> Iterator[LockedDeb]:
+        """Each once it is there; those that mirrors no longer have are told together, at the end."""
+        gone: list[LockedDeb] = []
+        with ThreadPoolExecutor(4) as pool:
+            fetches = {pool.submit(self._fetch_deb, deb): deb for deb in debs}
+            for fetch, deb in fetches.items():
+                try:
+                    yield fetch.result()
+                except InputUnavailable as error:
+                    if error.code != "input_withdrawn":
+                        pool.shutdown(cancel_futures=True)
+                        raise
+                    gone.append(deb)
+        if gone:
+            raise mirror.withdrawn(gone, self.mirrors[gone[0].archive])
+
     def _fetch_deb(self, deb: LockedDeb) -> LockedDeb:
-        mirror = self.mirrors.get(deb.archive)
-        if mirror is None:
+        source = self.mirrors.get(deb.archive)
+        if source is None:
             raise InputUnavailable(
                 "mirror_unknown", f"no mirror of the archive {deb.archive!r} is known: give one with --mirror"
             )
-        address = f"{mirror.rstrip('/')}/{quote(deb.path)}"
-        if not address.startswith(("http://", "https://", "file://")):
-            raise InputUnavailable(
-                "mirror_unknown", "a mirror is an http, https or file address", found=mirror
-            )
-        try:
-            with (
-                urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer,  # noqa: S310
-                tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as target,
-            ):
-                left = deb.size + 1
-                while left and (chunk := answer.read(min(_CHUNK, left))):
-                    target.write(chunk)
-                    left -= len(chunk)
-        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-            reason = getattr(error, "reason", None) or error
-            raise InputUnavailable(
-                "input_unavailable",
-                f"{deb.name} {deb.version} is not served any more ({reason}): use a mirror that keeps it"
-                " (--mirror), an archive of inputs (--inputs), or refresh the lock",
-                path=deb.path,
-            ) from error
-        self._admit(deb, Path(target.name))
+        with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+            target = Path(scratch, "package")
+            mirror.download(source, deb, target)
+            self._admit(deb, target, mirror.plain(source))
         return deb
 
     def _fetch_wheels(self, absent: Sequence[LockedWheel]) -> None:
         with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
-            try:
-                wheels.download(map(wheels.requirement, absent), Path(scratch), hashes=True)
-            except InputUnavailable as error:
-                detail = f"{error.detail}: use pip's settings to name an index that has it, or --inputs"
-                raise InputUnavailable("input_unavailable", detail) from error
+            wheels.fetch(absent, Path(scratch))
             for wheel in absent:
-                path = Path(scratch, wheel.file)
-                if not path.is_file():
-                    raise InputUnavailable(
-                        "input_unavailable", "the index serves another file", path=wheel.file
-                    )
-                self._admit(wheel, path)
+                self._admit(wheel, Path(scratch, wheel.file), "the index")
 
-    def _admit(self, entry: Locked, path: Path) -> None:
+    def _admit(self, entry: Locked, path: Path, source: str) -> None:
         digest, size = hash_file(path)
         if (digest, size) != (entry.sha256, entry.size):
             path.unlink()
-            raise InputError(
-                "input_changed", f"{entry.name} is not the locked file", expected=entry.sha256, found=digest
+            raise InputChanged(
+                "input_changed",
+                f"{source} has other bytes than are locked for {entry.name} {entry.version}",
+                path=entry.path if isinstance(entry, LockedDeb) else entry.file,
+                expected=entry.sha256,
+                found=digest,
+                advice=mirror.OTHER_BYTES,
             )
         path.chmod(0o644)
         os.replace(path, self.path(entry))

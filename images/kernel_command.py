@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from images.errors import CensusError, ImageError, ImageMismatch, InputUnavailable, RecipeError
+from images.errors import ImageError, ImageMismatch, RecipeError
 from images.sources import CacheOption, InputsOption, MirrorOption, Sources
-from images.terminal import NOT_AVAILABLE, OK, REFUSED, USAGE_OR_IO, Bars, failed, print_json
+from images.terminal import OK, Bars, failed, print_json, status_of
 
 HELP = """Build the kernel of a recipe that has one of its own, from Debian's source and by a locked compiler.
 
@@ -63,12 +63,8 @@ def kernel(
                         expected=hashlib.sha256(found.image).hexdigest(),
                         found=hashlib.sha256(second.image).hexdigest(),
                     )
-    except (CensusError, ImageMismatch) as error:
-        return failed(error, REFUSED)
-    except InputUnavailable as error:
-        return failed(error, NOT_AVAILABLE)
     except ImageError as error:
-        return failed(error, USAGE_OR_IO)
+        return failed(error, status_of(error))
     result = {
         "release": found.release,
         "inputs_sha256": wanted.key(),

@@ -25,13 +25,14 @@ class Refreshed:
         self.path.write_bytes(self.lock.encode())
 
 
-def refresh(chosen: Recipe) -> Iterator[Refreshed]:
-    """The recipe's lock, that of its kernel where it has one of its own, and that of the firmware for SEV-SNP.
+def refresh(chosen: Recipe, own: Path) -> Iterator[Refreshed]:
+    """The recipe's lock, which lies in the file ``own``; that of its kernel where it has one of its own; and that of
+    the firmware for SEV-SNP.
 
     Writes nothing. Raises InputUnavailable, RecipeError.
     """
     yield _compare(
-        recipe.lock_path(chosen),
+        own,
         Lock(
             chosen.name,
             apt.resolve(chosen.debian["closure"], chosen.debian["exact"]),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from images.errors import ImageError
+from images.errors import CensusError, ImageError, ImageMismatch, InputChanged, InputUnavailable
 
 OK, USAGE_OR_IO, NOT_AVAILABLE, REFUSED = range(4)
 
@@ -39,11 +39,22 @@ class Bars:
 
 
 def failed(error: ImageError, status: int) -> int:
-    """Say why, and what was expected and found where something was compared; the exit status."""
+    """Say why, what was expected and found where something was compared, and what to do; the exit status."""
     _errors.print(f"error {error}", style="red", markup=False, highlight=False)
     if error.expected is not None or error.found is not None:
         _errors.print(f"expected {error.expected}\nfound    {error.found}", markup=False, highlight=False)
+    if error.advice:
+        _errors.print(error.advice, markup=False, highlight=False)
     return status
+
+
+def status_of(error: ImageError) -> int:
+    """The exit status that an error stands for."""
+    if isinstance(error, CensusError | ImageMismatch | InputChanged):
+        return REFUSED
+    if isinstance(error, InputUnavailable) or error.code == "recipe_unknown":
+        return NOT_AVAILABLE
+    return USAGE_OR_IO
 
 
 def tell(what: str) -> None:

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from images import boot_command, kernel_command, recipe, vm_manifest
-from images.errors import CensusError, ImageError, ImageMismatch, InputUnavailable, ManifestError, RecipeError
+from images.errors import ImageError, RecipeError
 from images.sources import CacheOption, InputsOption, MirrorOption, RecipeOption, Sources
-from images.terminal import NOT_AVAILABLE, OK, REFUSED, USAGE_OR_IO, Bars, failed, not_available, print_json
+from images.terminal import OK, REFUSED, Bars, failed, not_available, print_json, status_of
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -68,12 +68,8 @@ def build(
             store = sources.store(*vm_image.inputs_of(chosen, locked))
             built = vm_image.build(chosen, locked, store, given, out, report)
             predicted = predictions.write(out, sources)
-    except CensusError as error:
-        return failed(error, REFUSED)
-    except InputUnavailable as error:
-        return failed(error, NOT_AVAILABLE)
     except ImageError as error:
-        return failed(error, NOT_AVAILABLE if error.code == "recipe_unknown" else USAGE_OR_IO)
+        return failed(error, status_of(error))
     size = sum(artifact.size for artifact in built.artifacts.values())
     if as_json:
         print_json({"image": str(out), "sha256": built.digest(), "files": len(built.files), "bytes": size})
@@ -117,14 +113,10 @@ def verify(
                 name = str(recipe_file or described.recipe)
                 store = sources.store(*vm_image.inputs_of(*vm_image.load(name)))
                 compared = rebuild.compare(described, name, store, model, report)
-    except ImageMismatch as error:
-        if as_json:
-            print_json({"verdict": "refused", "code": error.code, "path": error.path, "detail": error.detail})
-        return failed(error, REFUSED)
-    except InputUnavailable as error:
-        return failed(error, NOT_AVAILABLE)
     except ImageError as error:
-        return failed(error, USAGE_OR_IO)
+        if as_json and status_of(error) == REFUSED:
+            print_json({"verdict": "refused", "code": error.code, "path": error.path, "detail": error.detail})
+        return failed(error, status_of(error))
     if as_json:
         print_json({"verdict": "verified", "sha256": described.digest(), "rebuilt": list(compared)})
     else:
@@ -154,10 +146,8 @@ def audit(
         with Bars() as report:
             kernel, _ = vm_image.kernel_of(chosen, locked, store, report)
         taken = census.rows(chosen, kernel, described.files)
-    except InputUnavailable as error:
-        return failed(error, NOT_AVAILABLE)
-    except (ManifestError, ImageError) as error:
-        return failed(error, USAGE_OR_IO)
+    except ImageError as error:
+        return failed(error, status_of(error))
     refused = any(row.failed for row in taken)
     if as_json:
         rows = [{"check": row.check, "found": row.found, "failed": row.failed} for row in taken]
@@ -171,7 +161,7 @@ def audit(
 
 
 def lock(
-    name: Annotated[str, typer.Argument(help="The recipe.")] = "",
+    name: Annotated[str, typer.Argument(help="The recipe, or a file NAME.toml.")] = "",
     show: Annotated[bool, typer.Option("--list", help="Name the recipes and end.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Write nothing.")] = False,
     as_json: _Json = False,
@@ -184,14 +174,14 @@ def lock(
             print(f"{known:<12} {recipe.load(known).description}")
         return OK
     try:
-        found = list(lock_refresh.refresh(recipe.load(name)))
+        chosen = recipe.load(name)
+        own = Path(name).with_suffix(".json") if name.endswith(".toml") else recipe.lock_path(chosen)
+        found = list(lock_refresh.refresh(chosen, own))
         if not check:
             for refreshed in found:
                 refreshed.write()
-    except InputUnavailable as error:
-        return failed(error, NOT_AVAILABLE)
     except ImageError as error:
-        return failed(error, USAGE_OR_IO)
+        return failed(error, status_of(error))
     changed = any(refreshed.changes for refreshed in found)
     if as_json:
         print_json([{"lock": str(one.path), "changes": one.changes} for one in found])
@@ -208,6 +198,7 @@ def inputs(
     out: Annotated[Path, typer.Option("--out", "-o", help="The archive to write.")],
     cache: CacheOption = None,
     mirror: MirrorOption = None,
+    archive: InputsOption = None,
 ) -> int:
     """See ``cloister image inputs --help``."""
     from images import vm_image
@@ -215,15 +206,13 @@ def inputs(
     try:
         chosen, locked = vm_image.load(name)
         every = vm_image.inputs_of(chosen, locked)
-        store = Sources(cache, mirror, None).store(*every)
+        store = Sources(cache, mirror, archive).store(*every)
         with Bars() as report:
             for one in every:
                 store.fetch(one, report)
         store.pack(every, out)
-    except InputUnavailable as error:
-        return failed(error, NOT_AVAILABLE)
     except ImageError as error:
-        return failed(error, USAGE_OR_IO)
+        return failed(error, status_of(error))
     debs, files = (sum(len(getattr(one, kind)) for one in every) for kind in ("debs", "wheels"))
     print(f"packed {debs} packages and {files} wheels into {out}")
     return OK

@@ -1,5 +1,6 @@
 """Wheels: which a node takes, from the distributions that are installed and tested here, and how pip fetches them."""
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -9,8 +10,8 @@ from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
-from images import closure
-from images.errors import InputError, InputUnavailable
+from images import closure, mirror
+from images.errors import InputChanged, InputError, InputUnavailable
 from images.lock import LockedWheel
 from images.manifest import hash_file
 
@@ -26,6 +27,14 @@ _TARGET = (
     *("--platform", "manylinux_2_12_x86_64", "--platform", "manylinux2010_x86_64"),
     *("--platform", "manylinux_2_5_x86_64", "--platform", "manylinux1_x86_64"),
 )
+
+_OTHER_HASH = re.compile(
+    r"^ +(?P<what>[^ ]+) from (?P<address>[^ ]+) .*\n +Expected sha256 (?P<expected>[0-9a-f]{64})\n"
+    r" +Got +(?P<got>[0-9a-f]{64})",
+    re.MULTILINE,
+)
+_NOT_THERE = re.compile(r"No matching distribution found for (?P<what>[^ \n]+)")
+_UNREACHABLE = re.compile(r"connection broken by '(?P<why>[A-Za-z]+)")
 
 
 def resolve(project: str, extra: str) -> tuple[LockedWheel, ...]:
@@ -51,7 +60,7 @@ def resolve(project: str, extra: str) -> tuple[LockedWheel, ...]:
 def download(requirements: Iterable[str], folder: Path, *, hashes: bool = False) -> None:
     """Fetch the wheels of exact requirements with pip, from the indexes it is configured for.
 
-    With ``hashes`` each requirement has to carry one. Raises InputUnavailable with pip's own reason.
+    With ``hashes`` each requirement has to carry one. Raises InputUnavailable, InputChanged.
     """
     listed = folder / "requirements.txt"
     listed.write_text("".join(f"{line}\n" for line in requirements))
@@ -64,10 +73,38 @@ def download(requirements: Iterable[str], folder: Path, *, hashes: bool = False)
         check=False,
     )
     if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise InputUnavailable(
-            "wheel_unavailable", errors[-1] if errors else "pip could not fetch the wheels"
+        raise _failure(done.stderr)
+
+
+def fetch(absent: Sequence[LockedWheel], folder: Path) -> None:
+    """Fetch locked wheels into ``folder``, under the names of their files. Raises InputUnavailable, InputChanged."""
+    download(map(requirement, absent), folder, hashes=True)
+    for wheel in absent:
+        if not (folder / wheel.file).is_file():
+            detail = "the index that pip uses has another file instead"
+            raise InputUnavailable("input_withdrawn", detail, path=wheel.file, advice=mirror.WHEEL_WITHDRAWN)
+
+
+def _failure(said: str) -> InputError | InputUnavailable:
+    """What pip complained about, as one of our own errors."""
+    if found := _OTHER_HASH.search(said):
+        return InputChanged(
+            "input_changed",
+            f"the index that pip uses has other bytes than are locked for {found['what']}",
+            path=found["address"].rsplit("/", 1)[-1],
+            expected=found["expected"],
+            found=found["got"],
+            advice=mirror.OTHER_BYTES,
         )
+    if found := _UNREACHABLE.search(said):
+        detail = f"the index that pip uses gives no answer ({found['why']})"
+        return InputUnavailable("index_unreachable", detail, advice=mirror.INDEX_UNREACHABLE)
+    if found := _NOT_THERE.search(said):
+        detail = f"the index that pip uses does not have {found['what']}"
+        return InputUnavailable("input_withdrawn", detail, advice=mirror.WHEEL_WITHDRAWN)
+    errors = [line for line in said.splitlines() if line.startswith("ERROR")]
+    words = errors[-1].removeprefix("ERROR: ") if errors else "pip could not fetch the wheels"
+    return InputUnavailable("wheel_unavailable", words, advice=mirror.INDEX_UNREACHABLE)
 
 
 def requirement(wheel: LockedWheel) -> str:

@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import lzma
+import socket
+import subprocess
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from images import deb, elf, lock, recipe
-from images.errors import ImageError, InputError, InputUnavailable, RecipeError
+from images import deb, elf, lock, mirror, recipe, wheels
+from images.errors import ImageError, InputChanged, InputError, InputUnavailable, RecipeError
 from images.input_store import InputStore, mirrors_from
 from images.lock import Lock, LockedDeb
 from images.vm_manifest import Artifact, InnerFile, VmManifest
@@ -171,14 +173,74 @@ def test_a_package_that_is_no_longer_served_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputUnavailable) as caught:
         store.fetch(Lock("cpu-dev", (entry(b"gone"),), ()), lambda *_: None)
     assert "thing 1.0" in caught.value.detail
-    assert "--mirror" in caught.value.detail
+    assert caught.value.code == "input_withdrawn"
+    assert caught.value.path == "pool/t/thing.deb"
+    assert "--mirror" in caught.value.advice
+    assert "--inputs" in caught.value.advice
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_mirror_that_does_not_answer_is_told_from_one_that_has_no_more(tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        store = InputStore(
+            tmp_path / "store", {"debian": f"http://127.0.0.1:{nobody.getsockname()[1]}/debian"}
+        )
+        with pytest.raises(InputUnavailable) as caught:
+            store.fetch(Lock("cpu-dev", (entry(b"thing"),), ()), lambda *_: None)
+    assert caught.value.code == "mirror_unreachable"
+    assert "refused" in caught.value.detail
+
+
+def test_all_packages_that_are_gone_are_counted(tmp_path: Path) -> None:
+    debs = tuple(replace(entry(b"gone"), name=f"thing{n}") for n in range(3))
+    with pytest.raises(InputUnavailable) as caught:
+        InputStore(tmp_path / "store", {"debian": f"file://{tmp_path}"}).fetch(
+            Lock("cpu-dev", debs, ()), lambda *_: None
+        )
+    assert "thing0 1.0 (and 2 more)" in caught.value.detail
+
+
+def test_an_address_is_told_without_its_password() -> None:
+    assert mirror.plain("https://me:secret@host:8/debian") == "https://host:8/debian"
+
+
+PIP = {
+    "input_changed": (
+        "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. Somebody may have tampered.\n"
+        "    click==8.5.1 from https://h/packages/click-8.5.1-py3-none-any.whl (from -r r.txt (line 1)):\n"
+        f"        Expected sha256 {'2' * 64}\n             Got        {'8' * 64}\n\n"
+    ),
+    "input_withdrawn": (
+        "ERROR: Could not find a version that satisfies the requirement click==9 (from versions: 0.1)\n"
+        "ERROR: No matching distribution found for click==9\n"
+    ),
+    "index_unreachable": (
+        "WARNING: Retrying (Retry(total=4)) after connection broken by 'NewConnectionError('<x>: refused')': /simple/\n"
+        "ERROR: No matching distribution found for click==9\n"
+    ),
+    "wheel_unavailable": "ERROR: something new\n",
+}
+
+
+@pytest.mark.parametrize("code", PIP)
+def test_what_pip_says_becomes_an_error_with_advice(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = subprocess.CompletedProcess[str]([], 1, "", PIP[code])
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    with pytest.raises((InputUnavailable, InputChanged)) as caught:
+        wheels.download(["click==9"], tmp_path)
+    assert caught.value.code == code
+    assert "--inputs" in caught.value.advice
+    assert "something new" in caught.value.detail or code != "wheel_unavailable"
 
 
 def test_a_package_with_other_bytes_is_refused_and_not_kept(tmp_path: Path) -> None:
     (tmp_path / "pool/t").mkdir(parents=True)
     (tmp_path / "pool/t/thing.deb").write_bytes(b"same size")
     store = InputStore(tmp_path / "store", {"debian": f"file://{tmp_path}"})
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputChanged) as caught:
         store.fetch(Lock("cpu-dev", (entry(b"some size"),), ()), lambda *_: None)
     assert caught.value.code == "input_changed"
     assert list((tmp_path / "store").iterdir()) == []
