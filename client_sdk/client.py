@@ -45,6 +45,7 @@ from .transport import AsyncPrivateTransport, PrivateTransport
 from .verify import Verification, VerifiedNode, verify_bundle
 
 _IDENTITY = {"accept-encoding": "identity"}
+_ANOTHER_RELAY = "try again, or another relay"
 _OUTER_HEADERS = {"content-type": REQUEST_MEDIA_TYPE, "incremental": "?1", **_IDENTITY}
 
 
@@ -53,9 +54,10 @@ class PrivateClient:
 
     ``relay_url`` is the relay's URL for the node, ``policy`` what the node must prove, ``memory`` where the newest
     log state seen is remembered across runs (in memory only where None), ``wallet`` the file of blind tokens for nodes
-    that ask for them (``cloister tokens get`` fills it). ``now`` and ``random`` are the clock and the source of
-    randomness; ``timeout`` is in seconds, for each wait on the network, for the whole of the evidence
-    once it has begun, and between two chunks of an answer that authenticate.
+    that ask for them (``cloister tokens get`` fills it), ``listed_keys`` the SHA-256 of the only key configs that the
+    node may show, whenever it is verified (None: any that it proves to be its own). ``now`` and ``random`` are the
+    clock and the source of randomness; ``timeout`` is in seconds, for each wait on the network, for the head of an
+    answer, for the whole of the evidence once it has begun, and between two chunks of an answer that authenticate.
 
     A verification is kept for at most an hour, and not beyond one that refuses. A node that restarted has new keys:
     the client then verifies it anew, once, before it sends the request again. Cookies are neither kept nor sent.
@@ -179,11 +181,13 @@ class PrivateClient:
             exchange = await self._abegin(await self.anode(), request, date, payment)
             async with AsyncExitStack() as opened:
                 try:
-                    reply = await opened.enter_async_context(
-                        self._asyncio_http().stream(
-                            "POST", f"{self._url}/ohttp", content=exchange.body, headers=_OUTER_HEADERS
+                    # Each read has its own timeout; a head that drips would never run into one.
+                    async with asyncio.timeout(self._timeout):
+                        reply = await opened.enter_async_context(
+                            self._asyncio_http().stream(
+                                "POST", f"{self._url}/ohttp", content=exchange.body, headers=_OUTER_HEADERS
+                            )
                         )
-                    )
                     check_outer(reply)
                     answer = AsyncInnerAnswer(exchange, reply.aiter_raw(), patience=self._timeout)
                     await answer.start()
@@ -195,6 +199,10 @@ class PrivateClient:
                     continue
                 except httpx2.TransportError as error:
                     raise unreachable(error) from error
+                except TimeoutError as error:
+                    raise RelayUnreachable(
+                        "relay_unreachable", "the head of the answer did not come in time", _ANOTHER_RELAY
+                    ) from error
                 if correction is None:
                     yield answer
                     return
@@ -377,6 +385,4 @@ def _usable(relay_url: str) -> str:
 
 
 def _too_slow() -> RelayUnreachable:
-    return RelayUnreachable(
-        "relay_slow", "the evidence did not arrive in time", "try again, or another relay"
-    )
+    return RelayUnreachable("relay_slow", "the evidence did not arrive in time", _ANOTHER_RELAY)

@@ -224,6 +224,29 @@ def test_a_head_that_drips_is_not_waited_for(dripping: str) -> None:
     assert time.monotonic() - start > 4
 
 
+def test_a_head_that_drips_is_not_waited_for_with_asyncio_either(dripping: str, node: Node) -> None:
+    async def attempt() -> None:
+        client = PrivateClient(dripping, node.policy, timeout=0.5)
+        client._node = node.verdict(node.bundle).require()  # what drips is the answer
+        with pytest.raises(RelayUnreachable, match="head of the answer"):
+            async with client.astream(PLAIN):
+                pass
+        await client.aclose()
+
+    start = time.monotonic()
+    asyncio.run(attempt())
+    assert time.monotonic() - start < 3
+
+    async def plain() -> None:  # control: no single wait was too long for a client as it comes
+        async with httpx2.AsyncClient(timeout=0.5, trust_env=False) as http:
+            with pytest.raises(httpx2.TransportError):
+                await http.post(dripping, content=b"x")
+
+    start = time.monotonic()
+    asyncio.run(plain())
+    assert time.monotonic() - start > 4
+
+
 def test_a_relay_that_drips_holds_up_nobody_else_of_the_same_loop(
     relay: Relay, client: PrivateClient
 ) -> None:
