@@ -6,19 +6,19 @@ reader who leaves, and the end of everything that worked for an answer when it i
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from .asgi import Receive, Send, disconnected, stop
 from .cells import CellStream, UnpaddedStream
 from .chunked import RESPONSE_MEDIA_TYPE
+from .cutoff import Cutoff
+from .readers import Readers
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 _NO_STORE = (b"cache-control", b"no-store")
 _INCREMENTAL = (b"incremental", b"?1")
-_LOOK_AFTER_S = 0.02
-_LOOK_EVERY_S = 1.0
 
 
 class CellClock:
@@ -42,79 +42,69 @@ class CellClock:
 
 
 class Answer(ABC):
-    """One answer. ``stream`` takes what the application says; ``clock`` is there where cells are at a beat.
-
-    ``stall_s``: how long one write may wait for the reader.
-    """
+    """One answer. ``stream`` takes what the application says; ``clock`` is there where cells are at a beat."""
 
     stream: CellStream | UnpaddedStream
     clock: CellClock | None = None
     media_type = RESPONSE_MEDIA_TYPE.encode()
 
     _receive: Receive
-    _limit: asyncio.Timeout
+    _send: Send
+    _cutoff: Cutoff
     _loop: asyncio.AbstractEventLoop
-    _watch: asyncio.Handle
+    _waiting_since: float | None = None
 
-    def __init__(self, stall_s: float) -> None:
-        self._stall = stall_s
+    def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
-        self._watcher: asyncio.Task[None] | None = None
-        self._waits_since: float | None = None
 
-    async def deliver(self, work: Work, receive: Receive, send: Send, limit: asyncio.Timeout) -> bool:
+    async def deliver(
+        self, work: Work, receive: Receive, send: Send, readers: Readers, cutoff: Cutoff
+    ) -> bool:
         """Let ``work`` write, and send what it writes. Whether the answer left whole.
 
-        ``limit`` is of a block around the call, without a deadline: a reader who leaves or stalls ends that block.
-        When this returns or raises, nothing of ``work`` runs any more.
+        ``cutoff`` is of a block around the call: a reader who leaves or stalls ends that block. When this returns or
+        raises, nothing of ``work`` runs any more.
         """
-        self._receive, self._limit = receive, limit
+        self._receive, self._send, self._cutoff = receive, send, cutoff
         self._loop = asyncio.get_running_loop()
-        # An answer that does not stream is mostly gone before the loop turns: it needs no timer.
-        self._watch = self._loop.call_soon(self._look_later)
+        readers.watch(self)
         try:
-            return await self._deliver(work, send)
+            return await self._deliver(work)
         finally:
-            self._watch.cancel()
+            readers.forget(self)
             if self._tasks:
                 await stop(self._tasks)
 
-    def _look_later(self) -> None:
-        self._watch = self._loop.call_later(_LOOK_AFTER_S, self._look)
+    def listen(self) -> None:
+        """See ``readers.Watched``."""
+        self._tasks.append(self._loop.create_task(self._reader_left()))
 
-    def _look(self) -> None:
-        """Now and then: whether the reader is there, and takes what is written."""
-        if self._watcher is None:
-            self._watcher = self._loop.create_task(self._reader_left())
-            self._tasks.append(self._watcher)
-        if self._waits_since is not None and self._loop.time() - self._waits_since > self._stall:
-            give_up(self._limit)
-        self._watch = self._loop.call_later(min(self._stall / 4, _LOOK_EVERY_S), self._look)
+    def waits_since(self) -> float | None:
+        """See ``readers.Watched``."""
+        return self._waiting_since
+
+    def give_up(self) -> None:
+        """See ``readers.Watched``."""
+        self._cutoff.cut()
 
     async def _reader_left(self) -> None:
         await disconnected(self._receive)
-        give_up(self._limit)
+        self._cutoff.cut()
 
     @abstractmethod
     async def written(self) -> None:
         """The application wrote something of its body, or ended it. Returns when it may go on."""
 
     @abstractmethod
-    async def _deliver(self, work: Work, send: Send) -> bool: ...
+    async def _deliver(self, work: Work) -> bool: ...
 
-    async def _start(self, send: Send, *, whole: int | None = None) -> None:
+    def _start(self, *, whole: int | None = None) -> Awaitable[None]:
         """Send the outer head; ``whole``: bytes of the body, where they are known."""
         framing = _INCREMENTAL if whole is None else (b"content-length", b"%d" % whole)
         headers = [(b"content-type", self.media_type), _NO_STORE, framing]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        return self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
-    async def _send_body(self, send: Send, data: bytes, *, more: bool) -> None:
-        self._waits_since = self._loop.time()
-        await send({"type": "http.response.body", "body": data, "more_body": more})
-        self._waits_since = None
-
-
-def give_up(limit: asyncio.Timeout) -> None:
-    """Let the block under ``limit`` end with TimeoutError, now."""
-    if not limit.expired():
-        limit.reschedule(0.0)
+    async def _send_body(self, data: bytes, *, more: bool) -> None:
+        self._waiting_since = self._loop.time()
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        self._waiting_since = None

@@ -23,9 +23,9 @@ class Started:
         self._send = send
         self.started = False
 
-    async def __call__(self, message: Message) -> None:
+    def __call__(self, message: Message) -> Awaitable[None]:
         self.started = True
-        await self._send(message)
+        return self._send(message)
 
 
 async def respond(send: Send, status: int, headers: Fields, body: bytes) -> None:

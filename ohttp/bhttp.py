@@ -107,8 +107,7 @@ def decode_request(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Request:
     if framing not in (REQUEST_KNOWN, REQUEST_INDETERMINATE):
         raise BhttpError("framing", "this is not a request")
     known = framing == REQUEST_KNOWN
-    method, scheme = reader.string(limits.control), reader.string(limits.control)
-    authority, path = reader.string(limits.control), reader.string(limits.control)
+    method, scheme, authority, path = reader.control_data()
     check_request_line(method, scheme, authority, path)
     headers = reader.section(known)
     body = reader.content(known)
@@ -145,20 +144,42 @@ class _Reader:
         self._at = 0
 
     def number(self) -> int:
-        found = varint.decode(self._data, self._at)
+        data, at = self._data, self._at
+        if at < len(data) and (value := data[at]) < 0x40:  # the usual length of a number
+            self._at = at + 1
+            return value
+        found = varint.decode(data, at)
         if found is None:
-            raise BhttpError("truncated", "the message ended early")
+            raise _truncated()
         self._at = found[1]
         return found[0]
 
+    def control_data(self) -> list[bytes]:
+        """Method, scheme, authority and path."""
+        data, at, limit = self._data, self._at, self._limits.control
+        end = len(data)
+        strings: list[bytes] = []
+        for _ in range(4):
+            if at < end and (length := data[at]) < 0x40:  # the usual length of a length
+                at += 1
+            else:
+                self._at = at
+                length = self.number()
+                at = self._at
+            if length > limit:
+                raise _too_long()
+            stop = at + length
+            if stop > end:
+                raise _truncated()
+            strings.append(data[at:stop])
+            at = stop
+        self._at = at
+        return strings
+
     def string(self, limit: int) -> bytes:
-        data, at = self._data, self._at
-        if at < len(data) and (length := data[at]) < 0x40:  # the usual length of a length
-            self._at = at + 1
-        else:
-            length = self.number()
+        length = self.number()
         if length > limit:
-            raise BhttpError("too_large", "a part of the message is longer than the limit")
+            raise _too_long()
         return self._take(length)
 
     def section(self, known: bool, *, trailer: bool = False) -> Fields:
@@ -176,6 +197,8 @@ class _Reader:
         if self._at == len(self._data):
             return b""
         limits = self._limits
+        if known:
+            return self.string(limits.content)
         pieces: list[bytes] = []
         total = 0
         while (length := self.number()) != 0:
@@ -183,24 +206,35 @@ class _Reader:
             if total > limits.content or len(pieces) >= limits.pieces:
                 raise BhttpError("too_large", "the content is longer or in more pieces than the limit")
             pieces.append(self._take(length))
-            if known:
-                break
         return b"".join(pieces)
 
     def trailers(self, known: bool) -> Fields:
         """The trailer section; what follows it has to be zeros."""
+        if self._zeros():
+            return ()  # a section of no length, or none at all, and padding
         trailers = self.section(known, trailer=True)
-        if self._data.count(0, self._at) != len(self._data) - self._at:
+        if not self._zeros():
             raise BhttpError("padding", "padding must be zero")
         return trailers
+
+    def _zeros(self) -> bool:
+        return self._data.count(0, self._at) == len(self._data) - self._at
 
     def _take(self, length: int) -> bytes:
         start = self._at
         end = start + length
         if end > len(self._data):
-            raise BhttpError("truncated", "the message ended early")
+            raise _truncated()
         self._at = end
         return self._data[start:end]
+
+
+def _too_long() -> BhttpError:
+    return BhttpError("too_large", "a part of the message is longer than the limit")
+
+
+def _truncated() -> BhttpError:
+    return BhttpError("truncated", "the message ended early")
 
 
 class ResponseEncoder:
@@ -210,48 +244,50 @@ class ResponseEncoder:
     may follow as padding. Raises BhttpError (``out_of_order``, or what a decoder would refuse).
     """
 
+    __slots__ = ("_begin", "_ended", "_headed")
+
     def __init__(self) -> None:
-        self._begun = self._headed = self._ended = False
+        self._begin = varint.encode(RESPONSE_INDETERMINATE)
+        self._headed = self._ended = False
 
     def informational(self, status: int, headers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
         """A 1xx response."""
-        self._expect(not self._headed)
-        return (
-            self._begin()
-            + varint.encode(checked_status(status, informational=True))
-            + encode_lines(headers)
-            + b"\0"
-        )
+        if self._headed:
+            raise _out_of_order()
+        return self._section(checked_status(status, informational=True), headers)
 
     def head(self, status: int, headers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
         """The final status (200 … 599) and the header section."""
-        self._expect(not self._headed)
-        lines = varint.encode(checked_status(status, informational=False)) + encode_lines(headers) + b"\0"
+        if self._headed:
+            raise _out_of_order()
+        section = self._section(checked_status(status, informational=False), headers)
         self._headed = True
-        return self._begin() + lines
+        return section
 
     def content(self, data: bytes) -> bytes:
         """A piece of content; nothing for nothing, because an empty chunk would end the content."""
-        self._expect(self._headed and not self._ended)
+        if not self._headed or self._ended:
+            raise _out_of_order()
         return varint.encode(len(data)) + data if data else b""
 
     def end(self, trailers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
         """The end of the content, and the trailers."""
-        self._expect(self._headed and not self._ended)
+        if not self._headed or self._ended:
+            raise _out_of_order()
         lines = encode_lines(trailers, trailer=True)
         self._ended = True
         return b"\0" + lines + b"\0"
 
-    def _begin(self) -> bytes:
-        begun, self._begun = self._begun, True
-        return b"" if begun else varint.encode(RESPONSE_INDETERMINATE)
+    def _section(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        lines = encode_lines(headers)
+        begin, self._begin = self._begin, b""
+        return begin + varint.encode(status) + lines + b"\0"
 
-    @staticmethod
-    def _expect(in_order: bool) -> None:
-        if not in_order:
-            raise BhttpError(
-                "out_of_order", "a response is informational answers, head, content, end, in this order"
-            )
+
+def _out_of_order() -> BhttpError:
+    return BhttpError(
+        "out_of_order", "a response is informational answers, head, content, end, in this order"
+    )
 
 
 def _put_string(out: bytearray, value: bytes) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from . import varint
 from .bhttp import ResponseEncoder
+from .chunked import MAX_CHUNK
 from .errors import OhttpError
 from .fields import Fields, encode_lines
 from .padding import CellProfile, ladder_rung
@@ -156,6 +157,13 @@ class CellStream:
             self._total = ladder_rung(self._taken)
         return Cell(data.ljust(self._cell, b"\0"), self._taken == self._total)
 
+    def next_chunk(self) -> tuple[bytes, bool] | None:
+        """A cell where there is something to say, with whether it is the last; None where there is nothing."""
+        if not self._ended and not self._framed and not self._events:
+            return None
+        cell = self.next_cell()
+        return cell.data, cell.last
+
     def _close(self) -> None:
         if self._head is not None and not self._streaming:
             self._frame_head(*self._head)
@@ -193,8 +201,7 @@ class UnpaddedStream:
     def __init__(self) -> None:
         self._encoder = ResponseEncoder()
         self._waiting = bytearray()
-        self._headed = self._events = self._ended = self._taken = False
-        self.aborted = False
+        self._headed = self._events = self._ended = self._taken = self._aborted = False
 
     def head(self, status: int, headers: Fields) -> None:
         """The final status and headers."""
@@ -218,7 +225,7 @@ class UnpaddedStream:
             self._encoder, self._headed, self._events = ResponseEncoder(), False, False
             self._waiting.clear()
         elif self._headed and not self._events:
-            self.aborted = self._ended = True
+            self._aborted = self._ended = True
             return
         if not self._headed:
             self.head(failure.status, failure.headers)
@@ -235,12 +242,15 @@ class UnpaddedStream:
         """Bytes that wait to be sent."""
         return len(self._waiting)
 
-    def take(self) -> bytes:
-        """All that waits, at most a chunk's worth of 16,384 bytes."""
+    def next_chunk(self) -> tuple[bytes, bool] | None:
+        """All that waits, at most a chunk's worth, with whether it is the last; None where nothing waits."""
+        waiting = self._waiting
+        if not waiting:
+            return None
         self._taken = True
-        data = bytes(self._waiting[:16_384])
-        del self._waiting[:16_384]
-        return data
+        data = bytes(waiting[:MAX_CHUNK])
+        del waiting[:MAX_CHUNK]
+        return data, self._ended and not waiting and not self._aborted
 
 
 class Pacer:
@@ -258,8 +268,10 @@ class Pacer:
 
 def is_event_stream(headers: Fields) -> bool:
     """Whether the body is ``text/event-stream``."""
-    kind = next((value for name, value in headers if name.lower() == b"content-type"), b"")
-    return kind.split(b";", 1)[0].strip().lower() == b"text/event-stream"
+    for name, value in headers:
+        if name.lower() == b"content-type":
+            return value.partition(b";")[0].strip().lower() == b"text/event-stream"
+    return False
 
 
 def comment(size: int) -> bytes:

@@ -20,7 +20,6 @@ from .encapsulation import (
     open_request,
     response_aead,
     response_nonce_size,
-    select_key,
     start_request,
 )
 from .errors import ChunkError, EncapsulationError, HpkeError, OhttpError, SessionReused
@@ -141,10 +140,9 @@ class ChunkedGateway:
         self._keys = keys
         self._random = random
         self._progress = _Progress(max_request)
-        self._start = bytearray()
-        self._header: RequestHeader | None = None
+        self._start = b""
         self._selected: tuple[GatewayKey, hpke.Suite] | None = None
-        self._enc = b""
+        self._header = self._enc = b""
         self._context: hpke.RecipientContext | None = None
         self._reader: ChunkReader | None = None
         self._answered = False
@@ -157,7 +155,7 @@ class ChunkedGateway:
     @property
     def header(self) -> RequestHeader | None:
         """The request's key and algorithms, once they have arrived."""
-        return self._header
+        return RequestHeader.parse(self._header) if self._header else None
 
     def receive(self, data: bytes) -> list[bytes]:
         """Feed bytes of the encapsulated request; get the plaintext of every chunk that they complete.
@@ -169,12 +167,12 @@ class ChunkedGateway:
         self._progress.spend(len(data))
         try:
             if self._reader is None:
-                self._start += data
-                self._reader = self._open()
+                start = self._start + data
+                self._reader = self._open(start)
                 if self._reader is None:
+                    self._start = start
                     return []
-                data = bytes(self._start)
-                self._start.clear()
+                self._start, data = b"", start[HEADER_SIZE + len(self._enc) :]
             return self._reader.feed(data)
         except OhttpError as error:
             self._progress.fail(error)
@@ -207,22 +205,18 @@ class ChunkedGateway:
         nonce = self._random(response_nonce_size(self._context.suite))
         return ResponseSealer(nonce, response_aead(self._context, self._enc, nonce, RESPONSE_LABEL))
 
-    def _open(self) -> "ChunkReader | None":
-        """Take header and encapsulated key off the start, as far as it has arrived."""
-        if self._header is None:
-            if len(self._start) < HEADER_SIZE:
-                return None
-            header = RequestHeader.parse(bytes(self._start[:HEADER_SIZE]))
-            self._selected = select_key(self._keys, header)
-            self._header = header
+    def _open(self, start: bytes) -> "ChunkReader | None":
+        """Take header and encapsulated key from the ``start`` of the request, as far as that has arrived."""
         if self._selected is None:
-            return None
+            if len(start) < HEADER_SIZE:
+                return None
+            header = start[:HEADER_SIZE]
+            self._selected, self._header = self._keys.select(header), header
         key, suite = self._selected
         end = HEADER_SIZE + suite.kem.enc_size
-        if len(self._start) < end:
+        if len(start) < end:
             return None
-        self._enc = bytes(self._start[HEADER_SIZE:end])
-        del self._start[:end]
+        self._enc = start[HEADER_SIZE:end]
         self._context = open_request(key, suite, self._header, self._enc, REQUEST_LABEL)
         return ChunkReader(self._context.open)
 

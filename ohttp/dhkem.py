@@ -84,6 +84,10 @@ class DhKem(Kem):
         self.secret_size = hkdf.HASH_SIZE[hash_name]
         self._hash_name = hash_name
         self._curve = curve
+        # What LabeledExtract and LabeledExpand put before the secret and before the context.
+        labelled = VERSION_LABEL + b"KEM" + kem_id.to_bytes(2)
+        self._extract = labelled + b"eae_prk"
+        self._expand = self.secret_size.to_bytes(2) + labelled + b"shared_secret"
 
     def generate(self) -> DhPrivateKey:
         if self._curve is None:
@@ -113,11 +117,8 @@ class DhKem(Kem):
 
     def derive(self, shared: bytes, kem_context: bytes) -> bytes:
         """ExtractAndExpand of RFC 9180 section 4.1."""
-        suite_id = b"KEM" + self.kem_id.to_bytes(2)
-        prk = hkdf.extract(self._hash_name, b"", VERSION_LABEL + suite_id + b"eae_prk" + shared)
-        size = self.secret_size
-        info = size.to_bytes(2) + VERSION_LABEL + suite_id + b"shared_secret" + kem_context
-        return hkdf.expand(self._hash_name, prk, info, size)
+        prk = hkdf.extract(self._hash_name, b"", self._extract + shared)
+        return hkdf.expand(self._hash_name, prk, self._expand + kem_context, self.secret_size)
 
 
 DH_KEMS = {

@@ -8,13 +8,12 @@ that are small and whole, and for peers that speak nothing else.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 from . import hkdf, hpke
 from .aead import KEY_SIZE, NONCE_SIZE, SequencedAead
-from .errors import EncapsulationError, HpkeError, SessionReused, UnsupportedSuite
+from .errors import EncapsulationError, HpkeError, SessionReused
 from .kem import Ephemeral
-from .keyconfig import GatewayKey, KeyConfig, KeyRing, supports
+from .keyconfig import GatewayKey, KeyConfig, KeyRing
 
 MEDIA_TYPE_REQUEST = "message/ohttp-req"
 MEDIA_TYPE_RESPONSE = "message/ohttp-res"
@@ -39,7 +38,7 @@ class RequestHeader:
         """Read the first seven bytes of ``data``; raises EncapsulationError ``truncated``."""
         if len(data) < HEADER_SIZE:
             raise EncapsulationError("truncated", "the request ends inside its header")
-        return _header(bytes(data[:HEADER_SIZE]))
+        return cls(data[0], int.from_bytes(data[1:3]), int.from_bytes(data[3:5]), int.from_bytes(data[5:7]))
 
     def encode(self) -> bytes:
         """The seven bytes."""
@@ -52,15 +51,12 @@ class RequestHeader:
 
     def info(self, label: bytes) -> bytes:
         """What the HPKE context is bound to: a request label, a zero byte and this header."""
-        return label + b"\x00" + self.encode()
+        return request_info(label, self.encode())
 
 
-# A gateway's clients have the same few.
-@lru_cache(maxsize=256)
-def _header(data: bytes) -> RequestHeader:
-    return RequestHeader(
-        data[0], int.from_bytes(data[1:3]), int.from_bytes(data[3:5]), int.from_bytes(data[5:7])
-    )
+def request_info(label: bytes, header: bytes) -> bytes:
+    """``RequestHeader.info`` of a header that is encoded."""
+    return label + b"\x00" + header
 
 
 def start_request(
@@ -68,30 +64,16 @@ def start_request(
 ) -> tuple[bytes, hpke.SenderContext]:
     """The client's header and HPKE context. Raises KeyConfigError or HpkeError for an unusable key."""
     suite = config.choose(pair)
-    header = RequestHeader(config.key_id, config.kem_id, suite.kdf_id, suite.aead_id)
-    return header.encode(), suite.setup_sender(config.public_key, header.info(label), ephemeral=ephemeral)
-
-
-def select_key(keys: KeyRing, header: RequestHeader) -> tuple[GatewayKey, hpke.Suite]:
-    """The key that a request names, with a suite that was published for it.
-
-    Raises UnknownKey, or its subclass UnsupportedSuite where key and algorithms do not fit.
-    """
-    key = keys.find(header.key_id)
-    pair = (header.kdf_id, header.aead_id)
-    if header.kem_id != key.config.kem_id or pair not in key.config.suites:
-        raise UnsupportedSuite("unsupported_suite", "the key is not published for these algorithms")
-    if not supports(header.kem_id, *pair):
-        raise UnsupportedSuite("unsupported_suite", "the algorithms are not available")
-    return key, hpke.suite(header.kem_id, *pair)
+    header = config.request_header((suite.kdf_id, suite.aead_id))
+    return header, suite.setup_sender(config.public_key, request_info(label, header), ephemeral=ephemeral)
 
 
 def open_request(
-    key: GatewayKey, suite: hpke.Suite, header: RequestHeader, enc: bytes, label: bytes
+    key: GatewayKey, suite: hpke.Suite, header: bytes, enc: bytes, label: bytes
 ) -> hpke.RecipientContext:
     """The gateway's HPKE context. Raises EncapsulationError ``decrypt``, whatever is wrong with ``enc``."""
     try:
-        return suite.setup_recipient(enc, key.private_key, header.info(label))
+        return suite.setup_recipient(enc, key.private_key, request_info(label, header))
     except HpkeError:
         raise _undecryptable() from None
 
@@ -104,13 +86,10 @@ def response_nonce_size(suite: hpke.Suite) -> int:
 def response_aead(context: hpke.Context, enc: bytes, nonce: bytes, label: bytes) -> SequencedAead:
     """The key of the response to the request behind ``context`` (RFC 9458 section 4.4)."""
     suite = context.suite
-    secret = context.export(label, response_nonce_size(suite))
-    prk = hkdf.extract(suite.hash_name, enc + nonce, secret)
-    return SequencedAead(
-        suite.aead_id,
-        hkdf.expand(suite.hash_name, prk, b"key", KEY_SIZE[suite.aead_id]),
-        hkdf.expand(suite.hash_name, prk, b"nonce", NONCE_SIZE),
-    )
+    hash_name, aead_id = suite.hash_name, suite.aead_id
+    prk = hkdf.extract(hash_name, enc + nonce, context.export(label, response_nonce_size(suite)))
+    key = hkdf.expand(hash_name, prk, b"key", KEY_SIZE[aead_id])
+    return SequencedAead(aead_id, key, hkdf.expand(hash_name, prk, b"nonce", NONCE_SIZE))
 
 
 class ClientRequest:
@@ -194,12 +173,13 @@ class GatewayRequest:
         if len(data) > max_size:
             raise EncapsulationError("too_large", "the request is longer than its limit")
         header = RequestHeader.parse(data)
-        key, suite = select_key(keys, header)
+        encoded = data[:HEADER_SIZE]
+        key, suite = keys.select(encoded)
         body = HEADER_SIZE + suite.kem.enc_size
         if len(data) < body:
             raise EncapsulationError("truncated", "the request ends inside its encapsulated key")
         enc = data[HEADER_SIZE:body]
-        context = open_request(key, suite, header, enc, REQUEST_LABEL)
+        context = open_request(key, suite, encoded, enc, REQUEST_LABEL)
         try:
             plaintext = context.open(data[body:])
         except HpkeError:

@@ -13,10 +13,10 @@ from .errors import BhttpError
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VALUE = re.compile(rb"(?![ \t])[^\0\r\n]*(?<![ \t])")
-_SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*")
-_VISIBLE = re.compile(rb"[!-~]*")
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+_VALUE = re.compile(rb"(?![ \t])[^\0\r\n]*(?<![ \t])").fullmatch
+_SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*").fullmatch
+_VISIBLE = re.compile(rb"[!-~]*").fullmatch
 _CONTROL_DATA_NAMES = frozenset((b":method", b":scheme", b":authority", b":path", b":status"))
 # Tokens in lower case, as everybody can see: most lines need no closer look at their names.
 _USUAL_NAMES = frozenset(
@@ -50,10 +50,10 @@ def check_request_line(method: bytes, scheme: bytes, authority: bytes, path: byt
     web = scheme.lower() in (b"http", b"https")
     connect = method == b"CONNECT"
     valid = (
-        _TOKEN.fullmatch(method)
-        and (_SCHEME.fullmatch(scheme) or (connect and not scheme))
-        and _VISIBLE.fullmatch(authority)
-        and _VISIBLE.fullmatch(path)
+        _TOKEN(method)
+        and (_SCHEME(scheme) or (connect and not scheme))
+        and _VISIBLE(authority)
+        and _VISIBLE(path)
         and not (web and b"@" in authority)
         and (not web or connect or path[:1] == b"/" or (method == b"OPTIONS" and path == b"*"))
     )
@@ -80,7 +80,10 @@ class FieldSection:
     def add(self, name: bytes, value: bytes) -> None:
         """Raises BhttpError (``field``) for a line that may not stand here."""
         after_regular = bool(self._lines) and not self._lines[-1][0].startswith(b":")
-        self._lines.append(_checked_line(name, value, pseudo=not self._trailer and not after_regular))
+        name, _ = _checked_name(name, not self._trailer and not after_regular)
+        if not _VALUE(value):
+            raise _forbidden_byte()
+        self._lines.append((name, value))
 
     def done(self) -> Fields:
         """The lines so far."""
@@ -95,51 +98,70 @@ def parse_known_section(section: bytes, limits: Limits, *, trailer: bool = False
         return ()
     lines: list[tuple[bytes, bytes]] = []
     pseudo = not trailer
-    at, end = 0, len(section)
-    while at < end:
-        if len(lines) >= limits.fields:
-            raise BhttpError("too_large", "a field section is larger than the limit")
-        start, stop = _bounds(section, at, end)
-        name = section[start:stop]
-        start, at = _bounds(section, stop, end)
-        line = _checked_line(name, section[start:at], pseudo=pseudo)
-        pseudo = pseudo and name[:1] == b":"
-        lines.append(line)
+    strings = iter(_strings(section, 2 * limits.fields))
+    for name, value in zip(strings, strings, strict=False):  # there is an even number of them
+        if name in _USUAL_NAMES:
+            pseudo = False
+        else:
+            name, pseudo = _checked_name(name, pseudo)
+        if not _VALUE(value):
+            raise _forbidden_byte()
+        lines.append((name, value))
     return tuple(lines)
 
 
 def encode_lines(fields: Iterable[tuple[bytes, bytes]], *, trailer: bool = False) -> bytes:
     """The lines one after another, without length or terminator. Raises BhttpError (``field``)."""
-    out = bytearray()
+    parts: list[bytes] = []
     pseudo = not trailer
-    for given_name, given_value in fields:
-        name, value = _checked_line(given_name, given_value, pseudo=pseudo)
-        pseudo = pseudo and name.startswith(b":")
-        out += varint.encode(len(name)) + name + varint.encode(len(value)) + value
-    return bytes(out)
+    for name, value in fields:
+        if name in _USUAL_NAMES:
+            pseudo = False
+        else:
+            name, pseudo = _checked_name(name, pseudo)
+        if not _VALUE(value):
+            raise _forbidden_byte()
+        parts += (varint.encode(len(name)), name, varint.encode(len(value)), value)
+    return b"".join(parts)
 
 
-def _bounds(section: bytes, at: int, end: int) -> tuple[int, int]:
-    """Where the string lies whose length stands at ``at``."""
-    if at < end and (length := section[at]) < 0x40:  # the usual length of a length
-        start = at + 1
-    elif (found := varint.decode(section, at)) is not None:
-        length, start = found
-    else:
-        raise BhttpError("field", "a field line runs over the end of its section")
-    if length > end - start:
-        raise BhttpError("field", "a field line runs over the end of its section")
-    return start, start + length
+def _strings(section: bytes, most: int) -> list[bytes]:
+    """Names and values in turn, each of which stands behind its length."""
+    strings: list[bytes] = []
+    at, end = 0, len(section)
+    while at < end:
+        if len(strings) == most:
+            raise BhttpError("too_large", "a field section is larger than the limit")
+        length = section[at]
+        at += 1
+        if length >= 0x40:  # more than the usual length of a length
+            found = varint.decode(section, at - 1)
+            if found is None:
+                raise _overrun()
+            length, at = found
+        stop = at + length
+        if stop > end:
+            raise _overrun()
+        strings.append(section[at:stop])
+        at = stop
+    if len(strings) % 2:
+        raise _overrun()
+    return strings
 
 
-def _checked_line(name: bytes, value: bytes, *, pseudo: bool) -> tuple[bytes, bytes]:
-    if name not in _USUAL_NAMES:
-        is_pseudo = name[:1] == b":"
-        if is_pseudo and (not pseudo or name.lower() in _CONTROL_DATA_NAMES):
-            raise BhttpError("field", "a pseudo-field may not stand here")
-        if not _TOKEN.fullmatch(name[1:] if is_pseudo else name):
-            raise BhttpError("field", "a field name is not a token")
-        name = name.lower()
-    if not _VALUE.fullmatch(value):
-        raise BhttpError("field", "a field value holds a forbidden byte")
-    return name, value
+def _checked_name(name: bytes, pseudo: bool) -> tuple[bytes, bool]:
+    """The name in lower case, and whether it is a pseudo-field's, which ``pseudo`` says may stand here."""
+    is_pseudo = name[:1] == b":"
+    if is_pseudo and (not pseudo or name.lower() in _CONTROL_DATA_NAMES):
+        raise BhttpError("field", "a pseudo-field may not stand here")
+    if not _TOKEN(name[1:] if is_pseudo else name):
+        raise BhttpError("field", "a field name is not a token")
+    return name.lower(), is_pseudo
+
+
+def _overrun() -> BhttpError:
+    return BhttpError("field", "a field line runs over the end of its section")
+
+
+def _forbidden_byte() -> BhttpError:
+    return BhttpError("field", "a field value holds a forbidden byte")

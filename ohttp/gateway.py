@@ -6,15 +6,12 @@ to the outer application. Nothing runs before the last byte of a request has aut
 nothing is logged.
 """
 
-import asyncio
-import base64
-import hashlib
-import re
 from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 
-from .answer import Answer, Work, give_up
+from .admission import MALFORMED, Admission
+from .answer import Answer, Work
 from .asgi import (
     App,
     Receive,
@@ -25,19 +22,20 @@ from .asgi import (
     respond,
     serve_other,
 )
-from .bhttp import Request, decode_request
+from .bhttp import Request
 from .chunked import MAX_REQUEST, REQUEST_MEDIA_TYPE, ChunkedGateway
+from .cutoff import Cutoff
 from .encapsulation import MEDIA_TYPE_REQUEST, WholeGateway
-from .errors import OhttpError, ReplayError, UnknownKey
-from .fields import Limits
-from .http_date import format_http_date, parse_http_date
+from .errors import OhttpError, UnknownKey
+from .http_date import format_http_date
 from .inner_app import InnerRun, failure_of, inner_scope
 from .keyconfig import KeyRing
 from .pacing import PacedAnswer
 from .padding import CellProfile
 from .places import Places
-from .problems import ATTESTATION, DATE, OHTTP_KEY, REPLAYED, Problem
-from .replay import KEY_BYTES, ReplayWindow
+from .problems import OHTTP_KEY, Problem
+from .readers import Readers
+from .replay import ReplayWindow
 from .unpaced import UnpacedAnswer, WholeAnswer
 
 GATEWAY_PATH = "/ohttp"
@@ -54,20 +52,7 @@ _MEDIA_TYPE = Problem(415, "Not an encapsulated request that is taken here", "un
 _BROKEN = Problem(500, "Internal error", "internal_error")
 _BUSY = Problem(503, "Too many requests are open", "overloaded")
 
-_INNER_MALFORMED = Problem(400, "Malformed request", "malformed")
-_INNER_FIELDS = Problem(400, "A field that is required inside is missing", "missing_fields")
-_INNER_DATE = Problem(400, "The date is outside the window", "date", DATE)
-_INNER_REPLAYED = Problem(400, "This request was seen before", "replayed", REPLAYED)
-_INNER_FULL = Problem(503, "No more requests can be remembered now", "overloaded")
-_INNER_ATTESTATION = Problem(409, "The evidence that was verified is not live", "attestation", ATTESTATION)
-_BY_REPLAY_CODE = {"stale": _INNER_DATE, "replayed": _INNER_REPLAYED, "full": _INNER_FULL}
-
-LIMITS = Limits(pieces=1024)
-"""Of inner requests. Every piece costs time on the loop that paces everybody's cells."""
-
 _CHUNKED, _WHOLE = REQUEST_MEDIA_TYPE.encode(), MEDIA_TYPE_REQUEST.encode()
-_REQUEST_ID = re.compile(rb"[0-9A-Za-z_-]{16,64}")
-_DIGEST = re.compile(rb"sha-256=:([A-Za-z0-9+/]{43}=):")
 
 
 class ExchangeEnd(StrEnum):
@@ -111,14 +96,13 @@ class Gateway:
         self._app = app
         self._outer = outer
         self._keyring = keyring
-        self._is_live = is_live
-        self._replay = replay
+        self._admission = Admission(is_live, replay, now)
         self._profile = profile
         self._media_types = (_CHUNKED, _WHOLE) if whole_messages else (_CHUNKED,)
         self._now = now
         self._max_request = max_request
         self._places = Places(max_open, arrive_s=body_timeout_s)
-        self._stall = stall_s
+        self._readers = Readers(stall_s)
         self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -172,15 +156,14 @@ class Gateway:
         session = gateway(self._keyring(), max_request=self._max_request)
         refusal: Problem | None = _TIMEOUT
         try:
-            # Its deadline is set where somebody gives up: those who watch have one timer for everybody.
-            async with asyncio.timeout(None) as limit:
-                opened = await self._read(session, receive, limit)
+            with Cutoff() as cutoff:
+                opened = await self._read(session, receive, cutoff)
                 refusal = opened if isinstance(opened, Problem) else None
                 if isinstance(opened, bytes):
                     answer = self._answer(session)
                     work = self._work(opened, session.enc, answer)
                     del opened  # plaintext is held by nobody who does not need it
-                    if await answer.deliver(work, receive, send, limit):
+                    if await answer.deliver(work, receive, send, self._readers, cutoff):
                         return ExchangeEnd.ANSWERED
         except TimeoutError:
             pass  # the sender dawdled; or, where the request had come, its reader left or stalled
@@ -206,16 +189,16 @@ class Gateway:
 
     def _answer(self, session: ChunkedGateway | WholeGateway) -> Answer:
         if isinstance(session, WholeGateway):
-            return WholeAnswer(self._profile, self._stall, session.response())
+            return WholeAnswer(self._profile, session.response())
         paced = self._profile.name == "constant"
-        return (PacedAnswer if paced else UnpacedAnswer)(self._profile, self._stall, session.response())
+        return (PacedAnswer if paced else UnpacedAnswer)(self._profile, session.response())
 
     async def _read(
-        self, session: ChunkedGateway | WholeGateway, receive: Receive, limit: asyncio.Timeout
+        self, session: ChunkedGateway | WholeGateway, receive: Receive, cutoff: Cutoff
     ) -> bytes | Problem | None:
         """The plaintext once its final chunk has authenticated, a refusal, or None for a sender who left."""
         plain: list[bytes] = []
-        ticket = self._places.arrives(partial(give_up, limit))
+        ticket = self._places.arrives(cutoff.cut)
         try:
             more = True
             while more:
@@ -235,43 +218,14 @@ class Gateway:
 
     def _work(self, plain: bytes, enc: bytes, answer: Answer) -> Work:
         """What writes the answer: the inner application on the request, or the problem that keeps it out."""
-        admitted = self._admit(plain, enc)
+        admitted = self._admission.admit(plain, enc)
         if isinstance(admitted, Request):
             try:
                 scope = inner_scope(admitted, answer.clock)
             except OhttpError:
-                admitted = _INNER_MALFORMED
+                admitted = MALFORMED
             else:
                 return partial(InnerRun(answer, admitted.body).run, self._app, scope)
         date = ((b"date", format_http_date(self._now())),)
         answer.stream.fail(failure_of(admitted, date))
         return answer.written
-
-    def _admit(self, plain: bytes, enc: bytes) -> Request | Problem:
-        """The inner request, remembered so that it cannot come again; or why it may not run."""
-        try:
-            request = decode_request(plain, LIMITS)
-        except OhttpError:
-            return _INNER_MALFORMED
-        seconds = parse_http_date(_single(request, b"date"))
-        if seconds is None:
-            return _INNER_FIELDS
-        digest = b""
-        if self._is_live is not None:
-            stated = _DIGEST.fullmatch(_single(request, b"attestation-digest"))
-            if stated is None or not _REQUEST_ID.fullmatch(_single(request, b"request-id")):
-                return _INNER_FIELDS
-            digest = base64.b64decode(stated[1])
-        try:
-            self._replay.check_and_insert(hashlib.sha256(enc).digest()[:KEY_BYTES], seconds, self._now())
-        except ReplayError as error:
-            return _BY_REPLAY_CODE[error.code]
-        if self._is_live is not None and not self._is_live(digest):
-            return _INNER_ATTESTATION
-        return request
-
-
-def _single(request: Request, name: bytes) -> bytes:
-    """The value of a field that must stand there once; empty, which no check takes, where it does not."""
-    values = [value for found, value in request.headers if found == name]
-    return values[0] if len(values) == 1 else b""

@@ -19,13 +19,13 @@ def extract(hash_name: str, salt: bytes, ikm: bytes) -> bytes:
 def expand(hash_name: str, prk: bytes, info: bytes, length: int) -> bytes:
     """HKDF-Expand to ``length`` bytes; raises HpkeError beyond 255 blocks."""
     size = HASH_SIZE[hash_name]
+    if 0 <= length <= size:  # as is every secret of HPKE and of Oblivious HTTP
+        return _hmac(prk, info + b"\x01", hash_name)[:length]
     if not 0 <= length <= 255 * size:
         raise HpkeError("invalid_length", "HKDF gives at most 255 blocks of its hash")
-    block = _hmac(prk, info + b"\x01", hash_name)
-    if length <= size:
-        return block[:length]
-    blocks = [block]
-    for counter in range(2, -(-length // size) + 1):
+    block = b""
+    blocks: list[bytes] = []
+    for counter in range(1, -(-length // size) + 1):
         block = _hmac(prk, block + info + bytes((counter,)), hash_name)
         blocks.append(block)
     return b"".join(blocks)[:length]

@@ -17,7 +17,6 @@ from .key_schedule import (
     SHAKE128,
     SHAKE256,
     Psk,
-    TwoStage,
     key_schedule,
 )
 
@@ -52,11 +51,6 @@ class Context:
         """A secret of ``length`` bytes for ``exporter_context`` (section 5.3). HpkeError ``invalid_length``."""
         return self.suite.schedule.export(self._exporter_secret, exporter_context, length)
 
-    def _messages(self) -> aead.SequencedAead:
-        if self._aead is None:
-            raise HpkeError("export_only", "this suite exports secrets and seals nothing")
-        return self._aead
-
 
 class SenderContext(Context):
     """The sender's end; ``enc`` goes to the recipient first."""
@@ -67,7 +61,9 @@ class SenderContext(Context):
 
     def seal(self, plaintext: bytes, aad: bytes = b"") -> bytes:
         """The next ciphertext. Raises HpkeError ``sequence_exhausted``, before anything is sealed."""
-        return self._messages().seal(plaintext, aad)
+        if self._aead is None:
+            raise _export_only()
+        return self._aead.seal(plaintext, aad)
 
 
 class RecipientContext(Context):
@@ -77,7 +73,13 @@ class RecipientContext(Context):
 
     def open(self, ciphertext: bytes | bytearray, aad: bytes = b"") -> bytes:
         """The next plaintext. Raises HpkeError ``decrypt`` and stays at the same message."""
-        return self._messages().open(ciphertext, aad)
+        if self._aead is None:
+            raise _export_only()
+        return self._aead.open(ciphertext, aad)
+
+
+def _export_only() -> HpkeError:
+    return HpkeError("export_only", "this suite exports secrets and seals nothing")
 
 
 class Suite:
@@ -106,9 +108,10 @@ class Suite:
     @property
     def hash_name(self) -> str:
         """The hash of a KDF of two stages, as hashlib names it; HpkeError ``unsupported_suite`` for SHAKE."""
-        if not isinstance(self.schedule, TwoStage):
+        name = HKDF_HASH.get(self.kdf_id)
+        if name is None:
             raise HpkeError("unsupported_suite", "this key derivation function does not extract and expand")
-        return self.schedule.hash_name
+        return name
 
     def setup_sender(
         self, public_key: bytes, info: bytes, *, psk: Psk | None = None, ephemeral: Ephemeral | None = None

@@ -21,7 +21,14 @@ INTERNAL_ERROR = Problem(500, "Internal error", "internal_error")
 _OF_A_CONNECTION = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
-_FOR_THE_GATEWAY = frozenset((b"date", b"request-id", b"attestation-digest", b"content-length", b"host"))
+_NOT_PASSED_IN = _OF_A_CONNECTION | {
+    b"date",
+    b"request-id",
+    b"attestation-digest",
+    b"content-length",
+    b"host",
+}
+_NOT_PASSED_OUT = _OF_A_CONNECTION | {b"content-length"}
 
 
 def inner_scope(request: Request, clock: CellClock | None) -> Scope:
@@ -31,13 +38,12 @@ def inner_scope(request: Request, clock: CellClock | None) -> Scope:
     """
     raw_path, _, query = request.path.partition(b"?")
     try:
-        path = unquote_to_bytes(raw_path).decode("utf-8")
+        path = (unquote_to_bytes(raw_path) if b"%" in raw_path else raw_path).decode("utf-8")
     except UnicodeDecodeError:
         raise BhttpError("control_data", "the path is not UTF-8") from None
-    dropped = _OF_A_CONNECTION | _FOR_THE_GATEWAY
     host = request.authority or next((value for name, value in request.headers if name == b"host"), b"")
-    headers = [(b"host", host), (b"content-length", str(len(request.body)).encode())]
-    headers += [(name, value) for name, value in request.headers if name not in dropped and name[:1] != b":"]
+    headers = [(b"host", host), (b"content-length", b"%d" % len(request.body))]
+    headers += [line for line in request.headers if line[0] not in _NOT_PASSED_IN and line[0][:1] != b":"]
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -90,9 +96,9 @@ class InnerRun:
         stream = self._answer.stream
         kind = message["type"]
         if kind == "http.response.start":
-            headers = tuple((bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ()))
-            dropped = _OF_A_CONNECTION | {b"content-length"}
-            stream.head(message["status"], tuple(header for header in headers if header[0] not in dropped))
+            headers = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
+            passed = tuple([line for line in headers if line[0] not in _NOT_PASSED_OUT])
+            stream.head(message["status"], passed)
             return  # it leaves with the beginning of the body
         if kind == "http.response.body":
             stream.content(message.get("body", b""))

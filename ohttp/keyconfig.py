@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from . import hpke, kem
 from .aead import AES_256_GCM, CHACHA20_POLY1305
-from .errors import KeyConfigError, UnknownKey
+from .errors import KeyConfigError, UnknownKey, UnsupportedSuite
 
 MEDIA_TYPE = "application/ohttp-keys"
 MAX_LIST_SIZE = 64 * 1024
@@ -66,6 +66,11 @@ class KeyConfig:
             + len(suites).to_bytes(2)
             + suites
         )
+
+    def request_header(self, suite: tuple[int, int]) -> bytes:
+        """The seven bytes that a request to this key begins with: ids of key, KEM, KDF and AEAD (section 4.1)."""
+        kdf_id, aead_id = suite
+        return self.key_id.to_bytes(1) + self.kem_id.to_bytes(2) + kdf_id.to_bytes(2) + aead_id.to_bytes(2)
 
     def choose(self, wanted: tuple[int, int] | None = None) -> hpke.Suite:
         """The suite to use: ``wanted`` where it is listed, else the first listed one that we have.
@@ -202,7 +207,7 @@ class GatewayKey:
 class KeyRing:
     """The keys that a gateway accepts, in the order of publication: at least one, ids distinct."""
 
-    __slots__ = ("_by_id", "_encoded")
+    __slots__ = ("_by_header", "_by_id", "_encoded")
 
     def __init__(self, keys: Sequence[GatewayKey]) -> None:
         if not keys:
@@ -219,6 +224,12 @@ class KeyRing:
     def _fill(self, keys: Sequence[GatewayKey]) -> None:
         _refuse_duplicates([key.config for key in keys])
         self._by_id = {key.config.key_id: key for key in keys}
+        self._by_header = {
+            key.config.request_header(pair): (key, hpke.suite(key.config.kem_id, *pair))
+            for key in keys
+            for pair in key.config.suites
+            if supports(key.config.kem_id, *pair)
+        }
         self._encoded = encode_key_configs(key.config for key in keys)
 
     @property
@@ -236,6 +247,17 @@ class KeyRing:
             return self._by_id[key_id]
         except KeyError:
             raise UnknownKey("unknown_key", "no key with this identifier is accepted") from None
+
+    def select(self, header: bytes) -> tuple[GatewayKey, hpke.Suite]:
+        """The key that a request's header names, and the suite, which was published for that key.
+
+        Raises UnknownKey, or its subclass UnsupportedSuite where key and algorithms do not fit.
+        """
+        found = self._by_header.get(header)
+        if found is None:
+            self.find(header[0])
+            raise UnsupportedSuite("unsupported_suite", "the key is not published for these algorithms")
+        return found
 
 
 def _refuse_duplicates(configs: Sequence[KeyConfig]) -> None:

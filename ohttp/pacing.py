@@ -3,7 +3,6 @@
 import asyncio
 
 from .answer import Answer, CellClock, Work
-from .asgi import Send
 from .cells import CellStream, Pacer
 from .chunked import ResponseSealer
 from .padding import CellProfile
@@ -19,8 +18,8 @@ class PacedAnswer(Answer):
 
     clock: CellClock
 
-    def __init__(self, profile: CellProfile, stall_s: float, sealer: ResponseSealer) -> None:
-        super().__init__(stall_s)
+    def __init__(self, profile: CellProfile, sealer: ResponseSealer) -> None:
+        super().__init__()
         self._profile = profile
         self._sealer = sealer
         self._room = asyncio.Event()
@@ -33,11 +32,11 @@ class PacedAnswer(Answer):
             self._room.clear()
             await self._room.wait()
 
-    async def _deliver(self, work: Work, send: Send) -> bool:
+    async def _deliver(self, work: Work) -> bool:
         sealer = self._sealer
         loop = self._loop
         self._tasks.append(loop.create_task(work()))
-        await self._start(send)
+        await self._start()
         stream, clock, pacer = self._cells, self.clock, Pacer(self._profile, loop.time())
         lead = min(_MAX_LEAD_S, pacer.interval / 4)
         prologue = sealer.prologue()
@@ -48,7 +47,7 @@ class PacedAnswer(Answer):
             cell = stream.next_cell()
             sealed = sealer.seal_final(cell.data) if cell.last else sealer.seal(cell.data)
             pacer.sent(loop.time())
-            await self._send_body(send, prologue + sealed, more=not cell.last)
+            await self._send_body(prologue + sealed, more=not cell.last)
             if cell.last:
                 return True
             if stream.queued < HIGH_WATER:

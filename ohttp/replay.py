@@ -28,7 +28,7 @@ class ReplayWindow:
         # No date up to here passes any more, whatever the clock says: a clock set back must not reopen what
         # was forgotten.
         self._forgotten = -math.inf
-        self._since: float | None = None
+        self._since = -math.inf
 
     def __len__(self) -> int:
         return len(self._current) + len(self._previous)
@@ -41,18 +41,20 @@ class ReplayWindow:
         """
         if len(key) != KEY_BYTES:
             raise ValueError("a replay key has 16 bytes")
-        self._turn(now)
+        if not now - self._since < 2 * self._window:
+            self._turn(now)
         if not abs(now - date) <= self._window or date <= self._forgotten:
             raise ReplayError("stale", "the date of the request is outside the window")
         if key in self._current or key in self._previous:
             raise ReplayError("replayed", "this request was seen before")
-        if len(self) >= self._capacity:
+        if len(self._current) + len(self._previous) >= self._capacity:
             raise ReplayError("full", "no more requests can be remembered now")
         self._current.add(key)
-        self._current_latest = max(self._current_latest, date)
+        if date > self._current_latest:
+            self._current_latest = date
 
     def _turn(self, now: float) -> None:
-        if self._since is None:
+        if self._since == -math.inf:
             self._since = now
         for _ in range(2):
             if now - self._since < 2 * self._window:

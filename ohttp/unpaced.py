@@ -5,7 +5,6 @@ or whole, where the request was.
 from collections.abc import Callable
 
 from .answer import Answer, Work
-from .asgi import Send
 from .cells import MAX_GATHERED, CellError, CellStream, UnpaddedStream
 from .chunked import ResponseSealer
 from .encapsulation import MEDIA_TYPE_RESPONSE
@@ -18,56 +17,41 @@ PORTION = 64 * 1024
 class UnpacedAnswer(Answer):
     """The application itself sends, each time it writes; the head goes with what is written first."""
 
-    def __init__(self, profile: CellProfile, stall_s: float, sealer: ResponseSealer) -> None:
-        super().__init__(stall_s)
-        self._padded = profile.name != "off"
-        self.stream = CellStream(profile) if self._padded else UnpaddedStream()
+    def __init__(self, profile: CellProfile, sealer: ResponseSealer) -> None:
+        super().__init__()
+        self.stream = UnpaddedStream() if profile.name == "off" else CellStream(profile)
         self._sealer = sealer
-        self._complete = False
-        self._started = False
-        self._send: Send | None = None
+        self._prologue = sealer.prologue()
+        self._complete = self._started = False
 
     async def written(self) -> None:
         """Sends what is there; returns when the network has taken it."""
-        if self._send is None:
-            raise RuntimeError("written before it is delivered")
-        while not self._complete and self._waits():
-            data = self._portion()
+        while data := self._portion():
             if not self._started:
                 self._started = True
-                await self._start(self._send, whole=len(data) if self._complete else None)
-            await self._send_body(self._send, data, more=not self._complete)
+                await self._start(whole=len(data) if self._complete else None)
+            await self._send_body(data, more=not self._complete)
 
-    async def _deliver(self, work: Work, send: Send) -> bool:
-        self._send = send
+    async def _deliver(self, work: Work) -> bool:
         await work()
         return self._complete
-
-    def _waits(self) -> bool:
-        return self.stream.queued > 0 or (self._padded and self.stream.ended)
 
     def _portion(self) -> bytes:
         """What waits, in chunks joined: few writes, each of which a slow reader can take in time.
 
         ``_complete`` once the final chunk is among them.
         """
-        sealer = self._sealer
-        portion = [] if self._started else [sealer.prologue()]
+        sealer, next_chunk = self._sealer, self.stream.next_chunk
+        portion: list[bytes] = []
         size = 0
-        while size < PORTION and not self._complete and self._waits():
-            data, self._complete = self._chunk()
+        while size < PORTION and not self._complete and (chunk := next_chunk()) is not None:
+            data, self._complete = chunk
             portion.append(sealer.seal_final(data) if self._complete else sealer.seal(data))
             size += len(data)
-        return b"".join(portion)
-
-    def _chunk(self) -> tuple[bytes, bool]:
-        """The next chunk's plaintext, and whether it is the last."""
-        stream = self.stream
-        if isinstance(stream, CellStream):
-            cell = stream.next_cell()
-            return cell.data, cell.last
-        data = stream.take()
-        return data, stream.ended and not stream.queued and not stream.aborted
+        if not portion:
+            return b""
+        prologue, self._prologue = self._prologue, b""
+        return prologue + b"".join(portion)
 
 
 class WholeAnswer(Answer):
@@ -75,8 +59,8 @@ class WholeAnswer(Answer):
 
     media_type = MEDIA_TYPE_RESPONSE.encode()
 
-    def __init__(self, profile: CellProfile, stall_s: float, seal: Callable[[bytes], bytes]) -> None:
-        super().__init__(stall_s)
+    def __init__(self, profile: CellProfile, seal: Callable[[bytes], bytes]) -> None:
+        super().__init__()
         self.stream = self._gathered = UnpaddedStream()
         self._cell = 0 if profile.name == "off" else profile.cell_bytes
         self._seal = seal
@@ -86,16 +70,16 @@ class WholeAnswer(Answer):
         if self._gathered.queued > MAX_GATHERED:
             raise CellError("body_too_large", "a body that does not stream has at most 8 MiB")
 
-    async def _deliver(self, work: Work, send: Send) -> bool:
+    async def _deliver(self, work: Work) -> bool:
         await work()
         plain = bytearray()
-        while self._gathered.queued:
-            plain += self._gathered.take()
+        while (chunk := self._gathered.next_chunk()) is not None:
+            plain += chunk[0]
         if self._cell:
             plain = plain.ljust(ladder_rung(-(-len(plain) // self._cell)) * self._cell, b"\0")
         data = self._seal(bytes(plain))
-        await self._start(send, whole=len(data))
+        await self._start(whole=len(data))
         last = (len(data) - 1) // PORTION * PORTION
         for at in range(0, len(data), PORTION):
-            await self._send_body(send, data[at : at + PORTION], more=at < last)
+            await self._send_body(data[at : at + PORTION], more=at < last)
         return True

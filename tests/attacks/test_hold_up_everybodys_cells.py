@@ -15,7 +15,7 @@ import pytest
 from gateway_driver import FAST, JSON, Node, answering, opened
 
 from enclave_runtime.openai_requests import ChatRequest, RequestRefused, TextPart, parse_request
-from ohttp import gateway
+from ohttp.admission import LIMITS
 from ohttp.bhttp import Request, decode_request, encode_request
 from ohttp.errors import BhttpError
 
@@ -46,7 +46,7 @@ def test_a_prompt_in_a_hundred_thousand_pieces() -> None:
     assert asyncio.run(status()) == 400
     unlimited = seconds(lambda: decode_request(CRUMBS))
     assert unlimited > 50 * seconds(lambda: decode_request(PLAIN)), "control"
-    assert seconds(lambda: decode_request(CRUMBS, gateway.LIMITS)) < unlimited / 10
+    assert seconds(lambda: decode_request(CRUMBS, LIMITS)) < unlimited / 10
 
 
 class OpenPart(pydantic.BaseModel):

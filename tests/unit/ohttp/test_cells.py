@@ -224,26 +224,40 @@ def test_a_late_cell_leaves_at_once_and_the_beat_goes_on() -> None:
     assert pacer.due == pytest.approx(1.05)
 
 
+def chunk(stream: UnpaddedStream) -> tuple[bytes, bool]:
+    found = stream.next_chunk()
+    assert found is not None
+    return found
+
+
 def test_unpadded_bytes_go_as_they_come() -> None:
     stream = UnpaddedStream()
     stream.head(200, SSE)
-    head = stream.take()
+    head, last = chunk(stream)
+    assert not last
+    assert stream.next_chunk() is None
     stream.content(b"data: a\n")
-    assert b"data: a\n" in stream.take()
+    assert chunk(stream) == (b"\x08data: a\n", False)
     stream.fail(FAILURE)
+    error, last = chunk(stream)
+    assert FAILURE.event in error
+    assert last
     decoder = ResponseDecoder()
     assert decoder.feed(head) == [Head(200, SSE)]
-    assert not stream.aborted
 
 
 def test_unpadded_failure() -> None:
     fresh = UnpaddedStream()
     fresh.fail(FAILURE)
     decoder = ResponseDecoder()
-    assert decoder.feed(fresh.take())[0] == Head(500, JSON)
+    whole, last = chunk(fresh)
+    assert decoder.feed(whole)[0] == Head(500, JSON)
+    assert last
     broken = UnpaddedStream()
     broken.head(200, JSON)
     broken.content(b"{")
-    broken.take()
+    chunk(broken)
+    broken.content(b"}")
     broken.fail(FAILURE)
-    assert broken.aborted, "a body with no place for errors must not look complete"
+    assert chunk(broken) == (b"\x01}", False), "a body with no place for errors must not look complete"
+    assert broken.next_chunk() is None

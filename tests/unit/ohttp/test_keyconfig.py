@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ohttp import hpke, kem
-from ohttp.encapsulation import RequestHeader, select_key
+from ohttp.encapsulation import RequestHeader
 from ohttp.errors import HpkeError, KeyConfigError, OhttpError, UnknownKey, UnsupportedSuite
 from ohttp.keyconfig import (
     DEFAULT_SUITES,
@@ -66,9 +66,10 @@ def test_a_kdf_that_cannot_key_a_response_is_not_chosen() -> None:
     assert caught.value.code == "unsupported_suite"
     assert preferred([only.config, CLASSIC.config]) == CLASSIC.config
     for kdf_id, aead_id in shake:
-        header = RequestHeader(1, kem.X25519, kdf_id, aead_id)
+        header = RequestHeader(1, kem.X25519, kdf_id, aead_id).encode()
+        assert header == only.config.request_header((kdf_id, aead_id))
         with pytest.raises(UnsupportedSuite):
-            select_key(KeyRing([only]), header)
+            KeyRing([only]).select(header)
 
 
 def test_only_a_listed_suite_is_chosen() -> None:
