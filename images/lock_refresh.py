@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from images import apt, kernel_build, recipe, snp_boot, wheels
+from images import apt, gpu_kernels, kernel_build, recipe, snp_boot, wheels
 from images import lock as locks
 from images.errors import RecipeError
 from images.lock import Lock
@@ -26,8 +26,8 @@ class Refreshed:
 
 
 def refresh(chosen: Recipe, own: Path) -> Iterator[Refreshed]:
-    """The recipe's lock, which lies in the file ``own``; that of its kernel where it has one of its own; and that of
-    the firmware for SEV-SNP.
+    """The recipe's lock, which lies in the file ``own``; that of its kernel where it has one of its own; that of the GPU
+    kernels' compiler where it has those; and that of the firmware for SEV-SNP.
 
     Writes nothing. Raises InputUnavailable, RecipeError.
     """
@@ -42,6 +42,11 @@ def refresh(chosen: Recipe, own: Path) -> Iterator[Refreshed]:
     if name := chosen.kernel["build"]:
         closure, exact = _toolchain(name)
         yield _compare(recipe.LOCKS / f"{name}.json", Lock(name, apt.resolve(closure, exact), ()))
+    if chosen.gpu_kernels:
+        yield _compare(
+            recipe.LOCKS / f"{gpu_kernels.LOCK}.json",
+            Lock(gpu_kernels.LOCK, (), wheels.locked([gpu_kernels.COMPILER])),
+        )
     firmware = apt.of_suite(snp_boot.SUITE, [snp_boot.PACKAGE])
     yield _compare(recipe.LOCKS / f"{snp_boot.LOCK}.json", Lock(snp_boot.LOCK, firmware, ()))
 

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from images import closure, deb, elf, interpreter, start_command, wheels
+from images import closure, deb, elf, gpu_kernels, interpreter, start_command, wheels
 from images.bytecode_workers import compile_tree
 from images.errors import InputError
 from images.input_store import InputStore
@@ -50,6 +50,10 @@ def build(recipe: Recipe, lock: Lock, store: InputStore, stage: Path, progress: 
         progress("unpack", done, total)
     for file in closure.package_files(recipe.python["rooms"]):
         tree.add_file(file.target, file.source, file.target.split("/")[1])
+    if recipe.gpu_kernels:
+        wanted = gpu_kernels.load(recipe.gpu_kernels)
+        for name, data in gpu_kernels.get(wanted, store, progress).items():
+            tree.add_file(f"{gpu_kernels.FOLDER}/{name}", data, f"enclave_runtime by {wanted.compiler}")
     for name in ("start.py", "init.py"):
         tree.add_file(f"app/{name}", GUEST / name, "images")
     _add_needed_libraries(tree, libraries)

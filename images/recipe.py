@@ -26,7 +26,7 @@ _TABLES = {
     "platforms": {"simulated", "tpm", "vcpus", "cpu_types", "guest_features"},
     "census": {"programs", "denied_paths", "denied_options", "required_options", "denied_words"},
 }
-_TOP = {"name", "description", "needs"}
+_TOP = {"name", "description", "needs", "gpu_kernels"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,13 @@ class Recipe:
     """One recipe. Every table is as the file has it, checked for its members and their types.
 
     ``needs`` says, in words, what a build takes that registries do not have; empty where they have everything.
+    ``gpu_kernels`` is the shape of model that kernels for GPUs are compiled for; empty where there are none.
     """
 
     name: str
     description: str
     needs: str
+    gpu_kernels: str
     debian: Mapping[str, Any]
     python: Mapping[str, Any]
     kernel: Mapping[str, Any]
@@ -67,10 +69,10 @@ class Recipe:
         name, description = document.get("name"), document.get("description")
         if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(description, str):
             raise _malformed("a recipe has a name and a description")
-        needs = document.get("needs", "")
-        if not isinstance(needs, str):
-            raise _malformed("needs is text")
-        return cls(name, description, needs, **{table: document[table] for table in _TABLES})
+        needs, gpu_kernels = document.get("needs", ""), document.get("gpu_kernels", "")
+        if not isinstance(needs, str) or not isinstance(gpu_kernels, str):
+            raise _malformed("needs and gpu_kernels are text")
+        return cls(name, description, needs, gpu_kernels, **{table: document[table] for table in _TABLES})
 
 
 def names() -> tuple[str, ...]:

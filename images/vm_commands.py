@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from images import boot_command, kernel_command, recipe, vm_manifest
+from images import boot_command, gpu_kernels_command, kernel_command, recipe, vm_manifest
 from images.errors import ImageError, RecipeError
 from images.sources import CacheOption, InputsOption, MirrorOption, RecipeOption, Sources
 from images.terminal import OK, REFUSED, Bars, failed, not_available, print_json, status_of
@@ -20,6 +20,7 @@ def register(image: typer.Typer) -> None:
     image.command("audit", help=_AUDIT)(audit)
     image.command("boot", help=boot_command.HELP)(boot_command.boot)
     image.command("kernel", help=kernel_command.HELP)(kernel_command.kernel)
+    image.command("gpu-kernels", help=gpu_kernels_command.HELP)(gpu_kernels_command.gpu_kernels)
     image.command("lock", help=_LOCK)(lock)
     image.command("inputs", help=_INPUTS)(inputs)
 

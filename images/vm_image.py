@@ -29,6 +29,7 @@ import rfc8785
 from images import (
     census,
     deb,
+    gpu_kernels,
     kernel_build,
     lock,
     node_tree,
@@ -196,7 +197,8 @@ def kernel_of(
 
 def inputs_of(chosen: Recipe, locked: Lock) -> tuple[Lock, ...]:
     """Every lock that an image of this recipe is built from. Raises RecipeError."""
-    return (locked, kernel_build.load(chosen).lock) if chosen.kernel["build"] else (locked,)
+    kernel = (kernel_build.load(chosen).lock,) if chosen.kernel["build"] else ()
+    return (locked, *kernel, *((gpu_kernels.load(chosen.gpu_kernels).lock,) if chosen.gpu_kernels else ()))
 
 
 def load(name: str) -> tuple[Recipe, Lock]:

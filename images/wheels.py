@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import Distribution
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
@@ -42,7 +43,18 @@ def resolve(project: str, extra: str) -> tuple[LockedWheel, ...]:
 
     Raises ClosureError, InputUnavailable.
     """
-    installed = closure.resolve(closure.requirements_of(project, extra))
+    return _locked(closure.resolve(closure.requirements_of(project, extra)))
+
+
+def locked(names: Sequence[str]) -> tuple[LockedWheel, ...]:
+    """The wheels of these distributions and of what they require, each in the version installed here.
+
+    Raises ClosureError, InputUnavailable.
+    """
+    return _locked(closure.resolve(names))
+
+
+def _locked(installed: Sequence[Distribution]) -> tuple[LockedWheel, ...]:
     wanted = [f"{dist.metadata['Name']}=={dist.version}" for dist in installed]
     with tempfile.TemporaryDirectory() as scratch:
         download(wanted, Path(scratch))

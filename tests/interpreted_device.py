@@ -24,7 +24,8 @@ from enclave_runtime.engine.cuda.build import ALIGNMENT, Kernel, Shape, kernels
 from enclave_runtime.engine.cuda.decoder import CudaDecoder, shape_of
 from enclave_runtime.engine.cuda.device import Crossings
 from enclave_runtime.engine.cuda.device_memory import DevicePages
-from enclave_runtime.engine.cuda.weight_formats import FP8, INT8, WeightFormat, quantised
+from enclave_runtime.engine.cuda.weight_formats import FP8, INT8, WeightFormat
+from enclave_runtime.engine.cuda.weight_rounding import quantised
 from enclave_runtime.engine.decoder import Decoder, Span
 from enclave_runtime.engine.engine import Engine
 from enclave_runtime.engine.engine_config import EngineConfig

@@ -24,7 +24,8 @@ from enclave_runtime.engine.cuda.kernels.projection import (
 )
 from enclave_runtime.engine.cuda.kernels.rotary import rotate_and_append
 from enclave_runtime.engine.cuda.kernels.sampling import gumbel_blocks, gumbel_join
-from enclave_runtime.engine.cuda.weight_formats import FP8, INT8, WeightFormat, quantised
+from enclave_runtime.engine.cuda.weight_formats import FP8, INT8, WeightFormat
+from enclave_runtime.engine.cuda.weight_rounding import quantised
 from enclave_runtime.engine.sampling import Sampler, SamplingSettings
 
 HEADS, KV_HEADS, SIZE, PAGE, SPLITS = 6, 2, 64, 16, 4

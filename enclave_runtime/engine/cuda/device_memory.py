@@ -7,7 +7,8 @@ import numpy as np
 
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.cuda.device import Device
-from enclave_runtime.engine.cuda.weight_formats import INT8, Q8_0, WeightFormat, from_q8_0, quantised
+from enclave_runtime.engine.cuda.weight_formats import INT8, Q8_0, WeightFormat
+from enclave_runtime.engine.cuda.weight_rounding import from_q8_0, quantised
 from enclave_runtime.engine.half_floats import to_bfloat16, to_float16
 from enclave_runtime.engine.pages import PagePool
 from enclave_runtime.engine.weights import TensorSource, check_tensors

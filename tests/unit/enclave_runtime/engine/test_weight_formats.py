@@ -10,16 +10,8 @@ from hypothesis.extra import numpy as arrays
 from weight_sources import MadeWeights
 
 from enclave_runtime.engine.cuda.device_memory import held
-from enclave_runtime.engine.cuda.weight_formats import (
-    FP8,
-    INT8,
-    Q8_0,
-    QUANTISED,
-    WeightFormat,
-    fp8_bits,
-    from_q8_0,
-    quantised,
-)
+from enclave_runtime.engine.cuda.weight_formats import FP8, INT8, Q8_0, QUANTISED, WeightFormat
+from enclave_runtime.engine.cuda.weight_rounding import fp8_bits, from_q8_0, quantised, scale_type
 from enclave_runtime.engine.errors import ModelMalformed
 from enclave_runtime.engine.weights import StoredTensor
 
@@ -55,7 +47,7 @@ def test_no_weight_moves_further_than_its_type_says(
     bits, scales = quantised(kind, matrix)
     assert bits.shape == shape
     assert scales.shape == (shape[0], kind.groups(shape[1]))
-    assert scales.dtype == kind.scale_type
+    assert scales.dtype == scale_type(kind)
     found = wide(kind, bits, scales)
     step = scales.astype(np.float64).repeat(kind.group, 1)[:, : shape[1]]
     # Half a step: of 1/127 of the largest, or of the place of three bits. A scale in float16 is rounded itself.
