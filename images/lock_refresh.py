@@ -26,8 +26,8 @@ class Refreshed:
 
 
 def refresh(chosen: Recipe, own: Path) -> Iterator[Refreshed]:
-    """The recipe's lock, which lies in the file ``own``; that of its kernel where it has one of its own; that of the GPU
-    kernels' compiler where it has those; and that of the firmware for SEV-SNP.
+    """The recipe's lock, which lies in the file ``own``; that of its kernel where it has one of its own; that of the
+    GPU kernels' compiler where it has those; and that of the firmware for SEV-SNP.
 
     Writes nothing. Raises InputUnavailable, RecipeError.
     """
