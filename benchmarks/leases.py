@@ -1,7 +1,7 @@
 """What a lease saves: ``python -m benchmarks.leases MODEL``, seconds to the first token of a conversation's next turn.
 
-The same turn with a lease that holds the turn before it, and without; they take turns, so that other load falls on
-both.
+The same turn with a lease that holds the turn before it, in the pool and sealed beside it, and without; they take
+turns, so that other load falls on all.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from benchmarks import environment
 from enclave_runtime.engine.engine import Engine
 from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.lease import Lease
+from enclave_runtime.engine.lease_room import STORES
 from enclave_runtime.engine.model import load_model
 from enclave_runtime.engine.request import GenerationRequest
 
@@ -40,23 +41,31 @@ def first_token(engine: Engine, prompt: list[int], lease: Lease | None) -> float
 def measure(model: Path, rounds: int) -> list[dict[str, Any]]:
     """One row for each length."""
     config = EngineConfig(max_batch=1, max_queue=4, max_context=2048)
-    engine = Engine(load_model(model), config, leases=1, lease_tokens=2048)
-    engine.start()
+    loaded = load_model(model)
+    engines = {
+        store: Engine(loaded, config, leases=1, lease_tokens=2048, lease_store=store) for store in STORES
+    }
+    for engine in engines.values():
+        engine.start()
     tokens = np.random.default_rng(1).integers(10, 1000, 2048).tolist()
     rows = []
     for before in BEFORE:
-        without, leased = [], []
+        times: dict[str, list[float]] = {arm: [] for arm in ("without", *STORES)}
         for _ in track(range(rounds), f"{before} tokens", console=Console(stderr=True), transient=True):
-            lease = engine.open_lease(bytes(32))
-            first_token(engine, tokens[:before], lease)
-            leased.append(first_token(engine, tokens[: before + NEW], lease))
-            engine.close_lease(lease).result()
-            without.append(first_token(engine, tokens[: before + NEW], None))
-        times = statistics.median(without), statistics.median(leased)
+            for store, engine in engines.items():
+                lease = engine.open_lease(bytes(32))
+                first_token(engine, tokens[:before], lease)
+                times[store].append(first_token(engine, tokens[: before + NEW], lease))
+                engine.close_lease(lease).result()
+            times["without"].append(first_token(engines["pool"], tokens[: before + NEW], None))
+        medians = {arm: statistics.median(taken) for arm, taken in times.items()}
         rows.append(
-            {"before": before, "without_s": times[0], "leased_s": times[1], "ratio": times[0] / times[1]}
+            {"before": before}
+            | {f"{arm}_s": median for arm, median in medians.items()}
+            | {f"{store}_ratio": medians["without"] / medians[store] for store in STORES}
         )
-    engine.stop()
+    for engine in engines.values():
+        engine.stop()
     return rows
 
 
@@ -74,14 +83,10 @@ def main() -> int:
     if options.json:
         print(json.dumps({"environment": environment.describe(options.model), "rows": rows}, indent=1))
         return 0
-    table = Table("tokens so far", f"first token, {NEW} new, without", "with a lease", "quicker", box=None)
+    table = Table("tokens so far", f"first token, {NEW} new, without", *STORES, box=None)
     for row in rows:
-        table.add_row(
-            str(row["before"]),
-            f"{row['without_s']:.3f} s",
-            f"{row['leased_s']:.3f} s",
-            f"{row['ratio']:.1f} times",
-        )
+        leased = (f"{row[f'{store}_s']:.3f} s ({row[f'{store}_ratio']:.1f} times)" for store in STORES)
+        table.add_row(str(row["before"]), f"{row['without_s']:.3f} s", *leased)
     Console().print(table)
     return 0
 

@@ -102,7 +102,7 @@ class NodeConfig:
     admission: Mapping[str, int] = field(default_factory=dict)
     decoder: Mapping[str, str | int] = field(default_factory=dict)
     draft: Mapping[str, str | int] = field(default_factory=dict)
-    leases: Mapping[str, int] = field(default_factory=dict)
+    leases: Mapping[str, int | str] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """The command line: canonical JSON (RFC 8785), as :meth:`parse` takes it."""

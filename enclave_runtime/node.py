@@ -93,6 +93,7 @@ def run(
             draft_guesses=DEFAULT_GUESSES if draft_choice is None else draft_choice.guesses,
             leases=0 if leases is None else leases.count,
             lease_tokens=1 if leases is None else leases.tokens,
+            lease_store="pool" if leases is None else leases.store,
         )
         engine.start()
         engine.warm_up()

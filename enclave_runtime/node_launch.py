@@ -62,7 +62,7 @@ def node_config(
     public_prefix: str = "",
     decoder: Mapping[str, str | int] | None = None,
     draft: Mapping[str, str | int] | None = None,
-    leases: Mapping[str, int] | None = None,
+    leases: Mapping[str, int | str] | None = None,
 ) -> NodeConfig:
     """The configuration of a node on the simulated platform with these ``roots`` (``Platform.roots``).
 

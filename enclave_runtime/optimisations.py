@@ -16,7 +16,8 @@ REFUSED: Final[Mapping[str, str]] = {
     "use public_prefix for what is public",
     "prompt_cache": "modules of prompts that are kept across users tell by time what others asked",
     "semantic_cache": "an answer kept for similar questions is somebody else's answer, and tells that it was asked",
-    "kv_offload_cpu": "keys and values outside the pool would need encryption bound to request and slot",
+    "kv_offload_cpu": "keys and values of a request stay where it computes; what a lease keeps may "
+    "lie outside the pool, sealed: set 'store' of 'leases'",
     "kv_offload_disk": "a prompt can be computed back from keys and values, and a node writes no disk",
     "kv_transfer": "copies of keys and values on other nodes outlive the request they belong to",
     "disaggregated_prefill": "a prompt would travel between nodes that have not verified each other",

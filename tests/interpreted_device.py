@@ -293,6 +293,21 @@ def batches(config: ModelConfig, weights: WeightFormat | None = None) -> dict[st
     return {"neighbours": float(not same)}
 
 
+def pages_out_and_in(config: ModelConfig) -> dict[str, float]:
+    """A page taken out of the device and put into another one there."""
+    _, pool, device = made(config)
+    planes = device.bytes(pool.address, pool.size).reshape(2 * config.layers, pool.nobodys + 1, -1)
+    planes[...] = np.random.default_rng(3).integers(0, 256, planes.shape, dtype=np.uint8)
+    wanted, out = planes.copy(), np.zeros(pool.page_bytes, dtype=np.uint8)
+    wanted[:, 7] = wanted[:, 2]
+    pool.read_page(2, out)
+    taken = float(np.count_nonzero(out != wanted[:, 2].ravel()))
+    pool.write_page(7, out)
+    found = {"taken": taken, "given": float(np.count_nonzero(planes != wanted))}
+    pool.clear()
+    return found | {"left": float(np.count_nonzero(planes)), "guards": float(not device.guards_hold())}
+
+
 def draws(config: ModelConfig) -> dict[str, float]:
     """Tokens drawn on the device are the host's, step by step; what that costs in crossings."""
     seeds, heats = [3, (1 << 127) + 1, 77], [0.0, 0.8, 1.4]
@@ -400,6 +415,7 @@ def main() -> None:
         "batches": lambda: batches(small),
         "int8 batches": lambda: batches(small, INT8),
         "fp8 batches": lambda: batches(small, FP8),
+        "pages": lambda: pages_out_and_in(replace(small, layers=2)),
         "draws": lambda: draws(small),
         "engine": lambda: engine(folder),
     }

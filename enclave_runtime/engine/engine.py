@@ -34,6 +34,7 @@ from enclave_runtime.engine.errors import (
 )
 from enclave_runtime.engine.generation import Generation, Mailbox, TokenLogprob
 from enclave_runtime.engine.lease import Lease, LeaseBook
+from enclave_runtime.engine.lease_room import lease_rooms
 from enclave_runtime.engine.model import LoadedModel
 from enclave_runtime.engine.public_prefix import computed_prefix, unit
 from enclave_runtime.engine.request import GenerationRequest
@@ -74,10 +75,12 @@ class Engine:
         draft_guesses: int = DEFAULT_GUESSES,
         leases: int = 0,
         lease_tokens: int = 1,
+        lease_store: str = "pool",
     ) -> None:
         """``draft`` is a smaller model that guesses up to ``draft_guesses`` tokens ahead for each request, in place of
-        ``config.speculate``. At most ``leases`` may be open, of ``lease_tokens`` positions each. Raises `DraftMismatch`
-        where the draft cannot guess for the model, `InvalidRequest` for settings out of range.
+        ``config.speculate``. At most ``leases`` may be open, of ``lease_tokens`` positions each, kept where
+        ``lease_store`` says (`enclave_runtime.engine.lease_room`). Raises `DraftMismatch` where the draft cannot guess
+        for the model, `InvalidRequest` for settings out of range.
         """
         self.model = model
         self.config = config
@@ -91,7 +94,8 @@ class Engine:
         # A place in the batch has pages of its own; a public prefix has as many as the longest prompt besides.
         self.lease_tokens = min(lease_tokens, self.max_context)
         pages = (config.max_batch + public_prefix) * -(-self.max_context // config.page_tokens)
-        pages += leases * -(-self.lease_tokens // config.page_tokens)
+        if lease_store == "pool":
+            pages += leases * -(-self.lease_tokens // config.page_tokens)
         self.pool = model.decoder.new_pool(pages, config.page_tokens)
         model.decoder.reserve(self.max_context, rows=config.step_budget, threads=config.threads)
         self._scheduler = Scheduler(
@@ -110,7 +114,8 @@ class Engine:
                 max_context=self.max_context,
                 public_prefix=public_prefix,
             )
-        self._leases = LeaseBook(self.pool, leases, self.lease_tokens, answers=model.decoder.one_order)
+        make_room = lease_rooms(lease_store, self.pool, leases, self.lease_tokens)
+        self._leases = LeaseBook(make_room, leases, self.lease_tokens, answers=model.decoder.one_order)
         self._constraints = ConstraintCompiler(model.tokenizer, model.config.vocab_size)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None

@@ -16,6 +16,7 @@
     ├── EngineFault               a step failed; the requests in it are lost, their memory is cleared
     ├── PagesExhausted            fewer free KV pages than asked for
     ├── PageOwnershipError        a KV page was about to be used by someone who does not own it
+    ├── SealedPageForged          a sealed page outside the pool is not the one that was put there; the engine ends
     ├── RankLost                  a process that computes a part of the model is gone; the engine ends
     └── ChatTemplateError         the model's chat template refused the conversation, or there is none
 
@@ -125,6 +126,12 @@ class PageOwnershipError(EngineError):
     """A KV page was about to be read, written or freed under another owner's name."""
 
     default_code = "page_ownership"
+
+
+class SealedPageForged(EngineError):
+    """Keys and values that were sealed outside the pool do not open: nothing in memory can be trusted."""
+
+    default_code = "sealed_page_forged"
 
 
 class RankLost(EngineError):

@@ -1,20 +1,20 @@
 """Keys and values that a client has kept for its own next turn, for as long as it holds a lease.
 
-A lease has pages of its own. When one of its requests ends, the keys and values of its prompt and answer are copied
-there; when the next one begins, those of the beginning that both have in common are copied back, in whole pages and
-whole tiles of attention, so that the result is what the request would have computed itself, bit for bit. Pages are
-never shared: whoever does not bring the lease has no way to them.
+A lease has room of its own (`enclave_runtime.engine.lease_room`). When one of its requests ends, the keys and values
+of its prompt and answer are copied there; when the next one begins, those of the beginning that both have in common
+are copied back, in whole pages and whole tiles of attention, so that the result is what the request would have
+computed itself, bit for bit. Pages are never shared: whoever does not bring the lease has no way to them.
 
 What a lease holds is known by hashes alone: a chain of SHA-256 over blocks of tokens, begun with the lease's salt. When
-the lease ends its pages are overwritten before anything else is computed.
+the lease ends its room is overwritten before anything else is computed.
 """
 
 import hashlib
-from contextlib import suppress
 
 import numpy as np
 
-from enclave_runtime.engine.errors import PagesExhausted, TooManyLeases
+from enclave_runtime.engine.errors import TooManyLeases
+from enclave_runtime.engine.lease_room import LeaseRoom, RoomMaker
 from enclave_runtime.engine.pages import PagePool, PageTable
 from enclave_runtime.engine.public_prefix import unit
 
@@ -23,31 +23,31 @@ _BLOCK = b"cloister/lease-block/v1\0"
 
 
 class Lease:
-    """One lease: at most ``tokens`` positions. Apart from ``closed`` only the engine's thread uses it.
+    """One lease, which keeps at most ``tokens`` positions in ``room``. Apart from ``closed`` only the engine's thread
+    uses it.
 
     ``answers``: whether positions of answers are kept too, and not those of prompts alone.
     """
 
-    def __init__(self, salt: bytes, owner: int, tokens: int, *, answers: bool = True) -> None:
-        self.owner = owner
+    def __init__(self, salt: bytes, room: LeaseRoom, tokens: int, *, answers: bool = True) -> None:
         self.answers = answers
         self.closed = False
+        self._room = room
         self._tokens = tokens
         self._first = hashlib.sha256(_BEGIN + len(salt).to_bytes(4, "big") + salt).digest()
         self._chain: list[bytes] = []
-        self._table: PageTable | None = None
 
     def begin(self, prompt: np.ndarray, table: PageTable, pool: PagePool) -> int:
         """Copy into ``table`` what ``prompt`` (int64) has in common with what is kept; how many positions that is.
 
-        At least one position of a prompt is left to compute, since its logits are wanted.
+        At least one position of a prompt is left to compute, since its logits are wanted. Raises `SealedPageForged`.
         """
-        if self._table is None or self.closed:
+        if self.closed or not self._chain:
             return 0
         size = unit(pool.page_tokens)
         same = _common(self._chain, self._hashes(prompt[: len(prompt) - 1], size))
         if same:
-            pool.copy(self._table, table, same * size // pool.page_tokens)
+            self._room.give(table, _each(self._chain[:same], size // pool.page_tokens))
         return same * size
 
     def keep(self, tokens: np.ndarray, table: PageTable, pool: PagePool) -> None:
@@ -55,32 +55,22 @@ class Lease:
         if self.closed:
             return
         size = unit(pool.page_tokens)
-        if self._table is None:
-            with suppress(PagesExhausted):
-                self._table = pool.allocate(self.owner, self._tokens)
-        if self._table is None:
-            return
-        wanted = self._hashes(tokens[: self._tokens], size)
-        before, same = len(self._chain), _common(self._chain, wanted)
-        pages = size // pool.page_tokens
-        pool.copy(table, self._table, len(wanted) * pages, first=same * pages)
-        if len(wanted) < before:
-            pool.zero(self._table.pages[len(wanted) * pages : before * pages])
-        self._chain = wanted
+        wanted, pages = self._hashes(tokens[: self._tokens], size), size // pool.page_tokens
+        same = _common(self._chain, wanted)
+        if self._room.keep(table, _each(wanted, pages), first=same * pages):
+            self._chain = wanted
 
-    def end(self, pool: PagePool) -> None:
+    def end(self) -> None:
         """Overwrite everything."""
         self.closed = True
         self._chain.clear()
-        table, self._table = self._table, None
-        if table is not None:
-            pool.release(table)
+        self._room.end()
 
     def forget(self) -> None:
         """The pool was cleared: nothing is held any more."""
         self.closed = True
         self._chain.clear()
-        self._table = None
+        self._room.forget()
 
     def _hashes(self, tokens: np.ndarray, size: int) -> list[bytes]:
         """One for each whole block of ``size`` tokens, over it and all before it."""
@@ -94,10 +84,12 @@ class Lease:
 
 
 class LeaseBook:
-    """The leases of an engine: at most ``count`` at a time, of ``tokens`` positions each. ``answers``: see `Lease`."""
+    """The leases of an engine: at most ``count`` at a time, of ``tokens`` positions each, for which ``make_room`` makes
+    room. ``answers``: see `Lease`.
+    """
 
-    def __init__(self, pool: PagePool, count: int, tokens: int, *, answers: bool) -> None:
-        self._pool = pool
+    def __init__(self, make_room: RoomMaker, count: int, tokens: int, *, answers: bool) -> None:
+        self._make_room = make_room
         self._answers = answers
         self._count = count
         self._tokens = tokens
@@ -107,13 +99,13 @@ class LeaseBook:
         """A new lease, which holds nothing yet. Raises `TooManyLeases`."""
         if len(self._open) >= self._count:
             raise TooManyLeases("leases", expected=self._count, found=len(self._open))
-        lease = Lease(salt, owner, self._tokens, answers=self._answers)
+        lease = Lease(salt, self._make_room(owner), self._tokens, answers=self._answers)
         self._open.add(lease)
         return lease
 
     def close(self, lease: Lease) -> None:
         """End ``lease``, and overwrite what it held. On the engine's thread."""
-        lease.end(self._pool)
+        lease.end()
         self._open.discard(lease)
 
     def close_all(self) -> None:
@@ -126,6 +118,11 @@ class LeaseBook:
         for lease in self._open:
             lease.forget()
         self._open.clear()
+
+
+def _each(chain: list[bytes], pages: int) -> list[bytes]:
+    """The name of every page: that of its block."""
+    return [name for name in chain for _ in range(pages)]
 
 
 def _common(first: list[bytes], second: list[bytes]) -> int:

@@ -34,6 +34,9 @@ class PagePool:
     decoder how keys and values lie within a page. Not thread-safe: only the engine's thread touches it.
     """
 
+    page_bytes = 0
+    """Bytes of a page as `read_page` gives it; 0 where pages cannot be taken out of the pool."""
+
     def __init__(self, pages: int, page_tokens: int) -> None:
         self.page_tokens = page_tokens
         self._owners = np.full(pages, FREE, dtype=np.int64)
@@ -92,6 +95,14 @@ class PagePool:
         """Write one page into another, whoever owns them; `copy` is what checks that."""
         raise NotImplementedError
 
+    def read_page(self, page: int, out: np.ndarray) -> None:
+        """Write what ``page`` holds into ``out``, uint8 [`page_bytes`], whoever owns it."""
+        raise NotImplementedError
+
+    def write_page(self, page: int, data: np.ndarray) -> None:
+        """Make ``page`` hold ``data`` (from `read_page` of this pool), whoever owns it."""
+        raise NotImplementedError
+
     def clear(self) -> None:
         """Overwrite everything and forget all owners: for an engine that ends in disorder."""
         self.zero_all()
@@ -145,6 +156,7 @@ class ArrayPages(PagePool):
     ) -> None:
         super().__init__(pages, page_tokens)
         self.storage = aligned_zeros((layers, 2, pages, page_tokens, kv_heads, head_dim), dtype)
+        self.page_bytes = self.storage.nbytes // pages if pages else 0
 
     def zero(self, pages: np.ndarray) -> None:
         for page in pages:
@@ -155,3 +167,11 @@ class ArrayPages(PagePool):
 
     def copy_page(self, taken: int, given: int) -> None:
         self.storage[:, :, given] = self.storage[:, :, taken]
+
+    def read_page(self, page: int, out: np.ndarray) -> None:
+        taken = self.storage[:, :, page]
+        out.view(taken.dtype).reshape(taken.shape)[...] = taken
+
+    def write_page(self, page: int, data: np.ndarray) -> None:
+        given = self.storage[:, :, page]
+        given[...] = data.view(given.dtype).reshape(given.shape)

@@ -214,6 +214,7 @@ class _LeadingPool(TorchPages):
             pages=pages,
             page_tokens=page_tokens,
         )
+        self.page_bytes = 0  # what lies here is rank 0's part of a page
         self._ranks = ranks
         self._releasing = False
 

@@ -15,6 +15,7 @@ class TorchPages(PagePool):
     ) -> None:
         super().__init__(pages, page_tokens)
         self.storage = torch.zeros(layers, 2, pages, page_tokens, kv_heads, head_dim, device=device)
+        self.page_bytes = self.storage.nbytes // pages if pages else 0
         self._by_slot = self.storage.view(layers, 2, pages * page_tokens, kv_heads, head_dim)
 
     def zero(self, pages: np.ndarray) -> None:
@@ -26,6 +27,14 @@ class TorchPages(PagePool):
 
     def copy_page(self, taken: int, given: int) -> None:
         self.storage[:, :, given] = self.storage[:, :, taken]
+
+    def read_page(self, page: int, out: np.ndarray) -> None:
+        taken = self.storage[:, :, page]
+        torch.from_numpy(out).view(taken.dtype).view(taken.shape).copy_(taken)
+
+    def write_page(self, page: int, data: np.ndarray) -> None:
+        given = self.storage[:, :, page]
+        given.copy_(torch.from_numpy(data).view(given.dtype).view(given.shape))
 
     def slots(self, table: PageTable, start: int, count: int) -> np.ndarray:
         """Where positions ``start`` .. ``start + count - 1`` are stored: int64 [count], checked for

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lease_pages import table_of
 from sealed_node import MODEL_NAME, ROOM, chat, write_tiny_model
 from step_rows import planned_rows
 from timing_statistics import equivalence_bounds, ks_p_value
@@ -378,8 +379,7 @@ def test_an_engine_that_breaks_ends_the_streams_of_its_leases(node: Node) -> Non
         await node.ask(QUESTION, lease=held.credential)
         lease = node.desk.find(held.credential)
         assert lease is not None
-        assert lease._table is not None
-        lease._table.owner += 1
+        table_of(lease).owner += 1
         await asyncio.wait_for(held.stream, 20)
         assert held.said.over
 

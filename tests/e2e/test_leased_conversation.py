@@ -16,7 +16,7 @@ from attestation.bundle import EvidenceBundle
 from client_sdk.errors import NodeRefused
 from client_sdk.lease import Lease
 
-LEASES = {"count": 1, "tokens": 192, "seconds": 60}
+LEASES = {"count": 1, "tokens": 192, "seconds": 60, "store": "sealed"}
 TURNS = [{"role": "user", "content": "a beginning that is long enough to fill a block or two, and some more"}]
 
 

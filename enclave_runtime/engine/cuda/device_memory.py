@@ -164,8 +164,9 @@ class DevicePages(PagePool):
         super().__init__(pages, page_tokens)
         self.nobodys = pages
         self._device, self._layers, self._forget = device, config.layers, forget
-        self._page_bytes = page_tokens * config.kv_heads * config.head_dim * _ELEMENT_BYTES
-        self._plane_bytes = (pages + 1) * self._page_bytes
+        self._part_bytes = page_tokens * config.kv_heads * config.head_dim * _ELEMENT_BYTES
+        self._plane_bytes = (pages + 1) * self._part_bytes
+        self.page_bytes = 2 * config.layers * self._part_bytes
         self.size = config.layers * 2 * self._plane_bytes
         self.address = device.allocate(self.size)
 
@@ -180,8 +181,8 @@ class DevicePages(PagePool):
     def zero(self, pages: np.ndarray) -> None:
         for first, count in _runs(pages):
             for plane in range(2 * self._layers):
-                at = self.address + plane * self._plane_bytes + first * self._page_bytes
-                self._device.zero(at, count * self._page_bytes)
+                at = self.address + plane * self._plane_bytes + first * self._part_bytes
+                self._device.zero(at, count * self._part_bytes)
         self._forget()
 
     def zero_all(self) -> None:
@@ -190,8 +191,17 @@ class DevicePages(PagePool):
 
     def copy_page(self, taken: int, given: int) -> None:
         for plane in range(2 * self._layers):
-            base, size = self.address + plane * self._plane_bytes, self._page_bytes
+            base, size = self.address + plane * self._plane_bytes, self._part_bytes
             self._device.copy(base + taken * size, base + given * size, size)
+
+    def read_page(self, page: int, out: np.ndarray) -> None:
+        for plane, part in enumerate(out.reshape(2 * self._layers, self._part_bytes)):
+            self._device.download(self.address + plane * self._plane_bytes + page * self._part_bytes, part)
+
+    def write_page(self, page: int, data: np.ndarray) -> None:
+        for plane, part in enumerate(data.reshape(2 * self._layers, self._part_bytes)):
+            self._device.upload(self.address + plane * self._plane_bytes + page * self._part_bytes, part)
+        self._device.wait()  # the memory it is read from is overwritten next
 
 
 @dataclass(frozen=True, slots=True)

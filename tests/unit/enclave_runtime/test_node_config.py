@@ -31,7 +31,7 @@ GOOD = NodeConfig(
     admission={"bytes_per_token": 4},
     decoder={"weights": "int8", "activations": 8},
     draft={"name": "draft.gguf", "digest": "0" * 64, "guesses": 3},
-    leases={"count": 2, "tokens": 512, "seconds": 60},
+    leases={"count": 2, "tokens": 512, "seconds": 60, "store": "sealed"},
 )
 HOST = {
     "model": "/m",
@@ -113,6 +113,9 @@ def test_the_command_line_names_no_place_on_the_host():
         {"leases": {"count": 1, "tokens": 64, "seconds": 3601}},
         {"leases": {"count": True, "tokens": 64, "seconds": 1}},
         {"leases": {"count": 1, "tokens": 64, "seconds": 1, "salt": 1}},
+        {"leases": {"count": 1, "tokens": 64, "seconds": 1, "store": "disk"}},
+        {"leases": {"count": 1, "tokens": 64, "seconds": 1, "store": ["pool"]}},
+        {"leases": {"count": 1, "tokens": 64, "store": "pool"}},
         {"draft": []},
         {"draft": {"name": "d.gguf"}},
         {"draft": {"name": "../d.gguf", "digest": "0" * 64}},

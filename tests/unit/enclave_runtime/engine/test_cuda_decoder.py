@@ -36,7 +36,8 @@ def held(found: dict[str, float]) -> None:
 
 def test_logits_are_those_of_float32_and_nothing_is_left_on_the_device(tiny_folder: Path) -> None:
     pytest.importorskip("triton")
-    held(ran(str(TESTS / "interpreted_device.py"), str(tiny_folder), "llama", "cublaslt", "int8"))
+    works = ("llama", "cublaslt", "int8", "pages")
+    held(ran(str(TESTS / "interpreted_device.py"), str(tiny_folder), *works))
 
 
 @pytest.mark.exhaustive

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lease_pages import table_of
 from step_rows import planned_rows
 
 from enclave_runtime.engine.cpu import binding
@@ -17,6 +18,7 @@ from enclave_runtime.engine.engine import Engine
 from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.errors import EngineFault, EngineStopped, TooManyLeases
 from enclave_runtime.engine.lease import Lease
+from enclave_runtime.engine.lease_room import STORES, lease_rooms
 from enclave_runtime.engine.model import load_model
 from enclave_runtime.engine.pages import ArrayPages
 from enclave_runtime.engine.request import GenerationRequest
@@ -51,12 +53,15 @@ def used(engine: Engine) -> int:
 needs_compiled = pytest.mark.skipif(binding.library() is None, reason="the compiled decoder is not built")
 
 
+@pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("decoder", [pytest.param("compiled", marks=needs_compiled), "torch"])
-def test_a_conversation_is_the_same_with_and_without_a_lease(tiny_folder: Path, decoder: str) -> None:
+def test_a_conversation_is_the_same_with_and_without_a_lease(
+    tiny_folder: Path, decoder: str, store: str
+) -> None:
     """Bit for bit, turn by turn, answers included: log-probabilities are compared, too."""
     config = EngineConfig(max_batch=2, max_queue=8, max_context=448, step_budget=80)
     plain = Engine(load_model(tiny_folder, decoder), config)
-    leasing = Engine(load_model(tiny_folder, decoder), config, leases=1, lease_tokens=448)
+    leasing = Engine(load_model(tiny_folder, decoder), config, leases=1, lease_tokens=448, lease_store=store)
     for engine in (plain, leasing):
         engine.start()
     try:
@@ -132,8 +137,7 @@ def test_a_shorter_conversation_leaves_nothing_of_the_longer_one(leasing: Engine
     rows, lease = planned_rows(leasing), leasing.open_lease(SALT)
     computed(leasing, rows, tokens(1, 300), lease)
     computed(leasing, rows, tokens(2, 80), lease)
-    table = lease._table
-    assert table is not None
+    table = table_of(lease)
     assert not bool(leasing.pool.storage[:, :, table.pages[4:]].any())
     assert bool(leasing.pool.storage[:, :, table.pages[:4]].any())
 
@@ -184,8 +188,7 @@ def test_when_the_engine_stops_or_breaks_leases_are_gone(leasing: Engine) -> Non
 def test_pages_of_somebody_else_in_a_lease_end_the_engine(leasing: Engine) -> None:
     rows, lease = planned_rows(leasing), leasing.open_lease(SALT)
     computed(leasing, rows, tokens(1, 200), lease)
-    assert lease._table is not None
-    lease._table.owner += 1
+    table_of(lease).owner += 1
     with pytest.raises(Exception, match="page_ownership"):
         leasing.close_lease(lease).result()
     leasing._thread.join()  # type: ignore[union-attr]
@@ -202,12 +205,18 @@ def test_a_public_prefix_and_a_lease_go_together(leasing: Engine) -> None:
     assert computed(leasing, rows, prompt, lease) == 278 - 256
 
 
-@given(st.lists(st.lists(st.integers(0, 3), max_size=400), max_size=6), st.binary(max_size=40))
+@given(
+    st.lists(st.lists(st.integers(0, 3), max_size=400), max_size=6),
+    st.binary(max_size=40),
+    st.sampled_from(STORES),
+)
 @settings(max_examples=40)
-def test_what_is_given_is_the_common_beginning_in_whole_blocks(turns: list[list[int]], salt: bytes) -> None:
+def test_what_is_given_is_the_common_beginning_in_whole_blocks(
+    turns: list[list[int]], salt: bytes, store: str
+) -> None:
     """Keys and values stand for their tokens here: what a request is given is what its own prompt would give."""
     pool = ArrayPages(layers=1, kv_heads=1, head_dim=1, pages=64, page_tokens=16)
-    lease = Lease(salt, 1, 256)
+    lease = Lease(salt, lease_rooms(store, pool, 1, 256)(1), 256)
     held: list[int] = []
     for number, turn in enumerate(turns):
         if not turn:
@@ -227,6 +236,6 @@ def test_what_is_given_is_the_common_beginning_in_whole_blocks(turns: list[list[
         lease.keep(prompt, table, pool)
         held = turn[: min(len(turn), 256) // 64 * 64]
         pool.release(table)
-    lease.end(pool)
+    lease.end()
     assert pool.free_pages == 64
     assert not bool(pool.storage.any())

@@ -15,7 +15,14 @@ from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.decoder import Decoder, Span
 from enclave_runtime.engine.engine import Engine
 from enclave_runtime.engine.engine_config import EngineConfig
-from enclave_runtime.engine.errors import EngineFault, PageOwnershipError, RankLost, UnsupportedModel
+from enclave_runtime.engine.errors import (
+    EngineFault,
+    InvalidRequest,
+    PageOwnershipError,
+    RankLost,
+    UnsupportedModel,
+)
+from enclave_runtime.engine.lease_room import lease_rooms
 from enclave_runtime.engine.model import load_model
 from enclave_runtime.engine.pages import PagePool
 from enclave_runtime.engine.ranks import RankedModel
@@ -200,6 +207,12 @@ def test_a_followers_page_is_zero_before_anyone_else_owns_it(over_threads: Any) 
     pool.allocate(3, 16)  # heard when everything before was done
     assert pools[0].owner_of(int(other.pages[0])) == 2
     assert not bool(pools[0].storage.any())
+
+
+def test_leases_cannot_be_sealed_where_each_rank_has_a_part_of_a_page(over_threads: Any) -> None:
+    decoder, _, _ = over_threads(CONFIG, 2)
+    with pytest.raises(InvalidRequest, match="sealed"):
+        lease_rooms("sealed", decoder.new_pool(8, 16), 1, 64)
 
 
 def test_a_request_has_the_same_bits_alone_and_among_others(over_threads: Any) -> None:
