@@ -111,6 +111,12 @@ def serve(
     tokens: Annotated[
         Path | None, typer.Option(help="Ask for blind tokens: a file from `cloister tokens policy`.")
     ] = None,
+    transparency: Annotated[
+        Path | None,
+        typer.Option(
+            help="A client's policy file: the node checks its own staples by its table [transparency]."
+        ),
+    ] = None,
     show_command_line: Annotated[bool, typer.Option(help="Print the measured command line and end.")] = False,
     show_policy: Annotated[
         bool, typer.Option(help="Print the policy tables that trust this simulated platform, and end.")
@@ -152,6 +158,7 @@ def serve(
             "decoder": _object("--decoder", decoder),
             "draft": _draft(model, draft, guesses),
             "leases": _object("--leases", leases),
+            "transparency": _log_table(transparency),
         }
         if evidence != SIMULATED:
             own = NodeConfig(
@@ -238,6 +245,22 @@ def _object(option: str, text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{option} is not a JSON object")
     return value
+
+
+def _log_table(policy: Path | None) -> dict[str, Any]:
+    """The table [transparency] of a policy file, as JSON can say it. Raises ValueError, OSError."""
+    if policy is None:
+        return {}
+    import tomllib
+
+    from measurements.statement import instant_text
+
+    table = tomllib.loads(policy.read_text()).get("transparency")
+    if not isinstance(table, dict):
+        raise ValueError(f"{policy} has no table [transparency]")
+    return {
+        name: instant_text(value) if isinstance(value, datetime) else value for name, value in table.items()
+    }
 
 
 def _draft(model: Path, draft: Path | None, guesses: int) -> dict[str, str | int]:

@@ -67,6 +67,7 @@ _TABLES = (
     "decoder",
     "draft",
     "leases",
+    "transparency",
 )
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:+-]{0,127}")
 
@@ -84,7 +85,8 @@ class NodeConfig:
     of metrics (MetricsSchema), ``admission`` the limits of AdmissionLimits, ``public_prefix`` a system message that
     everybody knows, whose keys and values are computed at the start (empty: none), ``decoder`` the settings of
     DecoderChoice, ``draft`` those of DraftChoice (empty: no draft model), ``leases`` those of LeaseSettings
-    (empty: none).
+    (empty: none), ``transparency`` the table of a client's policy by which the node checks its own staples (empty: for
+    consistency alone).
     """
 
     model_name: str
@@ -103,6 +105,7 @@ class NodeConfig:
     decoder: Mapping[str, str | int] = field(default_factory=dict)
     draft: Mapping[str, str | int] = field(default_factory=dict)
     leases: Mapping[str, int | str] = field(default_factory=dict)
+    transparency: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """The command line: canonical JSON (RFC 8785), as :meth:`parse` takes it."""
@@ -139,6 +142,11 @@ class NodeConfig:
         DecoderChoice.from_table(members["decoder"])
         DraftChoice.from_table(members["draft"])
         LeaseSettings.from_table(members["leases"])
+        if members["transparency"]:
+            # Here, not above: what judges signatures is loaded by those nodes alone.
+            from enclave_runtime.staple_check import staple_policy
+
+            staple_policy(members["transparency"])
         return cls(
             model_name=name,
             platform=platform,
@@ -156,6 +164,7 @@ class NodeConfig:
             decoder=members["decoder"],
             draft=members["draft"],
             leases=members["leases"],
+            transparency=members["transparency"],
         )
 
 

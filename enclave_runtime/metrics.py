@@ -15,7 +15,7 @@ import secrets
 import threading
 from collections.abc import Callable
 
-from enclave_runtime.metrics_schema import MAX_VALUE, QUEUE, REQUESTS, TOKENS, Metric, MetricsSchema
+from enclave_runtime.metrics_schema import MAX_VALUE, QUEUE, REQUESTS, STAPLE, TOKENS, Metric, MetricsSchema
 
 
 class RequestOutcome(enum.StrEnum):
@@ -50,6 +50,7 @@ class Metrics:
         self._queue_depth = queue_depth
         self._places = {(s.metric.name, s.label_value): place for place, s in enumerate(schema.series)}
         self._counts = [0] * len(schema.series)
+        self._staple_refused = False
         self._lock = threading.Lock()
 
     def restart(self) -> None:
@@ -69,13 +70,18 @@ class Metrics:
             raise MetricRefused(TOKENS.name)
         self._add(TOKENS, "", count)
 
+    def staple_judged(self, *, refused: bool) -> None:
+        """Say whether the last staple that the host handed over was refused."""
+        self._staple_refused = refused
+
     def values(self) -> tuple[int, ...]:
         """The numbers as they may be shown, one for each series of the schema."""
         with self._lock:
             values = list(self._counts)
-        queue = self._places.get((QUEUE.name, ""))
-        if queue is not None:
-            values[queue] = self.schema.series[queue].metric.bucket(self._queue_depth())
+        for gauge, value in ((QUEUE, self._queue_depth()), (STAPLE, int(self._staple_refused))):
+            place = self._places.get((gauge.name, ""))
+            if place is not None:
+                values[place] = self.schema.series[place].metric.bucket(value)
         return tuple(values)
 
     def _add(self, kind: Metric, label_value: str, count: int) -> None:

@@ -121,7 +121,18 @@ QUEUE: Final = Metric(
     buckets=(0, 4, 16, 64, 256, 1024),
 )
 
-MEASURABLE: Final[Mapping[str, Metric]] = {m.name: m for m in (REQUESTS, TOKENS, QUEUE)}
+STAPLE: Final = Metric(
+    name="cloister_staple_refused",
+    type="gauge",
+    meaning="1 where the last staple that the host handed over was refused.",
+    label="",
+    label_values=(),
+    step=0,
+    most_per_s=0,
+    buckets=(0, 1),
+)
+
+MEASURABLE: Final[Mapping[str, Metric]] = {m.name: m for m in (REQUESTS, TOKENS, QUEUE, STAPLE)}
 """What a node can measure, as finely as it may be shown."""
 
 DEFAULT: Final = MetricsSchema(10, tuple(MEASURABLE.values()))

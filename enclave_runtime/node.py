@@ -47,7 +47,9 @@ from enclave_runtime.metrics import Metrics, RequestOutcome
 from enclave_runtime.optimisations import refuse_by_name
 from enclave_runtime.seal import SealReport
 from enclave_runtime.standing_thread import StandingThread
-from enclave_runtime.staple_feed import LEAST_S, MAX_STAPLE_FILE, StapleFeed, StapleRefused, successor
+from enclave_runtime.staple_check import StapleCheck, check_of
+from enclave_runtime.staple_feed import MAX_STAPLE_FILE
+from enclave_runtime.staple_intake import take_staples
 from enclave_runtime.sweep import Sweep
 from measurements.errors import TransparencyError
 from measurements.staple import Staple
@@ -129,6 +131,9 @@ def run(
         now=time.time,
         thread=StandingThread("evidence"),
     )
+    check = check_of(config.transparency, identity.current(), time.time)
+    if check is not None:
+        check.at_boot(staple)
     clock.mark("evidence")
     completions = EngineCompletions(
         engine,
@@ -138,7 +143,7 @@ def run(
         None if leases is None else Leases(engine, leases),
     )
     metrics = Metrics(egress.schema, completions.queue_depth)
-    service = Service(completions, identity, metrics, padding, tokens, Sweep())
+    service = Service(completions, identity, metrics, padding, tokens, Sweep(), check)
     try:
         asyncio.run(_serve(service, config, host, inherited, confined, egress, clock))
     finally:
@@ -156,6 +161,7 @@ class Service:
     padding: CellProfile
     tokens: TokenPolicy | None
     sweep: Sweep
+    staples: StapleCheck | None
 
     def gateway(self, padding: CellProfile, tokens: TokenPolicy | None) -> Gateway:
         """The node's application: the API behind the encryption, evidence and metrics beside it.
@@ -209,7 +215,7 @@ async def _serve(
     # The one descriptor that still leads out; it is closed with the line that says the node listens.
     announcement = os.dup(sys.stdout.fileno())
     if inherited.staples is not None:
-        _take_staples(loop, inherited.staples, service.identity)
+        take_staples(loop, inherited.staples, service.identity, service.staples, service.metrics)
     service.sweep.begin()
     named = {announcement, listener.fileno(), egress.pipe, *inherited.descriptors}
     clock.mark("rehearsal")
@@ -257,37 +263,6 @@ async def _show_metrics(metrics: Metrics, egress: Egress, server: Server) -> Non
             await asyncio.sleep(egress.schema.interval_s)
     finally:
         server.stop()
-
-
-def _take_staples(loop: asyncio.AbstractEventLoop, descriptor: int, identity: Identity) -> None:
-    """Take fresh staples from the pipe for as long as the host writes into it."""
-    feed, renewals = StapleFeed(), set[asyncio.Task[None]]()
-    taken_at = -LEAST_S
-
-    def read() -> None:
-        data = b""
-        with contextlib.suppress(OSError):
-            data = os.read(descriptor, 65_536)
-        if not data:
-            loop.remove_reader(descriptor)
-            return
-        files: list[bytes] = []
-        with contextlib.suppress(StapleRefused):
-            files.extend(feed.feed(data))
-        for file in files:
-            with contextlib.suppress(StapleRefused):
-                take(successor(identity.staple, file))
-
-    def take(staple: Staple) -> None:
-        nonlocal taken_at
-        if loop.time() - taken_at >= LEAST_S:
-            taken_at = loop.time()
-            renewal = loop.create_task(identity.adopt_staple(staple))
-            renewals.add(renewal)
-            renewal.add_done_callback(renewals.discard)
-
-    os.set_blocking(descriptor, False)
-    loop.add_reader(descriptor, read)
 
 
 async def _rehearse(service: Service) -> None:

@@ -63,6 +63,7 @@ def node_config(
     decoder: Mapping[str, str | int] | None = None,
     draft: Mapping[str, str | int] | None = None,
     leases: Mapping[str, int | str] | None = None,
+    transparency: Mapping[str, Any] | None = None,
 ) -> NodeConfig:
     """The configuration of a node on the simulated platform with these ``roots`` (``Platform.roots``).
 
@@ -85,6 +86,7 @@ def node_config(
         decoder=dict(decoder or {}),
         draft=dict(draft or {}),
         leases=dict(leases or {}),
+        transparency=dict(transparency or {}),
     )
 
 

@@ -5,10 +5,11 @@ over a new staple through a pipe that the node inherited and can only read from.
 (big-endian) ‖ the bytes of the staple's file.
 
 What comes is as little trusted as the file was; whoever uses the node checks it. But a node that serves everybody
-one bundle looks before it replaces a good one: the new staple must be about the same release, its proofs must hold
-in the trees they name, and those trees must not be smaller than the ones before. Who signed a tree, the node has no
-keys to tell. More than one staple in :data:`LEAST_S` is not taken: bundles that changed with every request would be
-marks.
+one bundle looks before it replaces a good one. Where its measured configuration names a log, it checks all of the
+staple as its users will (``staple_check``). Otherwise it has no keys to tell who signed what, and sees to what needs
+none: the new staple must be about the same release, its proofs must hold in the trees they name, those trees and the
+status must not be older than the ones before, and no tree may stand against another of its size. More than one staple
+in :data:`LEAST_S` is not taken: bundles that changed with every request would be marks.
 """
 
 from collections.abc import Iterator
@@ -16,10 +17,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from measurements.checkpoint import Checkpoint
+from measurements.dsse import Envelope
 from measurements.errors import TransparencyError
 from measurements.merkle import leaf_hash
 from measurements.note import Note
+from measurements.release import Status
 from measurements.staple import Staple
+from measurements.statement import Statement
 from measurements.tlog_proof import TlogProof
 
 MAX_STAPLE_FILE: Final = 512 * 1024
@@ -31,7 +35,7 @@ _LENGTH: Final = 4
 
 class StapleRefused(Exception):
     """A staple that does not replace the one before: ``code`` is one of too_large, malformed, another_release,
-    proof, older.
+    proof, older, forked, log.
     """
 
     def __init__(self, code: str) -> None:
@@ -71,32 +75,55 @@ def framed(file: bytes) -> bytes:
 
 def successor(before: Staple, file: bytes) -> Staple:
     """The staple in ``file``, if it may take the place of ``before``. Raises StapleRefused."""
-    try:
-        staple = Staple.parse(file)
-    except TransparencyError:
-        raise StapleRefused("malformed") from None
+    staple = parsed(file)
     if staple.release_leaf != before.release_leaf:
         raise StapleRefused("another_release")
+    require_consistent(before, staple)
+    return staple
+
+
+def parsed(file: bytes) -> Staple:
+    """The staple in ``file``. Raises StapleRefused (malformed)."""
     try:
-        newest = _tree(staple.checkpoint)
+        return Staple.parse(file)
+    except TransparencyError:
+        raise StapleRefused("malformed") from None
+
+
+def require_consistent(before: Staple, staple: Staple) -> None:
+    """Whether the proofs hold and nothing is older than ``before``, whoever signed it. Raises StapleRefused."""
+    try:
+        trees = [_tree(staple.checkpoint)]
         for proof, leaf in (
             (staple.release_proof, staple.release_leaf),
             (staple.status_proof, staple.status_leaf),
         ):
-            parsed = TlogProof.parse(proof)
-            tree = _tree(parsed.checkpoint)
-            if tree.origin != newest.origin or tree.size > newest.size:
+            parsed_proof = TlogProof.parse(proof)
+            tree = _tree(parsed_proof.checkpoint)
+            if tree.origin != trees[0].origin or tree.size > trees[0].size:
                 raise StapleRefused("proof")
-            parsed.verify_leaf(leaf_hash(leaf), tree)
+            parsed_proof.verify_leaf(leaf_hash(leaf), tree)
+            trees.append(tree)
+        status = _status(staple)
     except TransparencyError:
         raise StapleRefused("proof") from None
     try:
-        known = _tree(before.checkpoint)
+        known, known_status = _tree(before.checkpoint), _status(before)
     except TransparencyError:
-        return staple  # what the node booted with was no staple that anybody could use
-    if newest.origin != known.origin or newest.size < known.size:
+        return  # what the node booted with was no staple that anybody could use
+    if trees[0].origin != known.origin or trees[0].size < known.size:
         raise StapleRefused("older")
-    return staple
+    roots: dict[int, bytes] = {}
+    if any(roots.setdefault(tree.size, tree.root) != tree.root for tree in (known, *trees)):
+        raise StapleRefused("forked")
+    if status.sequence < known_status.sequence:
+        raise StapleRefused("older")
+    if status.sequence == known_status.sequence and staple.status_leaf != before.status_leaf:
+        raise StapleRefused("forked")
+
+
+def _status(staple: Staple) -> Status:
+    return Status.parse(Statement.parse(Envelope.parse(staple.status_leaf).payload))
 
 
 def _tree(note: bytes) -> Checkpoint:

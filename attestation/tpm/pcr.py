@@ -27,6 +27,12 @@ def extend(bank: str, value: bytes, digest: bytes) -> bytes:
     return hashlib.new(bank, value + digest).digest()
 
 
+def named_values(values: PcrValues) -> Mapping[str, str]:
+    """The PCRs as ``pcr<index>``, in hexadecimal; those of SHA-384 where there are any, else of SHA-256."""
+    bank = next((bank for bank in ("sha384", "sha256") if values.get(bank)), None)
+    return {f"pcr{n}": value.hex() for n, value in sorted(values[bank].items())} if bank else {}
+
+
 def check_values(attest: Attest, values: PcrValues, digest_hash: str) -> None:
     """Check that exactly the quoted PCRs are given, with the values that the quote signs.
 

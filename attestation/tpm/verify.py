@@ -19,7 +19,7 @@ from .boot_state import check_image, check_pins, check_replay
 from .eventlog import SECURE_BOOT_PCR, EventLog, parse_event_log
 from .evidence import Quote, TpmEvidence
 from .gcp import GCP_ROOTS_SHA256, GcpInstance, GcpPolicy, check_instance, read_instance
-from .pcr import PcrValues, check_banks, check_required, check_values
+from .pcr import PcrValues, check_banks, check_required, check_values, named_values
 from .policy import TpmPolicy
 
 QUOTE_CHECKS: Final = (
@@ -62,8 +62,7 @@ class VerifiedQuote:
     @property
     def registers(self) -> Mapping[str, str]:
         """The quoted PCRs, as ``pcr<index>``, in hexadecimal; SHA-384 where it was quoted, else SHA-256."""
-        bank = next((bank for bank in ("sha384", "sha256") if self.pcrs.get(bank)), None)
-        return {f"pcr{n}": value.hex() for n, value in sorted(self.pcrs[bank].items())} if bank else {}
+        return named_values(self.pcrs)
 
 
 def appraise(

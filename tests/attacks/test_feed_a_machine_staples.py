@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from private_world import GPU, publish
 
-from enclave_runtime import node
+from enclave_runtime import staple_intake
 from enclave_runtime.staple_feed import StapleFeed, StapleRefused, framed
 from images import recipe
 from images.guest import init
@@ -133,7 +133,7 @@ def of_a_node(pipe: int, carried: Carried, meanwhile: Callable[[], Awaitable[Non
     """The node's own code takes staples from the pipe until ``meanwhile`` ends."""
 
     async def live() -> None:
-        node._take_staples(asyncio.get_running_loop(), pipe, carried)  # type: ignore[arg-type]
+        staple_intake.take_staples(asyncio.get_running_loop(), pipe, carried)  # type: ignore[arg-type]
         await meanwhile()
 
     asyncio.run(live())
@@ -168,7 +168,7 @@ def test_a_staple_that_is_old_or_anothers_or_none_changes_nothing(tmp_path: Path
 def test_control_a_node_that_does_not_look_goes_back_in_time(
     tmp_path: Path, staples: Staples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node, "successor", lambda _, file: Staple.parse(file))
+    monkeypatch.setattr(staple_intake, "successor", lambda _, file: Staple.parse(file))
     carried = Carried(Staple.parse(staples.current))
     with machine(tmp_path, policy_limits()) as made:
         of_a_node(made.pipe, carried, sends(made, [framed(staples.old)], carried, until=1))

@@ -36,7 +36,7 @@ from enclave_runtime.node_launch import node_config
 from enclave_runtime.openmetrics import render
 from enclave_runtime.standing_thread import StandingThread
 
-GOOD = (20, 0, 0, 0, 0, 3000, 4)
+GOOD = (20, 0, 0, 0, 0, 3000, 4, 0)
 TOKENS_AT = 5
 
 

@@ -23,7 +23,7 @@ def test_counts_move_in_whole_steps():
     for _ in range(3):
         counted.request_ended(RequestOutcome.ANSWERED)
     counted.tokens_generated(2345)
-    assert counted.values() == (60, 0, 0, 0, 0, 3000, 4)
+    assert counted.values() == (60, 0, 0, 0, 0, 3000, 4, 0)
     counted.restart()
     assert counted.values()[:6] == (0,) * 6
 
@@ -70,13 +70,14 @@ def test_the_outcomes_are_those_of_the_list():
 
 
 def test_the_text_is_openmetrics():
-    text = render(DEFAULT, (20, 0, 40, 0, 0, 3000, 16)).decode()
+    text = render(DEFAULT, (20, 0, 40, 0, 0, 3000, 16, 0)).decode()
     assert text.splitlines()[:3] == [
         "# TYPE cloister_requests counter",
         "# HELP cloister_requests Requests that ended, by outcome.",
         'cloister_requests_total{outcome="answered"} 20',
     ]
-    assert text.endswith("cloister_queue_depth 16\n# EOF\n")
+    assert "cloister_queue_depth 16\n" in text
+    assert text.endswith("cloister_staple_refused 0\n# EOF\n")
     parser = pytest.importorskip("prometheus_client.openmetrics.parser")
     families = {f.name: f for f in parser.text_string_to_metric_families(text)}
     shown = {(s.name, *s.labels.values()): s.value for f in families.values() for s in f.samples}
