@@ -1,12 +1,14 @@
 """What a machine reads off its own evidence is what a verifier finds in it."""
 
+from contextlib import suppress
+
 import pytest
 import tdx_world
 from cryptography.hazmat.primitives.asymmetric import ec
 from software_tpm import SoftwareTpm
 
 from attestation.bundle import CpuSection
-from attestation.errors import AttestationError, EvidenceMalformed, NotAvailable
+from attestation.errors import EvidenceMalformed, NotAvailable
 from attestation.simulated.amd import ReportSettings, sign_report
 from attestation.stated_registers import stated_registers
 from attestation.tdx.quote import parse_quote
@@ -35,10 +37,8 @@ def test_a_tpms_quoted_registers() -> None:
 @pytest.mark.parametrize("evidence", [b"", b"{}", b"\0" * 1184, b"\xff" * 5000])
 def test_what_cannot_be_read(tee: str, evidence: bytes) -> None:
     section = CpuSection(tee, evidence, {})
-    try:
+    with suppress(EvidenceMalformed):
         assert stated_registers(section)
-    except AttestationError as error:
-        assert isinstance(error, EvidenceMalformed)
 
 
 def test_an_unknown_kind() -> None:

@@ -33,7 +33,7 @@ def test_it_may_be_coarser():
     coarser["metrics"][2] |= {"buckets": [0, 1024]}
     del coarser["metrics"][1]
     schema = MetricsSchema.parse(coarser)
-    assert [s.label_value for s in schema.series] == ["answered", "failed", ""]
+    assert [s.label_value for s in schema.series] == ["answered", "failed", "", ""]
 
 
 @pytest.mark.parametrize(
