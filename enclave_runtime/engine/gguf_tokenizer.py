@@ -7,6 +7,7 @@ not in `_SPLITTERS` is refused, because a wrong cut gives other tokens than the 
 import hashlib
 import json
 from collections.abc import Callable
+from itertools import repeat
 
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as NativeTokenizer
@@ -58,7 +59,9 @@ def tokenizer_from_gguf(metadata: GgufMetadata) -> Tokenizer:
         for name in ("eos", "eot", "eom")
         if f"tokenizer.ggml.{name}_token_id" in metadata
     }
-    return Tokenizer(native, end_ids=ends, bos=bos, eos=eos, digest=tokenizer_digest(metadata))
+    return Tokenizer(
+        native, end_ids=ends, bos=bos, eos=eos, digest=tokenizer_digest(metadata), vocabulary=vocabulary
+    )
 
 
 def _byte_level(
@@ -68,7 +71,7 @@ def _byte_level(
     splitter = metadata.text("tokenizer.ggml.pre", "(none)")
     if splitter not in _SPLITTERS:
         raise UnsupportedModel("pre-tokenizer in the GGUF file", expected=sorted(_SPLITTERS), found=splitter)
-    merges = [_merge(line) for line in metadata.texts("tokenizer.ggml.merges")]
+    merges = _merges(metadata.texts("tokenizer.ggml.merges"))
     try:
         # Llama 3 takes a word that is a token as it is, even where no chain of merges leads to it.
         model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=splitter in _WHOLE_WORDS)
@@ -88,11 +91,13 @@ def tokenizer_digest(metadata: GgufMetadata) -> bytes:
     return hashlib.sha256(text.encode("ascii")).digest()
 
 
-def _merge(line: str) -> tuple[str, str]:
-    left, blank, right = line.partition(" ")
-    if not (left and blank and right) or " " in right:
+def _merges(lines: list[str]) -> list[tuple[str, str]]:
+    """Left and right of each line."""
+    parts = " ".join(lines).split(" ") if lines else []
+    # One blank in each line and nothing empty: then every two parts are a line's.
+    if set(map(str.count, lines, repeat(" "))) - {1} or "" in parts:
         raise ModelMalformed("merge that does not join two tokens")
-    return left, right
+    return list(zip(parts[::2], parts[1::2], strict=True))
 
 
 def _marker(metadata: GgufMetadata, name: str, tokens: list[str]) -> str:

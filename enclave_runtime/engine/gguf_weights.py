@@ -8,24 +8,13 @@ rows stay in checkpoint order.
 import re
 
 import numpy as np
-from gguf import GGMLQuantizationType, quants
-from gguf.constants import GGML_QUANT_SIZES
 
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.errors import ModelMalformed, UnsupportedModel
+from enclave_runtime.engine.ggml_types import BLOCKS, GgmlType, type_name
 from enclave_runtime.engine.gguf_file import GgufFile, GgufTensor
+from enclave_runtime.engine.half_floats import from_bfloat16
 from enclave_runtime.engine.weights import StoredTensor
-
-_READABLE = {
-    GGMLQuantizationType.F32,
-    GGMLQuantizationType.F16,
-    GGMLQuantizationType.BF16,
-    GGMLQuantizationType.Q4_0,
-    GGMLQuantizationType.Q4_1,
-    GGMLQuantizationType.Q8_0,
-    GGMLQuantizationType.Q4_K,
-    GGMLQuantizationType.Q6_K,
-}
 
 _OUTER_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -73,7 +62,7 @@ class GgufTensors:
     def read_into(self, name: str, out: np.ndarray) -> None:
         stored = self.stored(name)
         rows = stored.rows if stored.order is None else stored.rows[stored.order]
-        np.copyto(out, expand(rows, GGMLQuantizationType(stored.kind)).reshape(out.shape))
+        np.copyto(out, expand(rows, GgmlType(stored.kind)).reshape(out.shape))
 
     def kind(self, name: str) -> int:
         tensor = self._tensors[name]
@@ -95,16 +84,16 @@ def rope_factors(file: GgufFile, data: memoryview) -> tuple[float, ...] | None:
     tensor = file.tensors.get(ROPE_FACTORS)
     if tensor is None:
         return None
-    if tensor.kind != GGMLQuantizationType.F32 or len(tensor.shape) != 1:
+    if tensor.kind != GgmlType.F32 or len(tensor.shape) != 1:
         raise ModelMalformed("rope_freqs is no float32 vector", found=tensor.shape)
     return tuple(stored_rows(tensor, data, file.data_start).view("<f4").reshape(-1).tolist())
 
 
 def stored_rows(tensor: GgufTensor, data: memoryview, data_start: int) -> np.ndarray:
     """The bytes of ``tensor`` as stored: uint8 [rows, bytes per row], a view of ``data``."""
-    if tensor.kind not in _READABLE:
-        raise UnsupportedModel(f"quantisation of {tensor.name}", found=_kind_name(tensor.kind))
-    block_items, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.kind)]
+    if tensor.kind not in BLOCKS:
+        raise UnsupportedModel(f"quantisation of {tensor.name}", found=type_name(tensor.kind))
+    block_items, block_bytes = BLOCKS[GgmlType(tensor.kind)]
     columns = tensor.shape[-1]
     if columns % block_items:
         raise ModelMalformed(f"row of {tensor.name} is no whole number of blocks", found=columns)
@@ -118,12 +107,24 @@ def stored_rows(tensor: GgufTensor, data: memoryview, data_start: int) -> np.nda
     return np.frombuffer(data, np.uint8, rows * row_bytes, start).reshape(rows, row_bytes)
 
 
-def expand(rows: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
-    """Stored rows (uint8) to float32 [rows, columns]."""
+def expand(rows: np.ndarray, kind: GgmlType) -> np.ndarray:
+    """Stored rows (uint8) to float32 [rows, columns]. Raises `UnsupportedModel` for blocks where the package gguf, that
+    takes them apart, is not installed; the compiled decoder needs it for no matrix.
+    """
+    if kind == GgmlType.F32:
+        return rows.view("<f4")
+    if kind == GgmlType.F16:
+        return rows.view("<f2").astype(np.float32)
+    if kind == GgmlType.BF16:
+        return from_bfloat16(rows.view("<u2"))
+    try:
+        from gguf import GGMLQuantizationType, quants
+    except ImportError:
+        raise UnsupportedModel(f"{kind.name} in float32: cloister's extra 'runtime' brings it") from None
     with np.errstate(
         all="ignore"
-    ):  # scales of a malformed file may overflow; the values are then what they are
-        expanded: np.ndarray = quants.dequantize(rows, kind)
+    ):  # a malformed file's scales may overflow; the values are then what they are
+        expanded: np.ndarray = quants.dequantize(rows, GGMLQuantizationType(kind))
     return expanded
 
 
@@ -140,10 +141,3 @@ def _checkpoint_name(name: str) -> str:
     if layer and layer[2] in _LAYER_NAMES:
         return f"model.layers.{layer[1]}.{_LAYER_NAMES[layer[2]]}"
     return name  # assemble() refuses it by this name
-
-
-def _kind_name(kind: int) -> str:
-    try:
-        return GGMLQuantizationType(kind).name
-    except ValueError:
-        return str(kind)

@@ -19,7 +19,7 @@ from enclave_runtime.engine.gguf_tokenizer import tokenizer_from_gguf
 from enclave_runtime.engine.gguf_weights import GgufTensors, rope_factors
 from enclave_runtime.engine.safetensors_weights import INDEX_FILE, SafetensorsFolder
 from enclave_runtime.engine.tokenizer import Tokenizer, token_ids, tokenizer_from_json
-from enclave_runtime.engine.weights import TensorSource
+from enclave_runtime.engine.weights import TensorSource, loader_threads
 
 DecoderMaker = Callable[[ModelConfig, TensorSource], Decoder]
 
@@ -139,7 +139,7 @@ def _load_gguf(path: Path, wanted: str | DecoderMaker, activations: int) -> Load
             raise ModelMalformed("empty model file") from None
     # The mapping is released with its last view; numpy arrays over it are gone once the weights are expanded.
     data = memoryview(mapping)
-    with ThreadPoolExecutor(1, thread_name_prefix="digest") as pool:
+    with ThreadPoolExecutor(2, thread_name_prefix="loading") as pool:
         content = pool.submit(hashlib.sha256, data)
         file = parse_gguf(data)
         embedding = file.tensors.get("token_embd.weight")
@@ -151,8 +151,9 @@ def _load_gguf(path: Path, wanted: str | DecoderMaker, activations: int) -> Load
         factors = rope_factors(file, data)
         if factors is not None:
             config = with_rope_factors(config, factors)
+        making = _begun(pool, config, GgufTensors(file, data, config), wanted, activations)
         tokenizer = tokenizer_from_gguf(file.metadata)
-        decoder = make_decoder(config, GgufTensors(file, data, config), wanted, activations)
+        decoder = making()
         digest = content.result().digest()
     source = file.metadata.text("tokenizer.chat_template", "") or None
     return _loaded(
@@ -175,19 +176,19 @@ def _load_folder(folder: Path, wanted: str | DecoderMaker, activations: int) -> 
     settings = _object(documents, "tokenizer_config.json")
     generation = _object(documents, "generation_config.json")
     bos, eos = _marker(settings, "bos_token"), _marker(settings, "eos_token")
-    used = {name: documents[name] for name in _TOKENIZER_FILES if name in documents}
-    tokenizer = tokenizer_from_json(
-        documents["tokenizer.json"],
-        end_ids=token_ids(main, "eos_token_id") | token_ids(generation, "eos_token_id"),
-        bos=bos,
-        eos=eos,
-        digest=model_digest({name: hashlib.sha256(content).digest() for name, content in used.items()}),
-    )
-    source = SafetensorsFolder(folder)
     digests = {name: hashlib.sha256(content).digest() for name, content in documents.items()}
-    with ThreadPoolExecutor(1, thread_name_prefix="digest") as pool:
+    source = SafetensorsFolder(folder)
+    with ThreadPoolExecutor(loader_threads() + 1, thread_name_prefix="loading") as pool:
+        making = _begun(pool, config, source, wanted, activations)
         contents = pool.map(_file_digest, source.files)
-        decoder = make_decoder(config, source, wanted, activations)
+        tokenizer = tokenizer_from_json(
+            documents["tokenizer.json"],
+            end_ids=token_ids(main, "eos_token_id") | token_ids(generation, "eos_token_id"),
+            bos=bos,
+            eos=eos,
+            digest=model_digest({name: digests[name] for name in _TOKENIZER_FILES if name in documents}),
+        )
+        decoder = making()
         digests |= {file.name: digest for file, digest in zip(source.files, contents, strict=True)}
     return _loaded(
         config,
@@ -197,6 +198,21 @@ def _load_folder(folder: Path, wanted: str | DecoderMaker, activations: int) -> 
         digest=model_digest(digests),
         name=folder.resolve().name,
     )
+
+
+def _begun(
+    pool: ThreadPoolExecutor,
+    config: ModelConfig,
+    source: TensorSource,
+    wanted: str | DecoderMaker,
+    activations: int,
+) -> Callable[[], Decoder]:
+    """Have ``pool`` make the decoder, while the caller does something else; what is given waits for it. Somebody else's
+    function is called in the caller's own thread, when it waits.
+    """
+    if not isinstance(wanted, str):
+        return lambda: make_decoder(config, source, wanted, activations)
+    return pool.submit(make_decoder, config, source, wanted, activations).result
 
 
 def _documents(folder: Path) -> dict[str, bytes]:

@@ -9,7 +9,8 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 from tokenizers import Tokenizer as NativeTokenizer
@@ -21,11 +22,19 @@ class Tokenizer:
     """A vocabulary with its rules.
 
     ``end_ids`` end an answer; ``bos`` and ``eos`` are the texts of the two markers ("" where there is none);
-    ``digest`` is the SHA-256 of what the tokenizer was made from.
+    ``digest`` is the SHA-256 of what the tokenizer was made from. ``vocabulary`` is every token of ``native`` with its
+    number, for those who have it at hand; else it is asked.
     """
 
     def __init__(
-        self, native: NativeTokenizer, *, end_ids: Iterable[int], bos: str, eos: str, digest: bytes
+        self,
+        native: NativeTokenizer,
+        *,
+        end_ids: Iterable[int],
+        bos: str,
+        eos: str,
+        digest: bytes,
+        vocabulary: Mapping[str, int] | None = None,
     ) -> None:
         native.no_padding()
         native.no_truncation()
@@ -37,7 +46,9 @@ class Tokenizer:
         self.bos = bos
         self.eos = eos
         self.digest = digest
-        self._text_bytes, self._drop_first_space = _text_bytes(native)
+        if vocabulary is None:
+            vocabulary = native.get_vocab(with_added_tokens=True)
+        self._text_bytes, self._drop_first_space = _text_bytes(native, vocabulary)
         self.end_ids = frozenset(end_ids)
         if any(not 0 <= token < self.size for token in self.end_ids):
             raise ModelMalformed("end token outside the vocabulary", found=sorted(self.end_ids))
@@ -136,22 +147,21 @@ def token_ids(document: Mapping[str, object], name: str) -> set[int]:
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
-def _text_bytes(native: NativeTokenizer) -> tuple[list[bytes], bool]:
+def _text_bytes(native: NativeTokenizer, vocabulary: Mapping[str, int]) -> tuple[list[bytes], bool]:
     """Bytes of text for every token id, and whether an answer's first space is dropped."""
-    try:
-        decoder = json.loads(native.to_str()).get("decoder")
+    try:  # what the library writes when a decoder is pickled: its JSON
+        decoder = None if native.decoder is None else json.loads(native.decoder.__getstate__())
     except ValueError:
-        raise ModelMalformed("tokenizer cannot be written as JSON") from None
+        raise ModelMalformed("tokenizer's decoder cannot be written as JSON") from None
     steps = decoder["decoders"] if decoder and decoder["type"] == "Sequence" else [decoder] if decoder else []
     kinds = [step["type"] for step in steps]
-    vocabulary: dict[str, int] = native.get_vocab(with_added_tokens=True)
     added = native.get_added_tokens_decoder()
     size = max(vocabulary.values(), default=-1) + 1
     table = [b""] * size
     drop_first_space = False
     if kinds == ["ByteLevel"]:
-        for token, number in vocabulary.items():
-            table[number] = _from_byte_alphabet(token)
+        for number, part in zip(vocabulary.values(), _from_byte_alphabet(vocabulary), strict=True):
+            table[number] = part
     elif kinds == ["Replace", "ByteFallback", "Fuse", "Strip"] or kinds == [
         "Replace",
         "ByteFallback",
@@ -182,14 +192,23 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 BYTE_ALPHABET = _byte_alphabet()
+# What is Latin-1 after the translation is a byte; characters outside the alphabet are made to be none.
+_TO_LATIN_1 = dict.fromkeys(range(256), 65535) | {ord(char): byte for char, byte in BYTE_ALPHABET.items()}
 
 
-def _from_byte_alphabet(token: str) -> bytes:
+def _from_byte_alphabet(tokens: Collection[str]) -> list[bytes]:
+    """The bytes that ``tokens`` spell. All at once, since a character of the alphabet is a byte."""
     try:
-        if token.isascii() and token.isprintable() and " " not in token:
-            return token.encode("ascii")
-        return bytes([BYTE_ALPHABET[symbol] for symbol in token])
-    except KeyError:
-        return token.encode(
-            "utf-8"
-        )  # only added tokens, which stand for themselves, lie outside the alphabet
+        whole = "".join(tokens).translate(_TO_LATIN_1).encode("latin-1")
+    except UnicodeEncodeError:
+        return [_bytes_of(token) for token in tokens]
+    ends = list(accumulate(map(len, tokens), initial=0))
+    return [whole[start:end] for start, end in pairwise(ends)]
+
+
+def _bytes_of(token: str) -> bytes:
+    try:
+        return token.translate(_TO_LATIN_1).encode("latin-1")
+    except UnicodeEncodeError:
+        # Only added tokens, which stand for themselves, lie outside the alphabet.
+        return token.encode("utf-8")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from enclave_runtime.engine.config import ModelConfig
-from enclave_runtime.engine.weights import LOADER_THREADS, TensorSource, check_tensors
+from enclave_runtime.engine.weights import TensorSource, check_tensors, loader_threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def assemble(config: ModelConfig, source: TensorSource) -> ModelWeights:
     """Read every weight as float32. Raises what `check_tensors` raises."""
     check_tensors(config, source)
     weights, places = room_for(config)
-    with ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="weights") as pool:
+    with ThreadPoolExecutor(loader_threads(), thread_name_prefix="weights") as pool:
         for _ in pool.map(lambda place: source.read_into(place[0], place[1].numpy()), places):
             pass
     return weights

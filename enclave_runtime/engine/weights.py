@@ -4,6 +4,7 @@ A loader offers named tensors (`TensorSource`); `check_tensors` holds that exact
 there, in exactly its shapes. Names are those of the Hugging Face checkpoints.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +14,12 @@ import numpy as np
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.errors import ModelMalformed
 
-LOADER_THREADS = 2
+MAX_LOADER_THREADS = 16
+
+
+def loader_threads() -> int:
+    """How many threads read a model: one for each processor of this process, within reason."""
+    return min(MAX_LOADER_THREADS, len(os.sched_getaffinity(0)))
 
 
 @dataclass(frozen=True, slots=True)

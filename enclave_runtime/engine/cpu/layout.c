@@ -60,27 +60,14 @@ EXPORT int64_t cloister_scale_bytes(int32_t kind, int64_t outputs, int64_t input
     return kind == KIND_BF16 ? 0 : kind == KIND_Q8 || kind == KIND_Q4 ? 2 * groups : 4 * groups;
 }
 
-/* 32 weights as they are stored: quants of the matrix's kind, one or two scales, an offset. */
+/* 32 weights taken out of a stored block: quants of the matrix's kind, one or two scales, an offset. */
 typedef struct {
     uint8_t quants[GROUP];
     float scale[2], offset;
 } group;
 
 static void read_group(int stored, const uint8_t *row, int64_t number, group *out) {
-    if (stored == Q8_0) {
-        const uint8_t *block = row + number * 34;
-        out->scale[0] = half_to_float(read16(block));
-        for (int i = 0; i < GROUP; i++) out->quants[i] = block[2 + i] ^ 0x80;
-    } else if (stored == Q4_0 || stored == Q4_1) {
-        const uint8_t *block = row + number * (stored == Q4_0 ? 18 : 20);
-        out->scale[0] = half_to_float(read16(block));
-        out->offset = stored == Q4_1 ? half_to_float(read16(block + 2)) : 0;
-        const uint8_t *quants = block + (stored == Q4_0 ? 2 : 4);
-        for (int i = 0; i < 16; i++) {
-            out->quants[i] = quants[i] & 15;
-            out->quants[i + 16] = quants[i] >> 4;
-        }
-    } else if (stored == Q4_K) {
+    if (stored == Q4_K) {
         const uint8_t *block = row + number / 8 * 144, *packed = block + 4;
         int part = (int)(number % 8), scale, offset;
         if (part < 4) {
@@ -151,6 +138,33 @@ static int place_group(const matrix *m, int64_t output, int64_t number, const gr
     return finite;
 }
 
+/* 32 weights that are kept as they are stored: scale, offset and quants go over bit by bit, four quants at a time. */
+static int copy_group(const matrix *m, int stored, const uint8_t *block, uint8_t *quants, uint16_t *scales) {
+    uint16_t scale = read16(block), offset = 0;
+    int head = stored == Q4_1 ? 4 : 2, words = stored == Q8_0 ? 8 : 4;
+    uint32_t flip = stored == Q8_0 ? 0x80808080u : 0;
+    for (int i = 0; i < words; i++) {
+        uint32_t word;
+        memcpy(&word, block + head + 4 * i, 4);
+        word ^= flip;
+        memcpy(quants + LANES * 4 * i, &word, 4);
+    }
+    scales[0] = scale;
+    if (m->kind == KIND_Q4_MIN) scales[LANES] = offset = read16(block + 2);
+    return finite_half(scale) && finite_half(offset);
+}
+
+static int copy_row(const matrix *m, int stored, const uint8_t *row, int64_t groups, int64_t output) {
+    int64_t block = stored == Q8_0 ? 34 : stored == Q4_0 ? 18 : 20, place = output / LANES * (m->inputs / GROUP);
+    int64_t quant_bytes = m->kind == KIND_Q8 ? 512 : 256, scale_items = m->kind == KIND_Q4_MIN ? 2 * LANES : LANES;
+    uint8_t *quants = m->weights + place * quant_bytes + output % LANES * 4;
+    uint16_t *scales = m->scales + place * scale_items + output % LANES;
+    int finite = 1;
+    for (int64_t number = 0; number < groups; number++)
+        finite &= copy_group(m, stored, row + number * block, quants + number * quant_bytes, scales + number * scale_items);
+    return finite;
+}
+
 /* Lay out `count` stored rows as outputs from `first` on. Row r of them is stored row `order[r]`, r itself if order
  * is NULL. `columns` real inputs are in a row, the rest up to m->inputs stays as it is (zero).
  * Returns 0, -1 if this kind of matrix cannot hold this type, -2 for a scale that is not finite.
@@ -175,6 +189,10 @@ EXPORT int cloister_pack_rows(const matrix *m, int32_t stored, const uint8_t *ro
                 read_floats(stored, row, i, 1, &value);
                 block[i / 2 * 32 + i % 2] = float_to_bf16(value);
             }
+            continue;
+        }
+        if (stored == Q8_0 || stored == Q4_0 || stored == Q4_1) {
+            if (!copy_row(m, stored, row, columns / GROUP, output)) return -2;
             continue;
         }
         for (int64_t number = 0; number * GROUP < columns; number++) {

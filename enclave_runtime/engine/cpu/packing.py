@@ -10,24 +10,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from gguf import GGMLQuantizationType as Stored
 
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.cpu import binding
 from enclave_runtime.engine.errors import ModelMalformed, UnsupportedModel
-from enclave_runtime.engine.weights import LOADER_THREADS, StoredTensor, TensorSource, check_tensors
+from enclave_runtime.engine.ggml_types import FLOATS, GgmlType
+from enclave_runtime.engine.weights import StoredTensor, TensorSource, check_tensors, loader_threads
 
 GROUP = 32
 LANES = 16
 
 _KINDS = {
-    Stored.Q8_0: binding.KIND_Q8,
-    Stored.Q6_K: binding.KIND_Q8_16,
-    Stored.Q4_1: binding.KIND_Q4_MIN,
-    Stored.Q4_K: binding.KIND_Q4_MIN,
-    Stored.Q4_0: binding.KIND_Q4,
+    GgmlType.Q8_0: binding.KIND_Q8,
+    GgmlType.Q6_K: binding.KIND_Q8_16,
+    GgmlType.Q4_1: binding.KIND_Q4_MIN,
+    GgmlType.Q4_K: binding.KIND_Q4_MIN,
+    GgmlType.Q4_0: binding.KIND_Q4,
 }
-_FLOATS = {Stored.F32, Stored.F16, Stored.BF16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +138,10 @@ class _Packer:
         for (_, matrix), (weights, scales) in zip(matrices, sizes, strict=True):
             matrix.weights = memory.take(weights)
             matrix.scales = memory.take(scales)
-        with ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="weights") as pool:
-            for _ in pool.map(lambda place: self._fill(*place), matrices):
+        # The largest first, so that all threads end at about the same time.
+        order = sorted(range(len(matrices)), key=lambda number: -sum(sizes[number]))
+        with ThreadPoolExecutor(loader_threads(), thread_name_prefix="weights") as pool:
+            for _ in pool.map(lambda number: self._fill(*matrices[number]), order):
                 pass
         read = sum(a + b for a, b in sizes)
         if config.tied_head:
@@ -152,8 +153,8 @@ class _Packer:
     def _describe(self, name: str, matrix: binding.Matrix) -> tuple[int, int]:
         """Fill in all but the addresses; the sizes in bytes of weights and scales."""
         outputs, columns = self._shapes[name]
-        kind = Stored(self._source.kind(name))
-        if kind in _FLOATS:
+        kind = GgmlType(self._source.kind(name))
+        if kind in FLOATS:
             matrix.kind = binding.KIND_Q8 if self._int8 else binding.KIND_BF16
         elif kind in _KINDS:
             matrix.kind = _KINDS[kind]

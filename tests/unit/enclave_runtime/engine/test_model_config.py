@@ -1,5 +1,6 @@
 """Configurations: what is read, and what is refused by its name."""
 
+import math
 from contextlib import suppress
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from enclave_runtime.engine.config import config_from_json
 from enclave_runtime.engine.errors import ModelError, ModelMalformed, UnsupportedModel
-from enclave_runtime.engine.rope import RopeConfig, inverse_frequencies
+from enclave_runtime.engine.rope import RopeConfig, inverse_frequencies, rotation_table
 
 
 def test_shape_is_read(tiny: Any) -> None:
@@ -123,3 +124,15 @@ def test_llama3_scaling_keeps_fast_turns_and_slows_slow_ones() -> None:
     assert np.array_equal(scaled[:20], plain[:20])
     assert np.allclose(scaled[-20:], plain[-20:] / 8)
     assert bool((scaled <= plain).all())
+
+
+def test_cosines_and_sines_are_the_nearest_to_those_of_the_float32_angle() -> None:
+    rope = RopeConfig(theta=10000.0)
+    cosines, sines = rotation_table(rope, 64, 3000)
+    assert cosines.dtype == sines.dtype == np.float32
+    assert cosines.shape == sines.shape == (3000, 32)
+    turns = inverse_frequencies(rope, 64)
+    for position, pair in ((0, 0), (1, 0), (2999, 0), (2999, 5), (77, 31)):
+        angle = float(np.float32(position) * turns[pair])
+        assert cosines[position, pair] == np.float32(math.cos(angle))
+        assert sines[position, pair] == np.float32(math.sin(angle))

@@ -10,9 +10,15 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as NativeTokenizer
 
 from enclave_runtime.engine.errors import InvalidRequest, ModelError, ModelMalformed, UnsupportedModel
+from enclave_runtime.engine.gguf_tokenizer import _merges
 from enclave_runtime.engine.model import LoadedModel, load_model
 from enclave_runtime.engine.stop_strings import StopFilter
-from enclave_runtime.engine.tokenizer import Tokenizer, tokenizer_from_json
+from enclave_runtime.engine.tokenizer import (
+    BYTE_ALPHABET,
+    Tokenizer,
+    _from_byte_alphabet,
+    tokenizer_from_json,
+)
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +191,25 @@ def test_stop_strings_cut_where_they_first_appear(text: str, stops: list[str], r
     else:
         assert text.startswith(given_out)
         assert not any(stop in given_out for stop in stops)
+
+
+@given(st.lists(st.text(alphabet=[*BYTE_ALPHABET, " ", "\xad", "é", "世"], max_size=5), unique=True))
+def test_tokens_spell_the_same_bytes_together_and_alone(tokens: list[str]) -> None:
+    expected = [
+        bytes(BYTE_ALPHABET[symbol] for symbol in token)
+        if set(token) <= BYTE_ALPHABET.keys()
+        else token.encode()
+        for token in tokens
+    ]
+    assert _from_byte_alphabet(tokens) == expected
+
+
+@pytest.mark.parametrize("lines", [["a b c", "d"], ["ab"], ["a  b"], [" ab"], ["ab "], [""], ["a b", " "]])
+def test_lines_that_are_no_merges_are_refused(lines: list[str]) -> None:
+    with pytest.raises(ModelMalformed):
+        _merges(lines)
+
+
+def test_lines_of_merges_become_pairs() -> None:
+    assert _merges(["a b", "ab Ġc"]) == [("a", "b"), ("ab", "Ġc")]
+    assert _merges([]) == []
