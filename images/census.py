@@ -43,7 +43,7 @@ def rows(recipe: Recipe, kernel: Kernel, files: Sequence[InnerFile]) -> tuple[Ro
         Row("kernel.release", kernel.release, False),
         Row("kernel.required", _list(lacking), bool(lacking)),
         Row("kernel.denied", _list(unwanted), bool(unwanted)),
-        Row("kernel.modules", _list(recipe.kernel["modules"]), False),
+        Row("kernel.modules", _list([*recipe.kernel["modules"], *recipe.driver.get("modules", ())]), False),
         Row("cmdline", recipe.kernel["cmdline"], bool(bad_words)),
         Row("listening", _listening(recipe), False),
         Row("staples", _staples(recipe), False),

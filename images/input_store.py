@@ -6,6 +6,7 @@ any more.
 """
 
 import os
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,6 +62,14 @@ class InputStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._holds(deb):
             self._fetch_deb(deb)
+
+    def take(self, entry: Locked, path: Path) -> None:
+        """Keep a copy of a file that is here already. Raises InputChanged where it is not what ``entry`` says."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+            copy = Path(scratch, "copy")
+            shutil.copyfile(path, copy)
+            self._admit(entry, copy, str(path))
 
     def pack(self, locks: Sequence[Lock], archive: Path) -> None:
         """Write every input of ``locks`` into one tar, the same bytes for the same locks."""
@@ -118,7 +127,9 @@ class InputStore:
         source = self.mirrors.get(deb.archive)
         if source is None:
             raise InputUnavailable(
-                "mirror_unknown", f"no mirror of the archive {deb.archive!r} is known: give one with --mirror"
+                "mirror_unknown",
+                f"no mirror of the archive {deb.archive!r} is known, and {deb.name} {deb.version} is not kept here",
+                advice=mirror.UNREACHABLE,
             )
         with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
             target = Path(scratch, "package")

@@ -68,7 +68,7 @@ class Kernel:
             if name in open_names:
                 return
             open_names.append(name)
-            data = _unpack(name, self.modules[name])
+            data = unpacked(name, self.modules[name])
             information = elf.module_information(data)
             for line in information.get("softdep", ()):
                 before = line.partition("post:")[0].removeprefix("pre:")
@@ -89,7 +89,8 @@ def module_name(file: str) -> str:
     return file.removesuffix(".xz").removesuffix(".ko").replace("-", "_")
 
 
-def _unpack(name: str, data: bytes) -> bytes:
+def unpacked(name: str, data: bytes) -> bytes:
+    """A module's ELF file, which packages carry as it is or packed by xz. Raises InputError."""
     if elf.is_elf(data):
         return data
     try:

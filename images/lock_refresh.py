@@ -1,14 +1,14 @@
 """Locking anew: every lock that an image is built and measured from, as this machine's apt and pip have it now."""
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from images import apt, gpu_kernels, kernel_build, recipe, snp_boot, wheels
+from images import apt, driver, gpu_kernels, kernel_build, recipe, snp_boot, wheels
 from images import lock as locks
 from images.errors import RecipeError
-from images.lock import Lock
+from images.lock import Lock, LockedDeb
 from images.recipe import Recipe
 
 
@@ -25,17 +25,20 @@ class Refreshed:
         self.path.write_bytes(self.lock.encode())
 
 
-def refresh(chosen: Recipe, own: Path) -> Iterator[Refreshed]:
+def refresh(chosen: Recipe, own: Path, driver_debs: Sequence[LockedDeb] | None = None) -> Iterator[Refreshed]:
     """The recipe's lock, which lies in the file ``own``; that of its kernel where it has one of its own; that of the
     GPU kernels' compiler where it has those; and that of the firmware for SEV-SNP.
 
-    Writes nothing. Raises InputUnavailable, RecipeError.
+    ``driver_debs`` are the packages of a GPU's driver; None: those of the lock that there is. Writes nothing. Raises
+    InputUnavailable, RecipeError.
     """
+    if driver_debs is None:
+        driver_debs = driver.packages_of(locks.read(own)) if own.exists() else ()
     yield _compare(
         own,
         Lock(
             chosen.name,
-            apt.resolve(chosen.debian["closure"], chosen.debian["exact"]),
+            (*apt.resolve(chosen.debian["closure"], chosen.debian["exact"]), *driver_debs),
             wheels.resolve(chosen.python["project"], chosen.python["extra"]),
         ),
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from images import closure, deb, elf, gpu_kernels, interpreter, start_command, wheels
 from images.bytecode_workers import compile_tree
+from images.driver import ARCHIVE, FIRMWARE, Driver
 from images.errors import InputError
 from images.input_store import InputStore
 from images.lock import Lock
@@ -28,14 +29,22 @@ _LIBRARY_FOLDERS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64")
 Progress = Callable[[str, int, int], None]
 
 
-def build(recipe: Recipe, lock: Lock, store: InputStore, stage: Path, progress: Progress) -> Tree:
+def build(
+    recipe: Recipe,
+    lock: Lock,
+    store: InputStore,
+    stage: Path,
+    progress: Progress,
+    driver: Driver | None = None,
+) -> Tree:
     """The tree, its files laid out in the folder ``stage`` as well. Raises ImageError."""
     minor = f"python{recipe.python['version']}"
     tree = Tree()
     libraries: dict[str, tuple[bytes, str]] = {}
     total = len(lock.debs) + len(lock.wheels)
     for done, package in enumerate(lock.debs, 1):
-        if not package.name.startswith(("linux-image-", "systemd-boot", "ovmf")):
+        apart = package.name.startswith(("linux-image-", "systemd-boot", "ovmf"))
+        if not apart and package.archive != ARCHIVE:
             _add_debian(tree, libraries, store.path(package), f"{package.name} {package.version}", minor)
         progress("unpack", done, total)
     for done, wheel in enumerate(lock.wheels, len(lock.debs) + 1):
@@ -56,6 +65,11 @@ def build(recipe: Recipe, lock: Lock, store: InputStore, stage: Path, progress: 
             tree.add_file(f"{gpu_kernels.FOLDER}/{name}", data, f"enclave_runtime by {wanted.compiler}")
     for name in ("start.py", "init.py"):
         tree.add_file(f"app/{name}", GUEST / name, "images")
+    if driver is not None:
+        for name, data in driver.libraries.items():
+            tree.add_file(f"lib/{name}", data, driver.origin[name])
+        for path, data in driver.firmware.items():
+            tree.add_file(f"{FIRMWARE}{path}", data, driver.origin[path])
     _add_needed_libraries(tree, libraries)
     command = (
         f"{{root}}/{LOADER}",

@@ -6,7 +6,7 @@ Two cpio archives follow one another: the program and everything it needs, and t
 import json
 import stat
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from images import elf, interpreter
@@ -25,15 +25,20 @@ print(json.dumps(sorted({m.__file__ for m in list(sys.modules.values()) if getat
 """
 
 
-def program(root: Tree, stage: Path, modules: Sequence[tuple[str, bytes]]) -> Tree:
-    """The RAM disk's tree but for the policy; files come from the root volume's tree. Raises ImageError."""
+def program(
+    root: Tree, stage: Path, modules: Sequence[tuple[str, bytes]], origins: Mapping[str, str] | None = None
+) -> Tree:
+    """The RAM disk's tree but for the policy; files come from the root volume's tree. Raises ImageError.
+
+    ``origins`` names the packages of modules that are not the kernel's own.
+    """
     disk = Tree()
     disk.add_file("init", GUEST / "stage1.py", "images", executable=True)
     disk.add_link("lib64", "lib", "images")
     for folder in FOLDERS:
         disk.add_folder(folder, "images")
     for name, data in modules:
-        disk.add_file(f"modules/{name}.ko", data, "linux-image")
+        disk.add_file(f"modules/{name}.ko", data, (origins or {}).get(name, "linux-image"))
     wanted = {interpreter.PROGRAM, *_library(stage)}
     for path in sorted(wanted):
         _take(root, disk, path)

@@ -3,7 +3,7 @@
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ _TABLES = {
     "platforms": {"simulated", "tpm", "vcpus", "cpu_types", "guest_features"},
     "census": {"programs", "denied_paths", "denied_options", "required_options", "denied_words"},
 }
+_DRIVER = {"modules", "firmware", "libraries"}
 _TOP = {"name", "description", "needs", "gpu_kernels"}
 
 
@@ -35,6 +36,7 @@ class Recipe:
 
     ``needs`` says, in words, what a build takes that registries do not have; empty where they have everything.
     ``gpu_kernels`` is the shape of model that kernels for GPUs are compiled for; empty where there are none.
+    ``driver`` is a table of its own that only recipes with GPUs have: what is carried of their driver.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Recipe:
     guest: Mapping[str, Any]
     platforms: Mapping[str, Any]
     census: Mapping[str, Any]
+    driver: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str) -> "Recipe":
@@ -57,9 +60,9 @@ class Recipe:
             document = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise _malformed(str(error)[:200]) from error
-        if odd := sorted(set(document) - _TOP - set(_TABLES)):
+        if odd := sorted(set(document) - _TOP - set(_TABLES) - {"driver"}):
             raise _malformed(f"unknown: {odd[0]}")
-        for where, members in _TABLES.items():
+        for where, members in (_TABLES | ({"driver": _DRIVER} if "driver" in document else {})).items():
             table = document.get(where)
             if not isinstance(table, dict) or set(table) != members:
                 odd = sorted(set(table or {}) ^ members) if isinstance(table, dict) else [where]
@@ -72,7 +75,15 @@ class Recipe:
         needs, gpu_kernels = document.get("needs", ""), document.get("gpu_kernels", "")
         if not isinstance(needs, str) or not isinstance(gpu_kernels, str):
             raise _malformed("needs and gpu_kernels are text")
-        return cls(name, description, needs, gpu_kernels, **{table: document[table] for table in _TABLES})
+        driver = document.get("driver", {})
+        return cls(
+            name,
+            description,
+            needs,
+            gpu_kernels,
+            **{table: document[table] for table in _TABLES},
+            driver=driver,
+        )
 
 
 def names() -> tuple[str, ...]:

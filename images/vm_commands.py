@@ -10,7 +10,7 @@ from rich.table import Table
 from images import boot_command, gpu_kernels_command, kernel_command, recipe, vm_manifest
 from images.errors import ImageError, RecipeError
 from images.sources import CacheOption, InputsOption, MirrorOption, RecipeOption, Sources
-from images.terminal import OK, REFUSED, Bars, failed, not_available, print_json, status_of
+from images.terminal import OK, REFUSED, Bars, failed, print_json, status_of
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -57,12 +57,9 @@ def build(
     from images import predictions, vm_image
 
     try:
-        chosen = recipe.load(name)
-        if chosen.needs:
-            return not_available(f"the recipe {chosen.name}: {chosen.needs}")
+        chosen, locked = vm_image.load(name)
         if model is None or config is None:
             raise RecipeError("inputs_missing", "a virtual machine takes --model and --config")
-        locked = vm_image.load(name)[1]
         identity = model_id or f"{model.stem if model.is_file() else model.name}@local"
         with Bars() as report:
             given = vm_image.VmInputs(model, identity, config.read_bytes())
@@ -165,10 +162,15 @@ def lock(
     name: Annotated[str, typer.Argument(help="The recipe, or a file NAME.toml.")] = "",
     show: Annotated[bool, typer.Option("--list", help="Name the recipes and end.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Write nothing.")] = False,
+    gpu_driver: Annotated[
+        Path | None, typer.Option("--driver", help="A folder with the packages of a GPU's driver.")
+    ] = None,
+    cache: CacheOption = None,
     as_json: _Json = False,
 ) -> int:
     """See ``cloister image lock --help``."""
-    from images import lock_refresh
+    from images import driver, lock_refresh
+    from images.input_store import InputStore
 
     if show or not name:
         for known in recipe.names():
@@ -177,7 +179,10 @@ def lock(
     try:
         chosen = recipe.load(name)
         own = Path(name).with_suffix(".json") if name.endswith(".toml") else recipe.lock_path(chosen)
-        found = list(lock_refresh.refresh(chosen, own))
+        packages = None
+        if gpu_driver is not None:
+            packages = driver.lock_folder(gpu_driver, InputStore(Sources(cache, None).folder, {}))
+        found = list(lock_refresh.refresh(chosen, own, packages))
         if not check:
             for refreshed in found:
                 refreshed.write()

@@ -29,6 +29,7 @@ import rfc8785
 from images import (
     census,
     deb,
+    driver,
     gpu_kernels,
     kernel_build,
     lock,
@@ -93,18 +94,19 @@ def build(
 
     The same recipe, lock, model and configuration give the same bytes, wherever, whenever and by whom.
     """
-    if chosen.needs:
-        raise RecipeError(
-            "recipe_needs", f"{chosen.name} cannot be built from registries alone: {chosen.needs}"
-        )
+    if chosen.driver and not driver.packages_of(locked):
+        raise driver.missing(chosen)
     config, platform, draft = _config(given.config)
     work = _prepare(out)
     stage = work / "stage"
     store.fetch(locked, progress)
     kernel, origin = kernel_of(chosen, locked, store, progress)
-    modules = kernel.load_order(chosen.kernel["modules"])
-    root = node_tree.build(chosen, locked, store, stage, progress)
-    disk = ram_disk.program(root, stage, modules)
+    carried = driver.read(chosen, locked, store)
+    if carried is not None:
+        kernel = carried.added_to(kernel)
+    modules = kernel.load_order([*chosen.kernel["modules"], *chosen.driver.get("modules", ())])
+    root = node_tree.build(chosen, locked, store, stage, progress, carried)
+    disk = ram_disk.program(root, stage, modules, None if carried is None else carried.origin)
     model = volume.model_tree(given.model, draft)
     volumes = [
         volume.write(
@@ -204,10 +206,12 @@ def inputs_of(chosen: Recipe, locked: Lock) -> tuple[Lock, ...]:
 def load(name: str) -> tuple[Recipe, Lock]:
     """A recipe with its lock: one of the package by name, or a file NAME.toml with NAME.json beside it.
 
-    Raises RecipeError.
+    Raises RecipeError, InputUnavailable for a driver that was never locked.
     """
     chosen = recipe.load(name)
     beside = Path(name).with_suffix(".json") if name.endswith(".toml") else recipe.lock_path(chosen)
+    if chosen.driver and not beside.exists():
+        raise driver.missing(chosen)
     return chosen, lock.read(beside)
 
 
@@ -249,6 +253,7 @@ def _policy(
         "model": f"/models/0/{model.name}" if model.is_file() else "/models/0",
         "platform": platform,
         "devices": list(DEVICES[platform]),
+        "gpus": bool(chosen.driver),
         "node": config,
     }
 

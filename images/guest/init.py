@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import socket
+import stat
 import struct
 import sys
 import threading
@@ -22,6 +23,7 @@ POLICY = "/run/policy.json"
 STAPLE = "/run/staple.json"
 COLLATERAL = "/run/collateral"
 COLLATERAL_PIECES = {"ak_chain", "ak_crl", "vek", "ask", "ark", "crl"}
+PROC = "/proc"
 HOST_PORT = "org.cloister.host"
 PLATFORM_PORT = "org.cloister.platform"
 MAX_HOST_INPUTS = 4 << 20
@@ -66,6 +68,8 @@ def main() -> int:
     for name in sorted(set(inputs) & COLLATERAL_PIECES):
         with open(f"{COLLATERAL}/{name}.bin", "wb") as file:
             file.write(base64.b64decode(inputs[name], validate=True))
+    if policy["gpus"]:
+        make_gpu_files(policy["user"])
     for device in policy["devices"]:
         if os.path.exists(device):
             os.chown(device, policy["user"], policy["user"])
@@ -103,6 +107,29 @@ def network(settings: dict[str, Any]) -> None:
             anywhere = internet("0.0.0.0")
             words = (anywhere, internet(settings["gateway"]), anywhere, _UP_GATEWAY, 0, 0, 0, 0, 0, 0, 0, 0)
             fcntl.ioctl(handle, _SIOCADDRT, _ROUTE.pack(*words))
+
+
+def make_gpu_files(user: int) -> None:
+    """The device files of NVIDIA's driver, which makes none itself, for the node's user."""
+    majors: dict[str, int] = {}
+    with open(f"{PROC}/devices", encoding="ascii") as file:
+        for line in file:
+            number, _, name = line.strip().partition(" ")
+            if number.isdigit():
+                majors.setdefault(name, int(number))
+    control = majors.get("nvidiactl", majors.get("nvidia-frontend", majors.get("nvidia")))
+    if control is None or "nvidia-uvm" not in majors:
+        raise OSError("the kernel has no driver for the GPUs")
+    wanted = {"nvidiactl": (control, 255), "nvidia-uvm": (majors["nvidia-uvm"], 0)}
+    folder = f"{PROC}/driver/nvidia/gpus"
+    for gpu in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        with open(f"{folder}/{gpu}/information", encoding="utf-8") as file:
+            told = dict(line.split(":", 1) for line in file if ":" in line)
+        minor = int(told["Device Minor"])
+        wanted[f"nvidia{minor}"] = (control, minor)
+    for name, numbers in wanted.items():
+        os.mknod(f"/dev/{name}", stat.S_IFCHR | 0o600, os.makedev(*numbers))
+        os.chown(f"/dev/{name}", user, user)
 
 
 def internet(address: str) -> bytes:
