@@ -1,8 +1,7 @@
 """The two faces of a node: OpenAI's API inside the encryption, evidence outside.
 
-Both answer with bodies made here; FastAPI's own error bodies, documentation pages and redirects are off,
-because some of them repeat what came in. Every error is one of a fixed list and holds nothing of the
-request.
+Both answer with bodies made here; the framework's own error bodies and redirects are off, because some of them
+repeat what came in. Every error is one of a fixed list and holds nothing of the request.
 """
 
 import asyncio
@@ -10,11 +9,10 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Protocol
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from enclave_runtime.answer_stream import INTERNAL, Answer, CellClock, Generation
@@ -70,7 +68,7 @@ class Evidence(Protocol):
 
 def inner_app(
     completions: Completions, evidence: Evidence, metrics: Metrics, now: Callable[[], float]
-) -> FastAPI:
+) -> Starlette:
     """The API that is reached only through OHTTP. ``now`` gives POSIX seconds."""
     app = _bare_app()
     created = int(now())
@@ -112,7 +110,7 @@ def inner_app(
     return app
 
 
-def outer_app(evidence: Evidence) -> FastAPI:
+def outer_app(evidence: Evidence) -> Starlette:
     """What anyone may ask a node: its evidence, and whether it serves."""
     app = _bare_app()
 
@@ -140,8 +138,9 @@ _TOO_MANY_CHALLENGES = RequestRefused(
 )
 
 
-def _bare_app() -> FastAPI:
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+def _bare_app() -> Starlette:
+    app = Starlette()
+    app.router.redirect_slashes = False
 
     async def refused(request: Request, error: Exception) -> Response:
         return _error(error if isinstance(error, RequestRefused) else _MALFORMED)
@@ -151,12 +150,11 @@ def _bare_app() -> FastAPI:
         return _error(_BY_STATUS.get(status, _MALFORMED))
 
     app.add_exception_handler(RequestRefused, refused)
-    app.add_exception_handler(RequestValidationError, refused)
     app.add_exception_handler(HTTPException, by_status)
     return app
 
 
-def _route(app: FastAPI, method: str, path: str, endpoint: _Endpoint) -> None:
+def _route(app: Starlette, method: str, path: str, endpoint: _Endpoint) -> None:
     async def guarded(request: Request) -> Response:
         try:
             return await endpoint(request)
@@ -261,7 +259,7 @@ async def _close(events: AsyncIterator[bytes]) -> None:
         await aclose()
 
 
-def _add_evidence(app: FastAPI, evidence: Evidence) -> None:
+def _add_evidence(app: Starlette, evidence: Evidence) -> None:
     async def current(request: Request) -> Response:
         return Response(evidence.current(), media_type=EVIDENCE_MEDIA_TYPE, headers=_NO_STORE)
 

@@ -30,10 +30,11 @@ def walk_every_path(engine: "Engine") -> None:
         requests.append(GenerationRequest(short, 3, json_schema=ANY_OBJECT))
     requests += [GenerationRequest(short, 3)] * (config.max_batch - len(requests))
     generations = [engine.submit(request) for request in requests[: config.max_queue]]
-    generations[0].cancel()
     for generation in generations:
         generation.collect()
-    engine.submit(requests[0]).collect()
+    cancelled = engine.submit(GenerationRequest(short, None))
+    cancelled.cancel()
+    cancelled.collect()
     with suppress(TooManyLeases):
         lease = engine.open_lease(bytes(32))
         for _ in range(2):
