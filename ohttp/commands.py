@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from .current_file import CurrentFile
 from .errors import RelayError
 from .quiet_server import listen, serve
 from .relay import Relay
@@ -72,7 +73,7 @@ def relay(
         )
         try:
             application = Relay(
-                targets, client, directory=None if directory is None else _read_anew(directory)
+                targets, client, directory=None if directory is None else _list_of_nodes(directory)
             )
         except RelayError as error:
             _fail(f"--target: {error.detail}")
@@ -90,25 +91,14 @@ def _started(as_json: bool, host: str, port: int, targets: dict[str, str]) -> st
     return f"relay on http://{host}:{port}: {names}"
 
 
-def _read_anew(path: Path) -> Callable[[], bytes]:
-    """Reads the file when it has changed. Raises OSError now or later, and where it is too large."""
-    kept: tuple[tuple[int, int, int], bytes] | None = None
-
-    def read() -> bytes:
-        nonlocal kept
-        found = path.stat()
-        mark = found.st_mtime_ns, found.st_size, found.st_ino
-        if kept is None or kept[0] != mark:
-            if found.st_size > _MAX_DIRECTORY:
-                raise OSError(f"{path} is longer than a list of nodes may be")
-            kept = mark, path.read_bytes()
-        return kept[1]
-
+def _list_of_nodes(path: Path) -> Callable[[], bytes]:
+    """Reads the file whenever it has changed; OSError where it cannot be had then."""
+    listed = CurrentFile(path, bytes, most=_MAX_DIRECTORY)
     try:
-        read()
+        listed.current()
     except OSError as error:
         _fail(f"--directory: {error}")
-    return read
+    return listed.current
 
 
 def _raise_open_files() -> None:

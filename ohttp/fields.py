@@ -96,33 +96,31 @@ def parse_known_section(section: bytes, limits: Limits, *, trailer: bool = False
         raise BhttpError("too_large", "a field section is larger than the limit")
     if not section:
         return ()
-    lines: list[tuple[bytes, bytes]] = []
-    pseudo = not trailer
     strings = iter(_strings(section, 2 * limits.fields))
-    for name, value in zip(strings, strings, strict=False):  # there is an even number of them
-        if name in _USUAL_NAMES:
-            pseudo = False
-        else:
-            name, pseudo = _checked_name(name, pseudo)
-        if not _VALUE(value):
-            raise _forbidden_byte()
-        lines.append((name, value))
-    return tuple(lines)
+    return tuple(_checked(zip(strings, strings, strict=True), trailer))
 
 
 def encode_lines(fields: Iterable[tuple[bytes, bytes]], *, trailer: bool = False) -> bytes:
     """The lines one after another, without length or terminator. Raises BhttpError (``field``)."""
     parts: list[bytes] = []
-    pseudo = not trailer
-    for name, value in fields:
-        if name in _USUAL_NAMES:
-            pseudo = False
-        else:
-            name, pseudo = _checked_name(name, pseudo)
-        if not _VALUE(value):
-            raise _forbidden_byte()
+    for name, value in _checked(fields, trailer):
         parts += (varint.encode(len(name)), name, varint.encode(len(value)), value)
     return b"".join(parts)
+
+
+def _checked(lines: Iterable[tuple[bytes, bytes]], trailer: bool) -> list[tuple[bytes, bytes]]:
+    """The lines with their names in lower case, where they may stand in this order."""
+    checked: list[tuple[bytes, bytes]] = []
+    pseudo = not trailer
+    for name, value in lines:
+        if name in _USUAL_NAMES:
+            lower, pseudo = name, False
+        else:
+            lower, pseudo = _checked_name(name, pseudo)
+        if not _VALUE(value):
+            raise _forbidden_byte()
+        checked.append((lower, value))
+    return checked
 
 
 def _strings(section: bytes, most: int) -> list[bytes]:

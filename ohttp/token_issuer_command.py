@@ -9,9 +9,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from .current_file import CurrentFile
 from .errors import TokenError
 from .quiet_server import listen, serve
-from .token_accounts import Account, Accounts, IssuedCounts, digest_of, new_secret
+from .token_accounts import MAX_FILE, Account, Accounts, IssuedCounts, digest_of, new_secret
 from .token_issuer import TokenIssuer
 from .token_issuer_keys import AHEAD, EPOCH_S, IssuerKeys
 from .token_policy import TokenPolicy
@@ -55,7 +56,7 @@ def issuer(
     try:
         keys = _keys(state, epoch_days)
         counts = IssuedCounts(state / "issued.sqlite")
-        book = AccountFile(state / "accounts.json")
+        book = CurrentFile(state / "accounts.json", Accounts.parse, most=MAX_FILE)
         book.current()
         application = TokenIssuer(keys, book.current, counts)
         _ = keys.signing()
@@ -110,24 +111,6 @@ def policy(
     except OSError as error:
         _fail(f"{state}: {error.strerror or error}")
     typer.echo(json.dumps(table, indent=1))
-
-
-class AccountFile:
-    """The accounts, read again whenever the file was replaced."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen: tuple[int, int, int] | None = None
-        self._accounts = Accounts({})
-
-    def current(self) -> Accounts:
-        """Raises TokenError (``configuration``) or OSError: then nobody gets tokens."""
-        found = self._path.stat()
-        mark = found.st_ino, found.st_mtime_ns, found.st_size
-        if mark != self._seen:
-            self._accounts = Accounts.parse(self._path.read_bytes())
-            self._seen = mark
-        return self._accounts
 
 
 def _keys(state: Path, epoch_days: float) -> IssuerKeys:

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from ohttp.commands import _read_anew, register
+from ohttp.commands import register
 
 app = typer.Typer()
 register(app)
@@ -90,19 +90,6 @@ def test_it_says_when_it_listens_and_ends_on_a_signal_with_its_counts() -> None:
     assert relay.returncode == 0
     assert json.loads(out) == {"event": "stopped", "counts": {"unreachable": 1}}
     assert err == b""
-
-
-def test_a_list_of_nodes_is_read_again_when_it_was_replaced(tmp_path: Path) -> None:
-    listed = tmp_path / "directory.json"
-    listed.write_bytes(b"first")
-    read = _read_anew(listed)
-    assert read() == read() == b"first"
-    (tmp_path / "next").write_bytes(b"second")
-    (tmp_path / "next").replace(listed)
-    assert read() == b"second"
-    listed.write_bytes(bytes(1024 * 1024 + 1))
-    with pytest.raises(OSError, match="longer than"):
-        read()
 
 
 def test_a_list_of_nodes_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from ohttp.token_accounts import Accounts, digest_of
-from ohttp.token_issuer_command import AccountFile, register_issuer
+from ohttp.current_file import CurrentFile
+from ohttp.token_accounts import MAX_FILE, Accounts, digest_of
+from ohttp.token_issuer_command import register_issuer
 from ohttp.token_policy import TokenPolicy
 
 app = typer.Typer()
@@ -47,7 +48,7 @@ def test_an_account_is_made_once_and_its_secret_is_not_kept(tmp_path: Path) -> N
 
 def test_a_changed_file_of_accounts_counts_at_once(tmp_path: Path) -> None:
     run("account", "alice", "--state", str(tmp_path))
-    book = AccountFile(tmp_path / "accounts.json")
+    book = CurrentFile(tmp_path / "accounts.json", Accounts.parse, most=MAX_FILE)
     assert set(book.current().by_name) == {"alice"}
     run("account", "bob", "--state", str(tmp_path))
     assert set(book.current().by_name) == {"alice", "bob"}
