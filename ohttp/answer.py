@@ -42,17 +42,20 @@ class CellClock:
 
 
 class Answer(ABC):
-    """One answer. ``stream`` takes what the application says; ``clock`` is there where cells are at a beat."""
+    """One answer. ``stream`` takes what the application says; ``clock`` is there where cells are at a beat.
+
+    ``waiting_since`` and ``cutoff``: see ``readers.Watched``.
+    """
 
     stream: CellStream | UnpaddedStream
     clock: CellClock | None = None
     media_type = RESPONSE_MEDIA_TYPE.encode()
+    waiting_since: float | None = None
+    cutoff: Cutoff
 
     _receive: Receive
     _send: Send
-    _cutoff: Cutoff
     _loop: asyncio.AbstractEventLoop
-    _waiting_since: float | None = None
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
@@ -65,7 +68,7 @@ class Answer(ABC):
         ``cutoff`` is of a block around the call: a reader who leaves or stalls ends that block. When this returns or
         raises, nothing of ``work`` runs any more.
         """
-        self._receive, self._send, self._cutoff = receive, send, cutoff
+        self._receive, self._send, self.cutoff = receive, send, cutoff
         self._loop = asyncio.get_running_loop()
         readers.watch(self)
         try:
@@ -76,20 +79,12 @@ class Answer(ABC):
                 await stop(self._tasks)
 
     def listen(self) -> None:
-        """See ``readers.Watched``."""
+        """From now on, notice the reader who leaves."""
         self._tasks.append(self._loop.create_task(self._reader_left()))
-
-    def waits_since(self) -> float | None:
-        """See ``readers.Watched``."""
-        return self._waiting_since
-
-    def give_up(self) -> None:
-        """See ``readers.Watched``."""
-        self._cutoff.cut()
 
     async def _reader_left(self) -> None:
         await disconnected(self._receive)
-        self._cutoff.cut()
+        self.cutoff.cut()
 
     @abstractmethod
     async def written(self) -> None:
@@ -105,6 +100,6 @@ class Answer(ABC):
         return self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def _send_body(self, data: bytes, *, more: bool) -> None:
-        self._waiting_since = self._loop.time()
+        self.waiting_since = self._loop.time()
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
-        self._waiting_since = None
+        self.waiting_since = None

@@ -65,7 +65,7 @@ class ExchangeEnd(StrEnum):
 
 
 class Gateway:
-    """ASGI application: ``app`` behind the encryption, ``outer`` beside it.
+    """ASGI application, for one event loop: ``app`` behind the encryption, ``outer`` beside it.
 
     ``keyring``: the keys accepted now. ``is_live``: whether evidence with this SHA-256 still stands, which every
     request then has to name; None for a gateway that has no evidence, and asks for a ``date`` alone. ``now``: POSIX

@@ -7,21 +7,24 @@ anybody looks.
 import asyncio
 from typing import Protocol
 
+from .cutoff import Cutoff
+
 _LOOK_AFTER_S = 0.02
 _LOOK_EVERY_S = 1.0
 
 
 class Watched(Protocol):
-    """An answer, as far as its reader's patience goes."""
+    """An answer that somebody may have stopped reading.
+
+    ``waiting_since``: when the write began that the reader has not taken yet, in the loop's time; None where there is
+    none. ``cutoff``: ends the answer.
+    """
+
+    waiting_since: float | None
+    cutoff: Cutoff
 
     def listen(self) -> None:
         """From now on, notice the reader who leaves."""
-
-    def waits_since(self) -> float | None:
-        """When the write began that the reader has not taken yet, in the loop's time; None where there is none."""
-
-    def give_up(self) -> None:
-        """The reader has stalled: end the answer."""
 
 
 class Readers:
@@ -65,7 +68,6 @@ class Readers:
         loop = asyncio.get_running_loop()
         latest = loop.time() - self._stall
         for answer in tuple(self._known):
-            since = answer.waits_since()
-            if since is not None and since < latest:
-                answer.give_up()
+            if answer.waiting_since is not None and answer.waiting_since < latest:
+                answer.cutoff.cut()
         self._next_look = loop.call_later(min(self._stall / 4, _LOOK_EVERY_S), self._look)
