@@ -60,7 +60,8 @@ class VerifiedNode:
     Only ``verify_bundle`` makes one, and only it can begin an exchange: there is no other way to a key that a
     prompt could be encrypted to. ``simulated`` is True where the evidence ends at a simulated root that the
     policy names: such a node proves nothing about hardware. ``model`` is the name that requests give, ``padding``
-    the shape that the node's answers have, ``tokens`` which blind tokens it asks for.
+    the shape that the node's answers have, ``tokens`` which blind tokens it asks for, ``optimisations`` what its
+    manifest says of leases, a draft model and how answers are computed.
     """
 
     __slots__ = (
@@ -69,6 +70,7 @@ class VerifiedNode:
         "cpu",
         "gpus",
         "model",
+        "optimisations",
         "padding",
         "release",
         "simulated",
@@ -89,6 +91,7 @@ class VerifiedNode:
         self.padding = verified.runtime.padding
         self.simulated = verified.simulated
         self.tokens = verified.runtime.tokens
+        self.optimisations = verified.runtime.optimisations
         self.valid_from = verified.at
         self.valid_until = verified.valid_until
 
@@ -180,6 +183,7 @@ class Verification:
                 {"id": r.id, "outcome": r.outcome, "detail": r.detail, **({"code": r.code} if r.code else {})}
                 for r in self.rows
             ],
+            "runtime": None if self.node is None else self.node.optimisations.to_json(),
             "error": None
             if error is None
             else {

@@ -1,4 +1,6 @@
-"""What a client reads from a node's runtime manifest, once verified claims vouch for it: model, padding, tokens."""
+"""What a client reads from a node's runtime manifest, once verified claims vouch for it: model, padding, tokens, and
+what it says of leases, drafts and optimisations.
+"""
 
 import hashlib
 import json
@@ -12,13 +14,15 @@ from ohttp.padding import CellProfile
 from ohttp.token_policy import TokenPolicy
 
 from .policy import Policy
+from .verify_optimisations import CHECKS as OPTIMISATIONS
+from .verify_optimisations import Optimisations, appraise_optimisations
 
 _SHAPES = {
     "off": "off: sizes and times of an answer show",
     "bucket": "bucket: cells of {cell} bytes, times show",
     "constant": "constant: {cell} bytes each {interval} ms",
 }
-_CHECKS = ("runtime.model", "runtime.padding", "runtime.tokens")
+_CHECKS = ("runtime.model", "runtime.padding", "runtime.tokens", *OPTIMISATIONS)
 
 
 class Rows(Protocol):
@@ -32,11 +36,14 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class VerifiedRuntime:
-    """``model``: its name in requests; ``padding``: the shape of answers; ``tokens``: what requests must bring."""
+    """``model``: its name in requests; ``padding``: the shape of answers; ``tokens``: what requests must bring;
+    ``optimisations``: what outlives a request, and how answers are computed.
+    """
 
     model: str
     padding: CellProfile
     tokens: TokenPolicy | None
+    optimisations: Optimisations
 
 
 def appraise_runtime(
@@ -55,9 +62,10 @@ def appraise_runtime(
     model = _model(rows, document.get("model"), document.get("kernels"))
     padding = _padding(rows, document.get("padding"), policy)
     tokens_readable, tokens = _tokens(rows, document.get("tokens", {}))
-    if model is None or padding is None or not tokens_readable:
+    optimisations = appraise_optimisations(rows, document)
+    if model is None or padding is None or optimisations is None or not tokens_readable:
         return None
-    return VerifiedRuntime(model, padding, tokens)
+    return VerifiedRuntime(model, padding, tokens, optimisations)
 
 
 def _model(rows: Rows, stated: object, kernels: object) -> str | None:

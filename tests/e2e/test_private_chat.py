@@ -139,6 +139,8 @@ def test_verify_on_the_command_line(world: World, tmp_path: Path) -> None:
     result = json.loads(done.stdout)
     assert (result["verdict"], result["simulated"], result["error"]) == ("verified", True, None)
     assert [row["id"] for row in result["rows"]][:3] == ["bundle.shape", "policy", "cpu.format"]
+    assert (result["runtime"]["leases"], result["runtime"]["draft"]) == (None, None)
+    assert "no memory between requests" in result["runtime"]["optimisations"]
 
     again = cloister("verify", str(saved), *options)
     assert (again.returncode, json.loads(again.stdout)["verdict"]) == (0, "verified")
