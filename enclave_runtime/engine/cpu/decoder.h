@@ -62,19 +62,19 @@ typedef struct {
     const layer *layer;
 } model;
 
-/* Activations in the form in which they meet the weights: row after row, `inputs` wide. */
-typedef struct {
-    int64_t inputs;
-    uint16_t *bf16;      /* [rows][inputs] */
-    int8_t *quants;      /* [rows][inputs], -127..127 */
-    int8_t *fractions;   /* [rows][inputs], 256ths of a quant; NULL with 8-bit activations */
-    float *scales;       /* [rows][inputs / 32]: of a quant, or of its 256th where there are fractions */
-    float *scaled_sums;  /* [rows][inputs / 32]: the sum of the group as rounded */
-    int32_t *biases;     /* [rows][inputs / 32][4]: minus a weight's zero point times a sum of the group, see below */
-} operand;
-
 /* Which zero point, and of what the sum is: 128 and 8 of the whole group, 32 of each half. */
-enum { BIAS_128 = 0, BIAS_32_FIRST = 1, BIAS_32_LAST = 2, BIAS_8 = 3 };
+enum { BIAS_128 = 0, BIAS_32_FIRST = 1, BIAS_32_LAST = 2, BIAS_8 = 3, BIASES = 4 };
+
+/* Activations in the form in which they meet the weights: row after row, `inputs` wide, `stride` apart. */
+typedef struct {
+    int64_t inputs, stride;
+    uint16_t *bf16;          /* [rows][stride] */
+    int8_t *quants;          /* [rows][stride], -127..127 */
+    int8_t *fractions;       /* [rows][stride], 256ths of a quant; NULL with 8-bit activations */
+    float *scales;           /* [rows][stride / 32]: of a quant, or of its 256th where there are fractions */
+    float *scaled_sums;      /* [rows][stride / 32]: the sum of the group as rounded */
+    int32_t *biases[BIASES]; /* [rows][stride / 32] each: minus a weight's zero point times a sum of the group */
+} operand;
 
 /* One run of consecutive positions of one sequence. */
 typedef struct {
@@ -115,7 +115,8 @@ typedef struct {
     /* out[r][o] = sum over inputs, or += with add, for `blocks` blocks of outputs from `block`. */
     void (*product)(const matrix *, int64_t block, int64_t blocks, const operand *, int64_t row, int64_t rows,
                     float *out, int64_t stride, int add);
-    /* Bring one row into the forms asked for (bit 0: bf16, bit 1: 8 bits), after an RMS norm if weight is given. */
+    /* Bring one row into the forms asked for (bit k: what weights of kind k meet), after an RMS norm if weight is
+     * given. */
     void (*prepare)(const float *x, const float *weight, float epsilon, int64_t size, const operand *, int64_t row,
                     int forms);
     /* The same for `count` inputs at x that are those from `from` on; both multiples of 32. */

@@ -2,7 +2,7 @@
 #include <immintrin.h>
 
 #define LANES_NAME "avx2"
-enum { TILE_ROWS = 4, BF16_BLOCKS = 1, SIGNED_WEIGHTS = 1, QUERIES = 4 };
+enum { TILE_ROWS = 4, QUANT_ROWS = 4, QUANT_BLOCKS = 1, BF16_BLOCKS = 1, SIGNED_WEIGHTS = 1, QUERIES = 4 };
 
 typedef struct {
     __m256 a, b;

@@ -2,7 +2,7 @@
 #include <immintrin.h>
 
 #define LANES_NAME "avx512 (vnni, bf16)"
-enum { TILE_ROWS = 12, BF16_BLOCKS = 2, SIGNED_WEIGHTS = 0, QUERIES = 6 };
+enum { TILE_ROWS = 12, QUANT_ROWS = 4, QUANT_BLOCKS = 2, BF16_BLOCKS = 2, SIGNED_WEIGHTS = 0, QUERIES = 6 };
 
 typedef __m512 vf;
 typedef __m512i vi;

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #define LANES_NAME "portable"
-enum { TILE_ROWS = 1, BF16_BLOCKS = 1, SIGNED_WEIGHTS = 0, QUERIES = 4 };
+enum { TILE_ROWS = 1, QUANT_ROWS = 1, QUANT_BLOCKS = 1, BF16_BLOCKS = 1, SIGNED_WEIGHTS = 0, QUERIES = 4 };
 
 typedef struct {
     float v[16];

@@ -58,7 +58,9 @@ static int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1)
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t blocks_of(const matrix *m) { return round_up(m->outputs, LANES) / LANES; }
-static int form_of(const matrix *m) { return m->kind == KIND_BF16 ? 1 : 2; }
+/* An odd number of cache lines of bytes: rows a power of two apart would share the few places a cache has for them. */
+static int64_t stride_of(int64_t inputs) { return (inputs + 63) / 128 * 128 + 64; }
+static int form_of(const matrix *m) { return 1 << m->kind; }
 
 /* Zeroed memory in huge pages where the kernel has them; NULL if there is none. */
 EXPORT void *cloister_memory(size_t bytes) {
@@ -115,13 +117,14 @@ static void *carve(decoder *d, size_t *used, int64_t items, size_t size) {
 }
 
 static void carve_operand(decoder *d, size_t *used, operand *o, int64_t width) {
-    int64_t rows = d->max_rows, groups = width / GROUP;
-    o->bf16 = carve(d, used, rows * width, 2);
-    o->quants = carve(d, used, rows * width, 1);
-    if (d->fine) o->fractions = carve(d, used, rows * width, 1);
+    int64_t rows = d->max_rows, groups = stride_of(width) / GROUP;
+    o->inputs = width, o->stride = stride_of(width);
+    o->bf16 = carve(d, used, rows * o->stride, 2);
+    o->quants = carve(d, used, rows * o->stride, 1);
+    if (d->fine) o->fractions = carve(d, used, rows * o->stride, 1);
     o->scales = carve(d, used, rows * groups, 4);
     o->scaled_sums = carve(d, used, rows * groups, 4);
-    o->biases = carve(d, used, rows * groups * 4, 4);
+    for (int which = 0; which < BIASES; which++) o->biases[which] = carve(d, used, rows * groups, 4);
 }
 
 static size_t lay_out(decoder *d) {
@@ -133,7 +136,6 @@ static size_t lay_out(decoder *d) {
     d->mixed = carve(d, &used, rows * d->mixed_width, 4);
     carve_operand(d, &used, &d->operand, larger(d->width, d->mixed_width));
     carve_operand(d, &used, &d->inner, d->inner_width);
-    d->inner.inputs = d->inner_width;
     d->tiles = carve(d, &used, rows, sizeof(query_tile));
     d->position = carve(d, &used, rows, 8);
     d->pages = carve(d, &used, rows, sizeof(int64_t *));
@@ -210,7 +212,7 @@ static void prepare_chunk(void *context, int64_t chunk, int thread) {
 
 static void prepare(decoder *d, const float *from, int64_t stride, const float *weight, int64_t size, int forms) {
     d->source = from, d->source_stride = stride, d->weight = weight, d->source_size = size, d->forms = forms;
-    d->operand.inputs = stride;
+    d->operand.inputs = stride, d->operand.stride = stride_of(stride);
     d->rows_each = d->rows <= 4 ? d->rows : smaller(8, larger(1, d->rows / (2 * pool_threads(d->pool))));
     pool_run(d->pool, prepare_chunk, d, (d->rows + d->rows_each - 1) / d->rows_each);
 }
@@ -365,7 +367,7 @@ static void run_layer(decoder *d, int64_t number) {
             form_of(&l->query) | form_of(&l->key) | form_of(&l->value));
     product_next(d, &l->output, NULL, share_of(d, &l->output, MOST_BLOCKS));
     pool_run(d->pool, project_chunk, d, (m->heads + 2 * m->kv_heads) * d->slices);
-    d->operand.inputs = d->mixed_width;
+    d->operand.inputs = d->mixed_width, d->operand.stride = stride_of(d->mixed_width);
     pool_run(d->pool, attend_chunk, d, d->tile_count * m->kv_heads);
     if (!d->whole_groups)
         prepare(d, d->mixed, d->mixed_width, NULL, m->heads * m->head_dim, form_of(&l->output));
@@ -415,13 +417,13 @@ static void head(decoder *d) {
 }
 
 static void wipe_operand(const decoder *d, const operand *o, int64_t width) {
-    size_t items = (size_t)(d->rows * width);
+    size_t items = (size_t)(d->rows * stride_of(width));
     memset(o->bf16, 0, items * 2);
     memset(o->quants, 0, items);
     if (d->fine) memset(o->fractions, 0, items);
     memset(o->scales, 0, items / GROUP * 4);
     memset(o->scaled_sums, 0, items / GROUP * 4);
-    memset(o->biases, 0, items / GROUP * 16);
+    for (int which = 0; which < BIASES; which++) memset(o->biases[which], 0, items / GROUP * 4);
 }
 
 static void wipe(decoder *d) {
