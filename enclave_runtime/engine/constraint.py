@@ -6,14 +6,21 @@ starts no thread here. A schema comes from a request, so its size and the work o
 
 import json
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 from enclave_runtime.engine.errors import InvalidRequest
+from enclave_runtime.engine.schema_cost import check_cost
 from enclave_runtime.engine.tokenizer import Tokenizer
 
 MAX_SCHEMA_BYTES = 64 * 1024
+_STRICT = {"whitespace_flexible": False, "lenient": False}
+# Where only one text can follow, the library would look for all of it before every token, and a schema of forty bytes
+# can make that a million characters.
+_UNFORCED = '%llguidance {"no_forcing": true}'
+
 ANY_OBJECT = '{"type":"object"}'
 """The schema of "any JSON object"."""
 
@@ -71,18 +78,21 @@ class ConstraintCompiler:
         if len(schema.encode("utf-8", "replace")) > MAX_SCHEMA_BYTES:
             raise InvalidRequest("schema", expected=f"at most {MAX_SCHEMA_BYTES} bytes")
         try:
-            parsed = json.loads(schema)
-        except (ValueError, RecursionError):
+            parsed = json.loads(schema, parse_float=Decimal)
+            if isinstance(parsed, dict):
+                check_cost(parsed)
+                parsed = {**json.loads(schema), "x-guidance": _STRICT}
+                # As one line of ASCII: nothing of a schema can be read as another line of the grammar.
+                grammar = f"{_UNFORCED}\nstart: %json {json.dumps(parsed, allow_nan=False)}\n"
+        except (ValueError, RecursionError, ArithmeticError):
             raise InvalidRequest("schema is no JSON") from None
         if not isinstance(parsed, dict):
             raise InvalidRequest("schema is no JSON object")
         try:
             matcher_type = self._library.LLMatcher
-            grammar = matcher_type.grammar_from_json_schema(
-                schema, overrides={"whitespace_flexible": False, "lenient": False}
-            )
             limits = self._library.LLParserLimits(initial_lexer_fuel=1_000_000, max_grammar_size=200_000)
-            matcher = matcher_type(self._tokenizer, grammar, log_level=0, limits=limits)
+            compiled = matcher_type.grammar_from_lark(grammar)
+            matcher = matcher_type(self._tokenizer, compiled, log_level=0, limits=limits)
         except Exception:  # the library's own words would quote the schema
             raise InvalidRequest("schema cannot be compiled") from None
         if matcher.is_error():
