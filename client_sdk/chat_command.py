@@ -9,9 +9,10 @@ import typer
 from rich.console import Console
 
 from .client import PrivateClient
+from .conversations import LOST
 from .directory_command import SightingsOption
 from .draw_notes import DrawNotes, FleetOption, one_of
-from .fleet import Fleet
+from .fleet import Drawn, Fleet
 from .render import show_verification
 from .tokens_command import WalletOption
 from .verify_command import MemoryOption, PolicyOption, RelayOption, read_policy
@@ -65,9 +66,19 @@ def chat(
     options = {"max_tokens": max_tokens, "temperature": temperature}
     judged_by = read_policy(policy)
     one_of(relay, fleet, sightings)
+    nodes: Fleet | None = None
+    drawn: Drawn | None = None
+    heard = False
+
+    def echo(piece: str, *, nl: bool = True) -> None:
+        nonlocal heard
+        heard = True
+        typer.echo(piece, nl=nl)
+
     if fleet is not None:
         nodes = Fleet(fleet, judged_by, sightings=sightings, memory=memory, wallet=wallet)
-        client = DrawNotes(nodes, notes).draw().client
+        drawn = DrawNotes(nodes, notes).draw()
+        client = drawn.client
     else:
         assert relay is not None
         client = PrivateClient(relay, judged_by, memory=memory, wallet=wallet)
@@ -79,7 +90,12 @@ def chat(
         history: list[dict[str, str]] = []
         for line in [question] if question is not None else _lines():
             history.append({"role": "user", "content": line})
-            text, timing = stream_answer(client, history, options, typer.echo)
+            try:
+                text, timing = stream_answer(client, history, options, echo)
+            except LOST:
+                if nodes is not None and drawn is not None:
+                    nodes.count_failed(drawn, read=heard)
+                raise
             history.append({"role": "assistant", "content": text})
             notes.print(f"[dim]{timing}[/]", highlight=False)
     return 0

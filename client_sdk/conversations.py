@@ -41,21 +41,25 @@ class Draws(Protocol):
 
     def draw(self) -> Drawn: ...
 
-    def count_failed(self, drawn: Drawn) -> None: ...
+    def count_failed(self, drawn: Drawn, *, read: bool = True) -> None: ...
 
 
 _UNSENT: Final = (DirectoryRefused, VerificationRefused)
-_LOST: Final = (*_UNSENT, RelayUnreachable, ExchangeFailed)
+LOST: Final = (*_UNSENT, RelayUnreachable, ExchangeFailed)
+"""Errors after which a node is no use for its conversation."""
 
 
 @dataclass(eq=False, slots=True)
 class _Conversation:
-    """``turns`` are the hashes of its requests, oldest first; ``busy`` requests go on now."""
+    """``turns`` are the hashes of its requests, oldest first; ``busy`` requests go on now; ``read``: whether its node
+    has answered any.
+    """
 
     drawing: "asyncio.Task[Drawn]"
     last_used: float
     turns: "OrderedDict[bytes, None]" = field(default_factory=OrderedDict)
     busy: int = 0
+    read: bool = False
 
 
 class Conversations:
@@ -92,15 +96,15 @@ class Conversations:
                 # Shielded: another request of the same conversation may wait for the same draw.
                 drawn = await asyncio.shield(conversation.drawing)
                 async with drawn.client.astream(request) as answer:
-                    opened = True
+                    opened = conversation.read = True
                     yield answer
                     return
             except ClientError as error:
-                if not isinstance(error, _LOST) and drawn is not None:
+                if not isinstance(error, LOST) and drawn is not None:
                     raise  # the program's own mistake, or an empty wallet
                 self._forget(conversation)
                 if drawn is not None:
-                    await asyncio.to_thread(self._fleet.count_failed, drawn)
+                    await asyncio.to_thread(self._fleet.count_failed, drawn, read=conversation.read)
                 if attempt or opened or drawn is None or not isinstance(error, _UNSENT):
                     raise
             finally:

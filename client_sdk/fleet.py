@@ -49,11 +49,13 @@ class Sightings(Protocol):
         self, channel: str, listed: Sequence[str], served_by: str | None, failed: Sequence[str] = ()
     ) -> dict[str, Count]: ...
 
+    def take_back(self, channel: str, name: str, share: float) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """A verified node, drawn by chance: its ``name`` and ``channel``, the ``client`` that talks to it, what was
-    checked, and the nodes that ``failed`` before it.
+    checked, and the nodes that ``failed`` before it. It was drawn ``among`` so many.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Drawn:
     client: PrivateClient
     verification: Verification
     failed: tuple[str, ...]
+    among: int = 1
 
 
 class Fleet:
@@ -153,12 +156,23 @@ class Fleet:
 
     def _judged(self, data: bytes) -> Directory:
         if not self._demands.logged:
-            return Directory.parse(data)
+            return self._of_channel(Directory.parse(data))
         if self._log is None:
             raise DirectoryRefused(
                 "directory_log_unknown", "the policy names no log: add a [transparency] table"
             )
         return Directory.prove(data, self._log, at=self._now(), memory=self._memory)
+
+    def _of_channel(self, directory: Directory) -> Directory:
+        """Sightings are counted by channel: whoever names another one each time would have them begin anew."""
+        if self._log is not None and directory.channel != self._log.channel:
+            raise DirectoryRefused(
+                "directory_channel",
+                "the list of nodes is of another channel than the policy's releases",
+                expected=self._log.channel,
+                found=directory.channel,
+            )
+        return directory
 
     def client(self) -> PrivateClient:
         """A client of a node drawn by chance, already verified. Raises as ``draw``."""
@@ -185,12 +199,17 @@ class Fleet:
                 errors.append(error)
                 continue
             self._sightings.remember(directory.channel, names, node.name, failed)
-            return Drawn(node.name, directory.channel, client, verification, tuple(failed))
+            return Drawn(node.name, directory.channel, client, verification, tuple(failed), len(names))
         self._sightings.remember(directory.channel, names, None, failed)
         raise errors[-1]
 
-    def count_failed(self, drawn: Drawn) -> None:
-        """Count that a node which was drawn could not be used for its whole conversation. Raises OSError."""
+    def count_failed(self, drawn: Drawn, *, read: bool = True) -> None:
+        """Count that a node which was drawn could not be used for its whole conversation. One that never answered, so
+        that it has not ``read`` any of it as far as is known, has not served: another draw will. Raises OSError.
+        """
+        if not read:
+            self._sightings.take_back(drawn.channel, drawn.name, 1 / drawn.among)
+            return
         listed = list(self._sightings.counts(drawn.channel))
         self._sightings.remember(drawn.channel, listed, None, [drawn.name])
 

@@ -83,6 +83,20 @@ def after_draw(
     return after
 
 
+def after_loss(counts: Mapping[str, Count], name: str, share: float) -> dict[str, Count]:
+    """``counts`` where ``name`` was drawn and counted, each node with the expectation ``share``, and then answered
+    nothing at all: whoever shows every node's evidence and fails their answers must not have it look like chance.
+    """
+    return {
+        one: Count(
+            max(0.0, count.expected - share),
+            max(0, count.served - (one == name)),
+            count.failed + (one == name),
+        )
+        for one, count in counts.items()
+    }
+
+
 class FileSightings:
     """Counts in a file of this client's, by channel. Several processes may use it at once."""
 
@@ -103,6 +117,13 @@ class FileSightings:
             channels[channel] = after
             replace_file(self._path, _encoded(channels), 0o600)
         return after
+
+    def take_back(self, channel: str, name: str, share: float) -> None:
+        """``after_loss``, kept. Raises ClientError (``sightings_malformed``), OSError."""
+        with locked(self._path):
+            channels = self._read()
+            channels[channel] = after_loss(channels.get(channel, {}), name, share)
+            replace_file(self._path, _encoded(channels), 0o600)
 
     def _read(self) -> dict[str, dict[str, Count]]:
         try:
@@ -134,6 +155,10 @@ class VolatileSightings:
         """``after_draw``, kept."""
         self._channels[channel] = after_draw(self.counts(channel), listed, served_by, failed)
         return self._channels[channel]
+
+    def take_back(self, channel: str, name: str, share: float) -> None:
+        """``after_loss``, kept."""
+        self._channels[channel] = after_loss(self.counts(channel), name, share)
 
 
 def _by_chance(served: int, expected: float) -> float:

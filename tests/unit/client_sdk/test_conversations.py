@@ -60,7 +60,7 @@ class Draws:
         self.nodes.append(Node(f"node-{len(self.nodes)}"))
         return Drawn(self.nodes[-1].name, "prod", cast(Any, self.nodes[-1]), cast(Any, None), ())
 
-    def count_failed(self, drawn: Drawn) -> None:
+    def count_failed(self, drawn: Drawn, *, read: bool = True) -> None:
         self.failed.append(drawn.name)
 
 
