@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enclave_runtime import kernel_calls, openmetrics, seal
 from enclave_runtime.errors import NodeError
 from enclave_runtime.exit_codes import ExitCode
-from enclave_runtime.metrics_frame import FrameReader, FrameRefused, encode_frame, frame_length
+from enclave_runtime.metrics_frame import FrameReader, FrameRefused, encode_frame, frame_length, held_back
 from enclave_runtime.metrics_schema import MetricsSchema
 from enclave_runtime.seal import Piece, SealReport
 
@@ -38,14 +38,18 @@ class Egress:
     pipe: int
     port: int
     _number: int = field(default=0)
+    _sent: tuple[int, ...] = field(default=())
 
     def send(self, values: tuple[int, ...]) -> None:
-        """Hand over the numbers. Raises NodeError (EGRESS) where nobody takes them any more."""
+        """Hand over the numbers, once in an interval; a counter that rose too quickly for the schema is caught up with
+        later. Raises NodeError (EGRESS) where nobody takes them any more.
+        """
+        held = held_back(self.schema, values, self._sent or (0,) * len(values))
         try:
-            os.write(self.pipe, encode_frame(self.schema, self._number, values))
+            os.write(self.pipe, encode_frame(self.schema, self._number, held))
         except OSError:
             raise NodeError("egress_gone", ExitCode.EGRESS) from None
-        self._number += 1
+        self._number, self._sent = self._number + 1, held
 
 
 def start(

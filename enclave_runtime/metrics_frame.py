@@ -29,6 +29,17 @@ def encode_frame(schema: MetricsSchema, number: int, values: Sequence[int]) -> b
     return _layout(schema).pack(number & 0xFFFF_FFFF, *values)
 
 
+def held_back(schema: MetricsSchema, values: Sequence[int], before: Sequence[int]) -> tuple[int, ...]:
+    """``values`` with counters that rise no further above ``before`` than an interval allows: the rest comes later.
+
+    Without it, who makes one counter rise quickly would have every frame dropped, and all the others with it.
+    """
+    return tuple(
+        value if series.metric.type == "gauge" else min(value, last + _rise(series.metric, schema.interval_s))
+        for series, value, last in zip(schema.series, values, before, strict=True)
+    )
+
+
 class FrameReader:
     """Checks frames against the schema and against those before; ``values`` is what may be shown now."""
 
@@ -61,9 +72,14 @@ def _check(metric: Metric, value: int, before: int, elapsed: float) -> None:
             raise FrameRefused(metric.name)
         return
     # A counter that rises by whatever it likes could carry more than a count.
-    most = before + math.ceil(metric.most_per_s * elapsed / metric.step) * metric.step
+    most = before + _rise(metric, elapsed)
     if value % metric.step or not before <= value <= min(most, MAX_VALUE):
         raise FrameRefused(metric.name)
+
+
+def _rise(metric: Metric, seconds: float) -> int:
+    """By how much a counter may rise, in whole steps."""
+    return math.ceil(metric.most_per_s * seconds / metric.step) * metric.step
 
 
 def _layout(schema: MetricsSchema) -> Struct:
