@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from .asgi import Receive, Send, disconnected, stop
+from .asgi import NO_STORE, Receive, Send, disconnected, stop
 from .cells import CellStream, UnpaddedStream
 from .chunked import RESPONSE_MEDIA_TYPE
 from .cutoff import Cutoff
@@ -17,7 +17,6 @@ from .readers import Readers
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
-_NO_STORE = (b"cache-control", b"no-store")
 _INCREMENTAL = (b"incremental", b"?1")
 
 
@@ -96,7 +95,7 @@ class Answer(ABC):
     def _start(self, *, whole: int | None = None) -> Awaitable[None]:
         """Send the outer head; ``whole``: bytes of the body, where they are known."""
         framing = _INCREMENTAL if whole is None else (b"content-length", b"%d" % whole)
-        headers = [(b"content-type", self.media_type), _NO_STORE, framing]
+        headers = [(b"content-type", self.media_type), NO_STORE, framing]
         return self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def _send_body(self, data: bytes, *, more: bool) -> None:

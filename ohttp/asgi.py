@@ -13,6 +13,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+NO_STORE = (b"cache-control", b"no-store")
+"""The header of a response that nobody keeps."""
+
 _STOP_GRACE_S = 5.0
 
 

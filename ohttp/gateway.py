@@ -13,6 +13,7 @@ from functools import partial
 from .admission import MALFORMED, Admission
 from .answer import Answer, Work
 from .asgi import (
+    NO_STORE,
     App,
     Receive,
     Scope,
@@ -25,11 +26,12 @@ from .asgi import (
 from .bhttp import Request
 from .chunked import MAX_REQUEST, REQUEST_MEDIA_TYPE, ChunkedGateway
 from .cutoff import Cutoff
+from .discovery import WELL_KNOWN
 from .encapsulation import MEDIA_TYPE_REQUEST, WholeGateway
 from .errors import OhttpError, UnknownKey
 from .http_date import format_http_date
 from .inner_app import InnerRun, failure_of, inner_scope
-from .keyconfig import KeyRing
+from .keyconfig import MEDIA_TYPE, KeyRing
 from .pacing import PacedAnswer
 from .padding import CellProfile
 from .places import Places
@@ -39,8 +41,6 @@ from .replay import ReplayWindow
 from .unpaced import UnpacedAnswer, WholeAnswer
 
 GATEWAY_PATH = "/ohttp"
-KEYS_PATH = "/.well-known/ohttp-gateway"
-KEYS_MEDIA_TYPE = "application/ohttp-keys"
 
 _MALFORMED = Problem(400, "Malformed encapsulated request", "malformed")
 _UNKNOWN_KEY = Problem(400, "Unknown key configuration", "unknown_key", OHTTP_KEY)
@@ -108,9 +108,9 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection event, as ASGI says."""
         path = scope["path"] if scope["type"] == "http" else None
-        if path == GATEWAY_PATH or (path == KEYS_PATH and scope["method"] == "POST"):
+        if path == GATEWAY_PATH or (path == WELL_KNOWN and scope["method"] == "POST"):
             await self._counted(scope, receive, send)
-        elif path == KEYS_PATH:
+        elif path == WELL_KNOWN:
             await self._keys(scope, send)
         elif self._outer is not None and scope["type"] in ("http", "lifespan"):
             await self._outer(scope, receive, send)
@@ -123,7 +123,7 @@ class Gateway:
         if scope["method"] not in ("GET", "HEAD"):
             await refuse(send, _METHOD)
             return
-        headers = ((b"content-type", KEYS_MEDIA_TYPE.encode()), (b"cache-control", b"no-store"))
+        headers = ((b"content-type", MEDIA_TYPE.encode()), NO_STORE)
         await respond(send, 200, headers, self._keyring().encoded())
 
     async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:

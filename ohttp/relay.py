@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from .asgi import (
+    NO_STORE,
     Receive,
     Scope,
     Send,
@@ -26,14 +27,15 @@ from .asgi import (
     serve_other,
     stop,
 )
-from .chunked import MAX_REQUEST
+from .chunked import MAX_REQUEST, REQUEST_MEDIA_TYPE
+from .encapsulation import MEDIA_TYPE_REQUEST
 from .errors import RelayError
 from .places import Places
 from .problems import Problem
 
 MAX_ATTESTATION = 4 * 1024 * 1024
 MAX_CHALLENGE = 1024
-OHTTP_MEDIA_TYPES = frozenset((b"message/ohttp-chunked-req", b"message/ohttp-req"))
+OHTTP_MEDIA_TYPES = frozenset((REQUEST_MEDIA_TYPE.encode(), MEDIA_TYPE_REQUEST.encode()))
 
 _NOT_FOUND = Problem(404, "No such target here", "unknown_target")
 _METHOD = Problem(405, "Method not allowed", "method_not_allowed")
@@ -45,7 +47,6 @@ _UNUSABLE = Problem(502, "The target gave an answer that cannot be passed on", "
 _BUSY = Problem(503, "Too many requests are open", "overloaded")
 
 _TARGET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-_NO_STORE = (b"cache-control", b"no-store")
 
 
 class HttpClient(Protocol):
@@ -150,7 +151,7 @@ class Relay:
         if scope["method"] not in ("GET", "HEAD"):
             raise _Refused(_METHOD)
         async with asyncio.timeout(self._stall):
-            await respond(send, 200, ((b"content-type", b"application/json"), _NO_STORE), directory())
+            await respond(send, 200, ((b"content-type", b"application/json"), NO_STORE), directory())
         return "passed"
 
     async def _ohttp(self, scope: Scope, url: str, upload: "_Upload", send: Send) -> bool:
@@ -164,7 +165,7 @@ class Relay:
             headers.append((b"incremental", b"?1"))
         answer = await self._send("POST", url, headers, upload)
         try:
-            start = [*_passed_headers(answer), _NO_STORE]
+            start = [*_passed_headers(answer), NO_STORE]
             await send({"type": "http.response.start", "status": answer.status_code, "headers": start})
             async for part in answer.aiter_raw():
                 async with asyncio.timeout(self._stall):
@@ -194,7 +195,7 @@ class Relay:
                 body += part
                 if len(body) > MAX_ATTESTATION:
                     raise _Refused(_UNUSABLE)
-            passed = (*_passed_headers(answer), _NO_STORE)
+            passed = (*_passed_headers(answer), NO_STORE)
         finally:
             await answer.aclose()
         async with asyncio.timeout(self._stall):

@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 
-from .asgi import Receive, Scope, Send, Started, header_values, refuse, respond, serve_other
+from .asgi import NO_STORE, Receive, Scope, Send, Started, header_values, refuse, respond, serve_other
 from .errors import TokenError
 from .problems import Problem
 from .token_accounts import Accounts, IssuedCounts
@@ -29,7 +29,6 @@ _BROKEN = Problem(500, "Internal error", "internal_error")
 _BUSY = Problem(503, "No tokens can be issued now", "overloaded")
 
 _BY_CODE = {"not_allowed": _UNAUTHENTICATED, "limit": _LIMIT, "store": _BUSY}
-_NO_STORE = (b"cache-control", b"no-store")
 
 
 class TokenIssuer:
@@ -85,7 +84,7 @@ class TokenIssuer:
             await refuse(send, answer)
             return
         self._counts["issued"] += 1
-        await respond(send, 200, ((b"content-type", RESPONSE_MEDIA_TYPE.encode()), _NO_STORE), answer)
+        await respond(send, 200, ((b"content-type", RESPONSE_MEDIA_TYPE.encode()), NO_STORE), answer)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Problem | bytes:
         if scope["method"] != "POST":
