@@ -61,6 +61,11 @@ def run(arguments: list[str]) -> int:
     except (VerificationRefused, DirectoryRefused) as error:
         errors.print(f"[bold red]refused[/] {error.code}", highlight=False)
         errors.print(printable(error.detail), style="red", markup=False)
+        if isinstance(error, DirectoryRefused) and error.expected is not None:
+            compared = f"expected {error.expected}, found {error.found}"
+            errors.print(printable(compared), style="red", markup=False)
+        if error.hint:
+            errors.print(printable(error.hint), style="dim", markup=False)
         return ExitCode.REFUSED
     except ClientError as error:
         errors.print(printable(f"error {error}"), style="red", markup=False)

@@ -30,10 +30,19 @@ __all__ = ["MAX_DIRECTORY", "MAX_NODES", "Directory", "ListedNode", "require_lis
 
 MAX_DIRECTORY: Final = 1024 * 1024
 _NAMED: Final = {
-    Code.ROLLBACK: ("directory_rollback", "ask another relay; someone hides the newer list"),
-    Code.SPLIT_VIEW: ("directory_split_view", "keep the memory file: it proves that the log misbehaves"),
+    Code.ROLLBACK: (
+        "directory_rollback",
+        "an older list of nodes than one already seen",
+        "someone hides the newer list: try another relay",
+    ),
+    Code.SPLIT_VIEW: (
+        "directory_split_view",
+        "not the list of nodes, or not the log, that was seen before",
+        "keep the memory file: it proves that operator or log misbehave",
+    ),
     Code.NODE_LIST_EXPIRED: (
         "directory_expired",
+        "the list of nodes does not count now",
         "the operator publishes a new one: cloister directory publish",
     ),
 }
@@ -146,10 +155,11 @@ def shown_list(data: bytes) -> bytes:
 
 def refused(error: TransparencyError) -> DirectoryRefused:
     """A failed check of the log, as this package names it."""
-    code, hint = _NAMED.get(error.code, (f"directory_{error.code.lower()}", ""))
-    return DirectoryRefused(
-        code, f"the list of nodes: {error}", hint, expected=error.expected, found=error.found
+    code, detail, hint = _NAMED.get(
+        error.code,
+        (f"directory_{error.code.lower()}", f"the list of nodes: {error.detail or error.code}", ""),
     )
+    return DirectoryRefused(code, detail, hint, expected=error.expected, found=error.found)
 
 
 def _malformed(why: str) -> DirectoryRefused:

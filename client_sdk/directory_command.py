@@ -1,6 +1,7 @@
 """``cloister directory``: the list of nodes that clients draw from."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,12 +50,12 @@ Then put the list into the log (`cloister directory publish`). Make it anew when
 keys, which each does twice a day.
 """
 
-_PUBLISH = """Put a list of nodes into the log, and the log's proof into the list's file.
+_PUBLISH = """Put a list of nodes into the log, and write it down again with the log's proof.
 
-It is signed by the release signers. Serve the file at the relay (`cloister relay --directory FILE`), and at mirrors of
-other people's if you like; it may be replaced while the relay runs. Publish again within a day, whether or not the
-nodes have changed: clients ask for cosignatures of the last day. The same nodes are not logged again before half of
-their list's life is over.
+It is signed by the release signers. Serve what is written at the relay (`cloister relay --directory directory.json`),
+and at mirrors of other people's if you like; it may be replaced while the relay runs. Publish again within a day,
+whether or not the nodes have changed: clients ask for cosignatures of the last day. The same nodes are not logged again
+before half of their list's life is over.
 """
 
 _CHECK = """Fetch the list of nodes as a client does, check it by log and mirrors, and show what was counted.
@@ -69,36 +70,52 @@ def make(
     relay: _Relay = None,
     policy: PolicyOption = None,
     memory: MemoryOption = None,
-    channel: Annotated[str, typer.Option(help="The channel of releases that these nodes run.")] = "prod",
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path(
-        "directory.json"
-    ),
+    channel: Annotated[
+        str | None,
+        typer.Option(help="The channel of releases that these nodes run; by default the policy's."),
+    ] = None,
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="List the others where a node is down or does not verify.")
+    ] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("nodes.json"),
 ) -> int:
     """See ``cloister directory make --help``."""
     if relay is None:
         raise ClientError("usage", "--relay is missing", "give the relay's own URL")
     judged_by = read_policy(policy)
+    log = judged_by.transparency
     notes = Console(stderr=True)
     listed = []
     for name in track(names, "verifying", console=notes, transient=True, disable=not notes.is_terminal):
-        with PrivateClient(f"{relay.rstrip('/')}/{name}", judged_by, memory=memory) as client:
-            listed.append(ListedNode(name, client.verify().require().cpu.claims.ohttp_keys))
-    directory = Directory.build(channel, listed)
+        try:
+            with PrivateClient(f"{relay.rstrip('/')}/{name}", judged_by, memory=memory) as client:
+                listed.append(ListedNode(name, client.verify().require().cpu.claims.ohttp_keys))
+        except ClientError as error:
+            if not leave_out:
+                raise replace(error, detail=f"{name}: {error.detail}") from error
+            left_out = printable(f"{name} is left out: {error.code}: {error.detail}")
+            notes.print(left_out, style="yellow", highlight=False, markup=False)
+    if not listed:
+        raise ClientError("no_nodes", "no node is left to list", "see what `cloister verify` says of one")
+    directory = Directory.build(channel or (log.channel if log else "prod"), listed)
     output.write_bytes(directory.raw)
-    notes.print(f"{output}: {len(listed)} nodes, sha256 {directory.digest.hex()}", highlight=False)
+    said = f"{output}: {len(listed)} nodes, sha256 {directory.digest.hex()}"
+    notes.print(said, highlight=False, markup=False, soft_wrap=True)
+    following = f"next: cloister directory publish {output} --log … --signer …"
+    notes.print(following, style="dim", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
 def publish(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="The list (cloister directory make); it gets the proof.")
+        Path, typer.Argument(metavar="FILE", help="The list that `cloister directory make` wrote.")
     ],
     log: Annotated[Path, typer.Option("--log", help="The log's folder, made by log init.")],
     signer: Annotated[list[Path], typer.Option("--signer", help="Key file of a release signer; repeatable.")],
     hours: Annotated[int, typer.Option(min=1, max=168, help="For how long the list counts.")] = 24,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the list with its proof here instead.")
-    ] = None,
+        Path, typer.Option("--output", "-o", help="The list with its proof, for relays to show.")
+    ] = Path("directory.json"),
     witness: WitnessOption = [],  # noqa: B006
     quorum: QuorumOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -115,11 +132,11 @@ def publish(
             [SigningKey.load(path) for path in signer],
             lifetime=timedelta(hours=hours),
         )
-        replace_file(output or file, done.document.encode())
+        replace_file(output, done.document.encode())
         listed = done.listed.node_list
         if as_json:
             told = {
-                "file": str(output or file),
+                "file": str(output),
                 "sequence": listed.sequence,
                 "index": done.listed.index,
                 "renewed": done.renewed,
@@ -131,7 +148,7 @@ def publish(
             return 0
         what = "has fresh cosignatures" if done.renewed else f"is entry {done.listed.index}"
         print(f"list {listed.sequence} of {listed.channel} {what}, until {instant_text(listed.expires_at)}")
-        print(f"{output or file}: {len(listed.nodes)} nodes, sha256 {directory.digest.hex()}")
+        print(f"{output}: {len(listed.nodes)} nodes, sha256 {directory.digest.hex()}")
         return 0
 
     return guarded(work)

@@ -23,7 +23,7 @@ def one_of(relay: str | None, fleet: str | None, sightings: object) -> None:
         raise ClientError(
             "usage",
             "--relay is missing" if relay is None else "give one of --relay and --fleet",
-            "--relay is the relay's URL for one node; --fleet the relay's own, where several are listed",
+            "--relay URL/NAME for one node, or --fleet URL to draw one of those that the relay at URL lists",
         )
     if relay is not None and sightings is not None:
         raise ClientError("usage", "--sightings belongs to --fleet", "with --relay there is nothing to draw")

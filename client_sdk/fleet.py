@@ -89,7 +89,9 @@ class Fleet:
     ) -> None:
         if policy.fleet is None:
             raise ClientError(
-                "policy_without_fleet", "the policy has no table [fleet]", "say how many nodes there must be"
+                "policy_without_fleet",
+                "the policy has no table [fleet]",
+                "add it with the least number of nodes to draw from, such as min_nodes = 5",
             )
         self._relay = relay_url.rstrip("/")
         self._demands, self._log = policy.fleet, policy.transparency
@@ -254,7 +256,9 @@ def _fetched(http: httpx2.Client, url: str, seconds: float) -> bytes:
         with http.stream("GET", url, headers={"accept-encoding": "identity"}) as reply:
             if reply.status_code != 200:
                 raise RelayUnreachable(
-                    "no_directory", f"no list of nodes at {url} (status {reply.status_code})"
+                    "no_directory",
+                    f"no list of nodes at {url} (status {reply.status_code})",
+                    "give the relay's own URL; it shows the file that cloister relay --directory names",
                 )
             for part in reply.iter_raw():
                 data += part

@@ -36,7 +36,7 @@ def relay(
     directory: Annotated[
         Path | None,
         typer.Option(
-            help="A list of nodes (cloister directory make) to show at /directory; replace it at any time."
+            help="A list of nodes (cloister directory publish) to show at /directory; replace it at any time."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Say what happens as one JSON line each.")] = False,

@@ -17,20 +17,27 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def test_a_list_is_made_shown_and_drawn_from(world: World, tmp_path: Path) -> None:
-    listed, seen = tmp_path / "directory.json", tmp_path / "sightings.json"
+    listed, bare, seen = tmp_path / "directory.json", tmp_path / "nodes.json", tmp_path / "sightings.json"
     policy = tmp_path / "policy.toml"
     policy.write_text(world.policy_file.read_text() + "[fleet]\nmin_nodes = 1\n")
     strict = tmp_path / "strict.toml"
     strict.write_text(world.policy_file.read_text() + "[fleet]\n")
     with relay({"node": f"http://127.0.0.1:{world.node.port}"}, listed.read_bytes) as url:
         through = ["--relay", url, "--policy", str(policy)]
-        made = cloister("directory", "make", "node", *through, "-o", str(listed))
+        made = cloister("directory", "make", "node", *through, "-o", str(bare))
         assert made.returncode == 0, made.stderr
+        names = ["node", "down"]
+        incomplete = cloister("directory", "make", *names, *through, "-o", str(bare))
+        assert (incomplete.returncode, "down: " in incomplete.stderr) == (1, True)
+        left_out = cloister("directory", "make", *names, *through, "-o", str(bare), "--leave-out")
+        assert (left_out.returncode, "down is left out: " in left_out.stderr) == (0, True)
+        listed.write_bytes(bare.read_bytes())
         unlisted = cloister("chat", "hello", "--fleet", url, "--policy", str(policy))
         assert unlisted.returncode == 3
         assert "directory_not_logged" in unlisted.stderr
-        by = ["--log", str(world.folder / "log"), "--signer", str(world.folder / "signer.key")]
-        published = cloister("directory", "publish", str(listed), *by)
+        by = [str(bare), "--log", str(world.folder / "log"), "--signer", str(world.folder / "signer.key")]
+        by += ["-o", str(listed)]
+        published = cloister("directory", "publish", *by)
         assert published.returncode == 0, published.stderr
         assert published.stdout.startswith("list 1 of prod is entry ")
         asked = ["--fleet", url, "--policy", str(policy), "--sightings", str(seen)]
@@ -42,7 +49,7 @@ def test_a_list_is_made_shown_and_drawn_from(world: World, tmp_path: Path) -> No
         assert (told["log"]["origin"], told["log"]["sequence"]) == ("log.test/releases", 1)
         (node,) = told["nodes"]
         assert (node["name"], node["served"], node["failed"], told["suspected"]) == ("node", 1, 0, [])
-        again = json.loads(cloister("directory", "publish", str(listed), *by, "--json").stdout)
+        again = json.loads(cloister("directory", "publish", *by, "--json").stdout)
         assert (again["sequence"], again["renewed"]) == (1, True)
         remembering = [*through, "--memory", str(tmp_path / "memory.json")]
         shown = cloister("directory", "check", *remembering)
