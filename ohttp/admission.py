@@ -9,7 +9,6 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
 
 from .bhttp import Request, decode_request
 from .errors import OhttpError, ReplayError
@@ -81,8 +80,6 @@ def _single_fields(headers: Fields) -> dict[bytes, bytes]:
     return fields
 
 
-# Evidence is the same for all who ask in its time.
-@lru_cache(maxsize=16)
 def _stated_digest(field: bytes) -> bytes | None:
     """The SHA-256 in an ``attestation-digest`` field; None for anything else."""
     stated = _DIGEST.fullmatch(field)

@@ -7,19 +7,24 @@ from functools import lru_cache
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _FORM = re.compile(
-    rf"(?:{'|'.join(_DAYS)}), ([0-9]{{2}}) ({'|'.join(_MONTHS)}) ([0-9]{{4}})"
-    " ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
+    (
+        rf"(?:{'|'.join(_DAYS)}), [0-9]{{2}} (?:{'|'.join(_MONTHS)}) [0-9]{{4}}"
+        " [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
+    ).encode()
 )
+
+
+def parse_http_date(value: bytes) -> float | None:
+    """POSIX seconds, or None for anything else than that form (a leap second counts as the second before)."""
+    # What is no date is somebody's own words, and stays in no cache.
+    return _seconds(value) if _FORM.fullmatch(value) else None
 
 
 # Those who ask in the same second say the same date.
 @lru_cache(maxsize=16)
-def parse_http_date(value: bytes) -> float | None:
-    """POSIX seconds, or None for anything else than that form (a leap second counts as the second before)."""
-    found = _FORM.fullmatch(value.decode("latin-1"))
-    if found is None:
-        return None
-    day, month, year, hour, minute, second = found.groups()
+def _seconds(date: bytes) -> float | None:
+    _, day, month, year, clock, _ = date.decode("ascii").split(" ")
+    hour, minute, second = clock.split(":")
     try:
         moment = datetime(
             int(year),
