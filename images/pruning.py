@@ -12,6 +12,7 @@ LEFT_OUT_DISTRIBUTIONS: dict[str, str] = {
     "typer": "command line",
     "rich": "command line",
     "httpx2": "client transport",
+    "httpcore2": "client transport",
     "sigstore": "a client's check of Sigstore bundles; a node staples them unread",
     # What their dependents import only on demand: downloading, and symbolic shapes for a compiler.
     "setuptools": "torch names it for building extensions",

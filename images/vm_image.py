@@ -97,7 +97,7 @@ def build(
     if chosen.driver and not driver.packages_of(locked):
         raise driver.missing(chosen)
     config, platform, draft = _config(given.config)
-    work = _prepare(out)
+    work = _prepare(out.resolve())
     stage = work / "stage"
     store.fetch(locked, progress)
     kernel, origin = kernel_of(chosen, locked, store, progress)

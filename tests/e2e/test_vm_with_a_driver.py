@@ -1,5 +1,6 @@
 """An image for a GPU with a stand-in for its driver: everything but what NVIDIA lets nobody pass on."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -43,7 +44,8 @@ def build(
     given = vm_image.VmInputs(
         folder / "model", "model@1", NodeConfig("m", platform="sev-snp", gpu_count=0).encode()
     )
-    built = vm_image.build(chosen, Lock(chosen.name, debs, ()), store, given, folder / "vm", lambda *_: None)
+    with contextlib.chdir(folder):  # a place named as people name one
+        built = vm_image.build(chosen, Lock(chosen.name, debs, ()), store, given, Path("vm"), lambda *_: None)
     return chosen, kernel, built
 
 
