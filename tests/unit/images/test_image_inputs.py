@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packaging.utils import canonicalize_name
 
-from images import deb, elf, lock, mirror, recipe, wheels
+from images import closure, deb, elf, lock, mirror, recipe, wheels
 from images.errors import ImageError, InputChanged, InputError, InputUnavailable, RecipeError
 from images.input_store import InputStore, mirrors_from
 from images.lock import Lock, LockedDeb
@@ -265,3 +266,12 @@ def test_the_manifest_has_one_form_alone() -> None:
     document["extra"] = 1
     with pytest.raises(ImageError):
         VmManifest.parse(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize("name", ["cpu-dev", "cpu-sealed"])
+def test_a_lock_has_the_wheels_that_a_node_requires_today(name: str) -> None:
+    """Whatever their versions: a requirement that came or went since would be missed by the machine alone."""
+    chosen = recipe.load(name)
+    wanted = closure.resolve(closure.requirements_of(chosen.python["project"], chosen.python["extra"]))
+    locked = {wheel.name for wheel in lock.read(recipe.lock_path(chosen)).wheels}
+    assert locked == {str(canonicalize_name(dist.metadata["Name"])) for dist in wanted}
