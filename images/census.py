@@ -41,8 +41,8 @@ def rows(recipe: Recipe, kernel: Kernel, files: Sequence[InnerFile]) -> tuple[Ro
         Row("mode.writable", _list(writable), bool(writable)),
         Row("paths.denied", _list(denied), bool(denied)),
         Row("kernel.release", kernel.release, False),
-        Row("kernel.required", _list(lacking), bool(lacking)),
-        Row("kernel.denied", _list(unwanted), bool(unwanted)),
+        Row("kernel.required", _held(lists["required_options"], lacking, "set", "lacking"), bool(lacking)),
+        Row("kernel.denied", _held(lists["denied_options"], unwanted, "absent", "set"), bool(unwanted)),
         Row("kernel.modules", _list([*recipe.kernel["modules"], *recipe.driver.get("modules", ())]), False),
         Row("cmdline", recipe.kernel["cmdline"], bool(bad_words)),
         Row("listening", _listening(recipe), False),
@@ -78,6 +78,10 @@ def _staples(recipe: Recipe) -> str:
     if not guest["staple_bytes"]:
         return "the one that it boots with"
     return f"fresh ones of at most {guest['staple_bytes']:,} bytes, one in {guest['staple_pause_s']} s"
+
+
+def _held(wanted: Sequence[str], odd: Sequence[str], good: str, bad: str) -> str:
+    return f"{bad}: {_list(odd)}" if odd else f"all {len(wanted)} {good}"
 
 
 def _list(items: Iterable[str]) -> str:

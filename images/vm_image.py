@@ -47,6 +47,7 @@ from images.kernel import Kernel
 from images.lock import Lock
 from images.manifest import hash_file
 from images.recipe import Recipe
+from images.tree import Tree
 from images.vm_manifest import ARTIFACTS, Artifact, VmManifest
 
 STUB = "usr/lib/systemd/boot/efi/linuxx64.efi.stub"
@@ -55,6 +56,7 @@ FIRMWARE = {
     "usr/share/OVMF/OVMF_CODE_4M.fd": "OVMF_CODE_4M.fd",
     "usr/share/OVMF/OVMF_VARS_4M.fd": "OVMF_VARS_4M.fd",
 }
+COMPILED = "app/enclave_runtime/engine/cpu/"
 MAX_CONFIG = 32 * 1024
 
 _TSM = ("/sys/kernel/config/tsm/report",)
@@ -96,7 +98,7 @@ def build(
     """
     if chosen.driver and not driver.packages_of(locked):
         raise driver.missing(chosen)
-    config, platform, draft = _config(given.config)
+    config, platform, draft, kernels = _config(given.config)
     work = _prepare(out.resolve())
     stage = work / "stage"
     store.fetch(locked, progress)
@@ -106,6 +108,7 @@ def build(
         kernel = carried.added_to(kernel)
     modules = kernel.load_order([*chosen.kernel["modules"], *chosen.driver.get("modules", ())])
     root = node_tree.build(chosen, locked, store, stage, progress, carried)
+    _require_decoder(root, locked, kernels)
     disk = ram_disk.program(root, stage, modules, None if carried is None else carried.origin)
     model = volume.model_tree(given.model, draft)
     volumes = [
@@ -215,8 +218,8 @@ def load(name: str) -> tuple[Recipe, Lock]:
     return chosen, lock.read(beside)
 
 
-def _config(data: bytes) -> tuple[str, str, str]:
-    """The node's configuration as text, the platform that it names, and its draft model, if any."""
+def _config(data: bytes) -> tuple[str, str, str, str]:
+    """The node's configuration as text; the platform, the draft model and the decoder's kernels that it names."""
     try:
         text = data.decode().strip()
     except UnicodeDecodeError as error:
@@ -224,6 +227,7 @@ def _config(data: bytes) -> tuple[str, str, str]:
     try:
         document: dict[str, Any] = json.loads(text) if len(data) <= MAX_CONFIG else {"platform": ""}
         platform, draft = str(document["platform"]), document.get("draft", {}).get("name", "")
+        kernels = str(document.get("decoder", {}).get("kernels", "auto"))
         if not isinstance(draft, str) or "/" in draft or draft in (".", ".."):
             raise RecipeError("config_malformed", "its draft has no plain name", found=draft)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -232,7 +236,24 @@ def _config(data: bytes) -> tuple[str, str, str]:
         raise RecipeError(
             "config_malformed", "its platform is not known", expected=", ".join(DEVICES), found=platform
         )
-    return text, platform, draft
+    return text, platform, draft, kernels
+
+
+def _require_decoder(root: Tree, locked: Lock, kernels: str) -> None:
+    """Whether something in the image can compute a model in the way that the configuration asks for."""
+    torch = any(wheel.name == "torch" for wheel in locked.wheels)
+    compiled = any(path.startswith(COMPILED) and path.endswith(".so") for path in root.nodes)
+    if kernels == "torch" and not torch:
+        raise RecipeError(
+            "decoder_missing",
+            "the node's configuration asks for PyTorch, which this recipe's images do not have",
+        )
+    if kernels in ("auto", "compiled") and not compiled and not torch:
+        raise RecipeError(
+            "decoder_missing",
+            "the compiled decoder was not built with this program, and the image has no other",
+            advice="Install a C compiler (gcc or clang), then cloister again with its extra 'node' or 'runtime'.",
+        )
 
 
 def _policy(
