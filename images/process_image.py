@@ -17,6 +17,7 @@ allows it, so a file of an image is replaced, never edited in place.
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Sequence
@@ -41,6 +42,9 @@ Progress = Callable[[str, int, int], None]
 """Called with the step's name, how much of it is done and how much there is."""
 
 
+_DECODER = re.compile(r"(^|/)enclave_runtime/engine/cpu/_decoder\.[^/]*so$")
+
+
 @dataclass(frozen=True, slots=True)
 class Contents:
     """What goes into an image: our packages, requirement strings of third-party ones, the first script."""
@@ -60,11 +64,14 @@ class Built:
 
 
 def node_contents() -> Contents:
-    """What the sealed node consists of; raises :class:`ClosureError` if something of it is not installed."""
-    return Contents(
-        packages=("attestation", "ohttp", "measurements", "enclave_runtime"),
-        requirements=closure.requirements_of("cloister", "runtime"),
-    )
+    """What the sealed node consists of; raises :class:`ClosureError` if something of it is not installed.
+
+    Where the decoder was compiled, that is the extra ``node``; where no compiler was, PyTorch goes in to compute in its
+    place.
+    """
+    packages = ("attestation", "ohttp", "measurements", "enclave_runtime")
+    compiled = any(_DECODER.search(file.target) for file in closure.package_files(packages))
+    return Contents(packages, closure.requirements_of("cloister", "node" if compiled else "runtime"))
 
 
 def build(out: Path, contents: Contents | None = None, progress: Progress | None = None) -> Built:
