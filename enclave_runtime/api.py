@@ -78,7 +78,7 @@ def inner_app(
 
     async def get_model(request: Request) -> Response:
         if request.path_params["name"] != completions.model_name:
-            raise _MODEL_NOT_FOUND
+            raise _MODEL_NOT_FOUND.anew()
         return _json(one_model(completions.model_name, created))
 
     async def chat(request: Request) -> Response:
@@ -266,10 +266,10 @@ def _add_evidence(app: Starlette, evidence: Evidence) -> None:
     async def fresh(request: Request) -> Response:
         nonce = await _body(request, NONCE_BYTES)
         if len(nonce) != NONCE_BYTES:
-            raise _BAD_NONCE
+            raise _BAD_NONCE.anew()
         bundle = await evidence.fresh(nonce)
         if bundle is None:
-            raise _TOO_MANY_CHALLENGES
+            raise _TOO_MANY_CHALLENGES.anew()
         return Response(bundle, media_type=EVIDENCE_MEDIA_TYPE, headers=_NO_STORE)
 
     _route(app, "GET", "/attestation", current)
@@ -283,14 +283,14 @@ async def _body(request: Request, limit: int) -> bytes:
     async for part in request.stream():
         size += len(part)
         if size > limit:
-            raise _BAD_NONCE if limit == NONCE_BYTES else _TOO_LARGE
+            raise (_BAD_NONCE if limit == NONCE_BYTES else _TOO_LARGE).anew()
         parts.append(part)
     return b"".join(parts)
 
 
 def _require_model(asked: str, served: str) -> None:
     if asked != served:
-        raise _MODEL_NOT_FOUND
+        raise _MODEL_NOT_FOUND.anew()
 
 
 def _json(body: bytes) -> Response:

@@ -83,13 +83,13 @@ class EngineCompletions:
         if secret is None or self.leases is None:
             raise RequestRefused(400, "invalid_value", "'secret' is 32 bytes in base64url.", "secret")
         if not self._open:
-            raise STOPPING
+            raise STOPPING.anew()
         try:
             return self.leases.open(secret, request.seconds)
         except TooManyLeases:
-            raise NO_LEASE from None
+            raise NO_LEASE.anew() from None
         except EngineStopped:
-            raise STOPPING from None
+            raise STOPPING.anew() from None
 
     async def chat(self, request: ChatRequest) -> tuple[Generation, int]:
         """Start the answer to a conversation. Raises RequestRefused."""
@@ -118,13 +118,13 @@ class EngineCompletions:
         tokens: Callable[[], list[int]],
     ) -> tuple[Generation, int]:
         if not self._open:
-            raise STOPPING
+            raise STOPPING.anew()
         leases = self.leases
         if request.lease is not None and leases is None:
             raise unsupported("lease")
         config = self._engine.config
         if self.queue_depth() >= config.max_queue or self._tokenising >= config.max_queue + config.max_batch:
-            raise OVERLOADED
+            raise OVERLOADED.anew()
         most = self.limits.prompt_bytes(self._engine.max_context)
         if sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) > most:
             raise _refusal(PromptTooLong(), self._engine.max_context)
@@ -178,7 +178,7 @@ class TimedGeneration:
                 except StopAsyncIteration:
                     return
                 except TimeoutError:
-                    raise TIME_LIMIT from None
+                    raise TIME_LIMIT.anew() from None
                 yield piece
         finally:
             await pieces.aclose()
@@ -191,9 +191,9 @@ class TimedGeneration:
 def _refusal(error: EngineError, max_context: int) -> RequestRefused:
     match error:
         case QueueFull():
-            return OVERLOADED
+            return OVERLOADED.anew()
         case EngineStopped():
-            return STOPPING
+            return STOPPING.anew()
         case PromptTooLong():
             message = (
                 f"The prompt and its answer must fit into {max_context} tokens; this prompt leaves no room."

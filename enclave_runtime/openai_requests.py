@@ -64,6 +64,12 @@ class RequestRefused(Exception):
         self.message = message
         self.param = param
 
+    def anew(self) -> "RequestRefused":
+        """The same refusal, to be raised. One that is raised again and again would keep what it was raised in: its
+        traceback and its context lead to the request.
+        """
+        return RequestRefused(self.status, self.code, self.message, self.param)
+
 
 _UNKNOWN = RequestRefused(400, "unknown_parameter", "The request has an option that is not known here.")
 
@@ -242,7 +248,7 @@ def parse_request(kind: type[_Bounded], body: bytes) -> _Bounded:
     if not isinstance(document, dict):
         raise RequestRefused(400, "invalid_json", "The request body is not a JSON object.")
     if len(document) > len(kind.model_fields) + len(_NEUTRAL):
-        raise _UNKNOWN
+        raise _UNKNOWN.anew()
     try:
         request = kind.model_validate(_without_neutral_options(document))
     except ValidationError as error:
@@ -287,7 +293,7 @@ def _refusal(kind: type[_Closed], error: ValidationError) -> RequestRefused:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     name = first["loc"][0] if first["loc"] else None
     if name not in kind.model_fields:
-        return _UNKNOWN
+        return _UNKNOWN.anew()
     if first["type"] == "missing" and len(first["loc"]) == 1:
         message = f"The request lacks '{name}'."
         return RequestRefused(400, "missing_required_parameter", message, str(name))

@@ -164,6 +164,8 @@ def exchange(node: Node, prompt: str) -> str:
     assert node.ask("/v1/chat/completions", chat(prompt, temperature=9))[0] == 400
     assert node.ask("/v1/chat/completions", raw=b"{" + prompt.encode())[0] == 400
     assert node.ask("/v1/completions", {"model": "tiny", "prompt": prompt, "max_tokens": 2})[0] == 200
+    assert node.ask("/v1/chat/completions", chat(prompt, surprise=prompt))[0] == 400
+    assert node.ask("/v1/chat/completions", chat(prompt, model="another"))[0] == 404
     for field in ("date", "attestation_digest", "request_id", "authorization", "content_type"):
         node.ask("/v1/completions", {}, **{field: prompt})  # a client that puts it where it does not belong
     assert node.ask(f"/v1/models/{prompt}", raw=b"")[0] == 404

@@ -427,3 +427,23 @@ def test_the_outer_face_shows_evidence_and_health_and_nothing_else():
     assert call(app, "GET", "/metrics").status_code == 404
     assert call(app, "GET", "/health").json() == {"status": "serving"}
     assert call(app, "POST", "/v1/chat/completions", json=CHAT).status_code == 404
+
+
+def test_a_refusal_that_all_share_keeps_nothing_of_a_request() -> None:
+    from enclave_runtime import answer_stream, api, completions, openai_requests
+
+    for document in ({**CHAT, "surprise": 1}, {**CHAT, **{f"odd-{number}": 1 for number in range(99)}}):
+        with pytest.raises(RequestRefused, match="unknown_parameter"):
+            parse_request(ChatRequest, json.dumps(document).encode())
+    with pytest.raises(RequestRefused, match="model_not_found"):
+        api._require_model("another", MODEL)
+    with pytest.raises(RequestRefused, match="overloaded"):
+        raise completions._refusal(completions.QueueFull(), 9)
+    shared = [
+        refusal
+        for module in (answer_stream, api, completions, openai_requests)
+        for refusal in (*vars(module).values(), *api._BY_STATUS.values())
+        if isinstance(refusal, RequestRefused)
+    ]
+    assert len(shared) > 10
+    assert {(refusal.__traceback__, refusal.__context__) for refusal in shared} == {(None, None)}
