@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from enclave_runtime import egress, kernel_calls, seal, wiped_memory
+from enclave_runtime import egress, kernel_calls, rank_processes, seal, wiped_memory
 from enclave_runtime.config import SIMULATED, HostInputs, NodeConfig
 from enclave_runtime.decoder_choice import DecoderChoice
 from enclave_runtime.draft_choice import DraftChoice
@@ -64,7 +64,8 @@ def _boot(arguments: Sequence[str]) -> int:
         inherited = replace(inherited, platform=start_keeper(config, host))
     draft = DraftChoice.from_table(config.draft)
     models = [host.model] if draft is None else [host.model, draft.beside(host.model)]
-    gpu = GpuAccess.of(DecoderChoice.from_table(config.decoder).kernels, config.gpu_count)
+    decoder = DecoderChoice.from_table(config.decoder)
+    gpu = GpuAccess.of(decoder.kernels, config.gpu_count)
     confined = seal.confine(
         read=(*code_paths(), *models, host.staple, *map(Path, DEVICES_AND_FACTS)),
         bind_ports=(host.port, host.metrics_port),
@@ -79,10 +80,16 @@ def _boot(arguments: Sequence[str]) -> int:
     metrics = egress.start(
         schema, shown_at, confined, tolerate=config.tolerate, close=tuple(inherited.descriptors)
     )
+    ranks = None
+    if decoder.ranks > 1:
+        close = (*inherited.descriptors, metrics.pipe)
+        ranks = rank_processes.start(
+            decoder.ranks, host.model, confined, tolerate=config.tolerate, close=close
+        )
     # Imported only now: the model's libraries start threads, which must be born confined.
     from enclave_runtime import node
 
-    return node.run(config, host, inherited, confined, metrics)
+    return node.run(config, host, inherited, confined, metrics, ranks)
 
 
 def bind(address: str, port: int) -> socket.socket:

@@ -13,6 +13,7 @@ _VALUES: Mapping[str, tuple[str | int, ...]] = {
     "kernels": ("auto", "compiled", "torch", "cuda"),
     "weights": ("stored", "int8", "fp8"),
     "activations": (16, 8),
+    "ranks": tuple(range(1, 9)),
 }
 
 
@@ -23,12 +24,13 @@ class DecoderChoice:
     ``weights``: ``stored`` as the file has them (on a GPU: in bfloat16), ``int8``, floating-point matrices turned into
     8 bits with a scale per 32 (on a GPU: those of the layers), or, on a GPU alone, ``fp8`` with a scale per 128.
     ``activations``: to how many bits those are rounded that meet quantised weights; 8 are quicker in large
-    batches and further from float32 (docs/decoder.md).
+    batches and further from float32 (docs/decoder.md). ``ranks``: processes that share the model, on torch alone.
     """
 
     kernels: str = "auto"
     weights: str = "stored"
     activations: int = 16
+    ranks: int = 1
 
     def __post_init__(self) -> None:
         for name, values in _VALUES.items():
@@ -36,6 +38,8 @@ class DecoderChoice:
             if type(value) is bool or value not in values:
                 allowed = ", ".join(map(str, values))
                 raise ConfigurationError("config_decoder", f"'{name}' is one of: {allowed}")
+        if self.ranks > 1 and self.kernels != "torch":
+            raise ConfigurationError("config_decoder", "several 'ranks' compute on torch")
         if self.kernels == "torch" and (self.weights, self.activations) != ("stored", 16):
             raise ConfigurationError("config_decoder", "torch computes with stored weights and 16 bits")
         if self.kernels == "cuda" and self.activations != 16:

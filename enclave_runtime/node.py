@@ -33,6 +33,7 @@ from enclave_runtime.engine.engine import Engine
 from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.errors import EngineError, ModelError
 from enclave_runtime.engine.model import LoadedModel, load_model
+from enclave_runtime.engine.rank_links import RankLeader, RankLinks
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.evidence import EvidenceMaker
 from enclave_runtime.exit_codes import ExitCode
@@ -64,10 +65,16 @@ from ohttp.token_policy import TokenPolicy
 
 
 def run(
-    config: NodeConfig, host: HostInputs, inherited: Inherited, confined: SealReport, egress: Egress
+    config: NodeConfig,
+    host: HostInputs,
+    inherited: Inherited,
+    confined: SealReport,
+    egress: Egress,
+    links: RankLinks | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT (stop) or SIGUSR1 (finish what was accepted, then stop); the exit status.
 
+    ``links`` lead to the other ranks, where several processes share the model.
     Raises NodeError for every step that fails before, and for an ``egress`` that is gone.
     """
     clock = BootClock()
@@ -79,7 +86,7 @@ def run(
     gpu_policy = _policy(config).gpu
     check_links(decoder.kernels, config.gpu_count, gpu_policy.modes)
     staple = _staple(host)
-    model = _model(host.model, decoder)
+    model = _model(host.model, decoder, links)
     draft = None if draft_choice is None else _draft(host.model, draft_choice, decoder)
     clock.mark("load")
     slow = slowness(model)
@@ -145,9 +152,11 @@ def run(
     metrics = Metrics(egress.schema, completions.queue_depth)
     service = Service(completions, identity, metrics, padding, tokens, Sweep(), check)
     try:
-        asyncio.run(_serve(service, config, host, inherited, confined, egress, clock))
+        asyncio.run(_serve(service, engine, config, host, inherited, confined, egress, links, clock))
     finally:
         engine.stop()
+        if links is not None:
+            links.close()  # the other ranks clear their pages and end
     return int(ExitCode.STOPPED)
 
 
@@ -198,11 +207,13 @@ _TURNED_AWAY = {
 
 async def _serve(
     service: Service,
+    engine: Engine,
     config: NodeConfig,
     host: HostInputs,
     inherited: Inherited,
     confined: SealReport,
     egress: Egress,
+    links: RankLinks | None,
     clock: BootClock,
 ) -> None:
     await _rehearse(service)
@@ -219,6 +230,9 @@ async def _serve(
     service.sweep.begin()
     named = {announcement, listener.fileno(), egress.pipe, *inherited.descriptors}
     clock.mark("rehearsal")
+    if links is not None:
+        named |= links.descriptors
+        _seal_other_ranks(engine)
     gpu = GpuAccess.of(DecoderChoice.from_table(config.decoder).kernels, config.gpu_count)
     report = seal.seal(confined, keep_streams=named, tolerate=config.tolerate, gpu=gpu)
     clock.mark("seal")
@@ -239,6 +253,16 @@ async def _serve(
     if showing.done():
         showing.result()  # it ends only where nobody takes the metrics any more
     showing.cancel()
+
+
+def _seal_other_ranks(engine: Engine) -> None:
+    """Each seals itself, now that every path was taken. Raises NodeError for one that does not."""
+    decoder = engine.model.decoder
+    assert isinstance(decoder, RankLeader)
+    try:
+        engine.between_steps(decoder.seal_others).result()
+    except EngineError as error:
+        raise NodeError("rank_not_sealed", ExitCode.SEAL, str(error)) from None
 
 
 def _obey(loop: asyncio.AbstractEventLoop, server: Server, completions: EngineCompletions) -> None:
@@ -332,8 +356,12 @@ def _staple(host: HostInputs) -> Staple:
         raise NodeError("staple_malformed", ExitCode.STAPLE, str(error)) from None
 
 
-def _model(path: Path, decoder: DecoderChoice) -> LoadedModel:
+def _model(path: Path, decoder: DecoderChoice, links: RankLinks | None = None) -> LoadedModel:
     try:
+        if links is not None:
+            from enclave_runtime.engine.tensor_parallel import LinkedRanks, lead
+
+            return load_model(path, lead(LinkedRanks(links)))
         return load_model(path, decoder.wanted, activations=decoder.activations)
     except EngineError as error:
         raise NodeError(error.code, ExitCode.MODEL, str(error)) from None

@@ -191,6 +191,10 @@ def seal(
     if architecture not in ARCHITECTURES:
         raise ConfinementError("architecture", f"no filter for {architecture}", ExitCode.KERNEL)
     rows = _Rows(tolerate, confined.rows)
+    # A process that was forked since has inherited all of the confinement but this.
+    held = {row.piece for row in confined.rows if row.state is State.IN_FORCE}
+    if Piece.MEMORY_LOCKED in held and not _lock_memory():
+        raise ConfinementError("piece_missing", f"{Piece.MEMORY_LOCKED}: not again", ExitCode.KERNEL)
     rows.add(Piece.DESCRIPTORS_AUDITED, _refuse_open_doors(set(keep_streams), gpu))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     rows.add(Piece.NO_FILE_GROWTH, "RLIMIT_FSIZE 0, no regular file open for writing")

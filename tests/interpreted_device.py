@@ -373,7 +373,7 @@ def engine(folder: Path) -> dict[str, float]:
         """A `CudaDecoder` without its draws."""
 
         def __init__(self, inner: CudaDecoder) -> None:
-            self.config, self.new_pool = inner.config, inner.new_pool
+            self.config, self.one_order, self.new_pool = inner.config, inner.one_order, inner.new_pool
             self.reserve, self.step = inner.reserve, inner.step
 
     answers, uploads = [], []

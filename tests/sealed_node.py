@@ -196,6 +196,21 @@ class Node:
         return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
+def children(node: Node) -> dict[int, dict[str, str]]:
+    """``/proc/PID/status`` of each process that the node started, by its number."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                lines = (folder / "status").read_text().splitlines()
+            except OSError:
+                continue
+            status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+            if status["PPid"] == str(node.process.pid) and status["State"][0] != "Z":
+                found[int(folder.name)] = status
+    return found
+
+
 def chat(content: str, **options: Any) -> dict[str, Any]:
     """A chat request."""
     return {

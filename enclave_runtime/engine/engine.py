@@ -235,7 +235,7 @@ class Engine:
         waits; closing twice does nothing.
         """
         lease.closed = True
-        return self._errand(lambda: self._leases.close(lease))
+        return self.between_steps(lambda: self._leases.close(lease))
 
     def keep_public_prefix(self, tokens: Ordered[int]) -> int:
         """Compute the keys and values of a text that everybody knows, for prompts that begin with it; how many of its
@@ -257,10 +257,10 @@ class Engine:
             if draft is not None:
                 draft.public_prefix = computed_prefix(kept, draft.decoder, draft.pool)
 
-        self._errand(compute).result()
+        self.between_steps(compute).result()
         return whole
 
-    def _errand(self, work: Callable[[], None]) -> Future[None]:
+    def between_steps(self, work: Callable[[], None]) -> Future[None]:
         """Have the engine's thread do ``work`` between two steps. An engine that ended has nothing left to do."""
         done: Future[None] = Future()
         with self._changed:

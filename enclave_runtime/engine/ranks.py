@@ -1,8 +1,8 @@
 """Starting a model on several processes of this machine: rank 0 is the caller's, the others are programs of their own.
 
 They meet over gloo on the loopback interface: plain TCP that any process of this machine's network can reach while
-they meet, so for development and tests. A sealed node opens no such socket and refuses the setting by name
-(``enclave_runtime.optimisations``).
+they meet, so for development and tests. A sealed node's ranks are forked from it and share memory
+(``enclave_runtime.rank_processes``).
 """
 
 import contextlib
@@ -101,22 +101,31 @@ def main(arguments: list[str]) -> int:
     path, device = Path(arguments[0]), arguments[4]
     rank, count, port = (int(each) for each in arguments[1:4])
     os.environ.update(_INTERFACE)
-    made: list[tuple[Shard, ModelConfig]] = []
-
-    def mine(config: ModelConfig, source: TensorSource) -> Decoder:
-        made.append((read_shard(config, source, rank, count, _place(device, rank)), config))
-        raise _Enough
-
     try:
-        with contextlib.suppress(_Enough):
-            load_model(path, mine)
-        (shard, config), store = made[0], TCPStore(_LOOPBACK, port, is_master=False)
+        shard, config = share_of(path, rank, count, _place(device, rank))
+        store = TCPStore(_LOOPBACK, port, is_master=False)
         store.set(_ready(rank), "1")
         follow(config, shard, Ranks.join(rank, count, store, _SUMS[device]))
     except EngineError as error:
         print(f"rank {rank}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def share_of(path: Path, rank: int, count: int, device: str = "cpu") -> tuple[Shard, ModelConfig]:
+    """What rank ``rank`` computes of the model at ``path``, and the whole model's configuration.
+
+    Raises what `load_model` and `read_shard` raise.
+    """
+    made: list[tuple[Shard, ModelConfig]] = []
+
+    def mine(config: ModelConfig, source: TensorSource) -> Decoder:
+        made.append((read_shard(config, source, rank, count, device), config))
+        raise _Enough
+
+    with contextlib.suppress(_Enough):
+        load_model(path, mine)
+    return made[0]
 
 
 class _Enough(Exception):

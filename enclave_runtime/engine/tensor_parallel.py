@@ -7,15 +7,15 @@ request's logits do not depend on who shares its steps.
 
 A rank that is lost ends the engine (`RankLost`); the others clear their pages and end. What crosses between ranks is
 activations: links of GPUs must be ones that evidence vouches for (``enclave_runtime.gpu_links``); over gloo it is plain
-TCP, for one machine of one's own.
+TCP, for one machine of one's own. In a sealed node the ranks share memory instead (`LinkedRanks`).
 """
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,10 +26,13 @@ from torch.nn import functional
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.decoder import Span
 from enclave_runtime.engine.errors import EngineFault, PageOwnershipError, RankLost
+from enclave_runtime.engine.model import DecoderMaker
 from enclave_runtime.engine.pages import PagePool, PageTable
-from enclave_runtime.engine.shard import Shard
+from enclave_runtime.engine.rank_links import PLACE, START_PATIENCE_S, RankLinks
+from enclave_runtime.engine.shard import Shard, read_shard
 from enclave_runtime.engine.torch_decoder import TorchDecoder
 from enclave_runtime.engine.torch_pages import TorchPages
+from enclave_runtime.engine.weights import TensorSource
 
 STEP_TIMEOUT = timedelta(seconds=120)
 """How long a rank may take for its part of a sum before it counts as lost."""
@@ -50,6 +53,24 @@ class _Order(enum.IntEnum):
         8  # spans; for each span start, wants logits, tokens, owner, count of pages; then tokens..., pages...
     )
     END = 9
+    SEAL = 10
+
+
+class RankExchange(Protocol):
+    """How the processes of a model reach each other. Everything raises `RankLost`."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+    def tell(self, order: _Order, numbers: Sequence[int] | np.ndarray = ()) -> None:
+        """Say something to all ranks; rank 0 does."""
+
+    def hear(self) -> tuple[_Order, np.ndarray]:
+        """The next thing that rank 0 says."""
+
+    def parts(self, mine: Tensor) -> list[Tensor]:
+        """Everybody's ``mine`` in the order of the ranks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +129,49 @@ class Ranks:
         return everybodys
 
 
+class LinkedRanks:
+    """`RankExchange` over `RankLinks`, for ranks on the CPU of one machine."""
+
+    def __init__(self, links: RankLinks) -> None:
+        self.rank, self.count, self._links = links.rank, links.count, links
+
+    def tell(self, order: _Order, numbers: Sequence[int] | np.ndarray = ()) -> None:
+        self._links.tell(int(order), np.asarray(numbers, dtype=np.int64).tobytes())
+
+    def hear(self) -> tuple[_Order, np.ndarray]:
+        order, body = self._links.hear()
+        return _Order(order), np.frombuffer(body, dtype=np.int64).copy()
+
+    def parts(self, mine: Tensor) -> list[Tensor]:
+        numbers = mine.contiguous().numpy()
+        flat = numbers.tobytes()
+        everybodys = [np.empty_like(numbers) for _ in range(self.count)]
+        for start in range(0, len(flat), PLACE):
+            pieces = self._links.exchange(flat[start : start + PLACE])
+            for whole, piece in zip(everybodys, pieces, strict=True):
+                whole.reshape(-1).view(np.uint8)[start : start + len(piece)] = np.frombuffer(piece, np.uint8)
+        return [torch.from_numpy(whole) for whole in everybodys]
+
+    def ready(self) -> None:
+        """Wait until every rank has its weights. Raises `RankLost`."""
+        self._links.exchange(b"", patience=START_PATIENCE_S)
+
+
+def lead(ranks: LinkedRanks) -> DecoderMaker:
+    """What makes rank 0's decoder, for `load_model`, once all the others have their weights too."""
+
+    def make(config: ModelConfig, source: TensorSource) -> TensorParallelDecoder:
+        shard = read_shard(config, source, 0, ranks.count)
+        ranks.ready()
+        return TensorParallelDecoder(config, shard, ranks)
+
+    return make
+
+
 class ShardedDecoder(TorchDecoder):
     """A rank's part of `TorchDecoder`: every rank calls `step` with the same spans and gets the same logits."""
 
-    def __init__(self, whole: ModelConfig, shard: Shard, ranks: Ranks) -> None:
+    def __init__(self, whole: ModelConfig, shard: Shard, ranks: RankExchange) -> None:
         super().__init__(shard.config, shard.weights)
         self._whole, self._shard, self._ranks = whole, shard, ranks
 
@@ -166,13 +226,21 @@ class TensorParallelDecoder(ShardedDecoder):
         except Exception:  # the others wait for this rank's part: there is no going on without them
             raise RankLost("a step that the ranks did not do together") from None
 
+    def seal_others(self) -> None:
+        """Have every other rank seal itself, and wait for it. Between two steps. Raises `RankLost`."""
+        self._ranks.tell(_Order.SEAL)
+        self._ranks.parts(torch.zeros(1))
+
     def end(self) -> None:
         """Tell the other ranks to clear their pages and end."""
         self._ranks.tell(_Order.END)
 
 
-def follow(config: ModelConfig, shard: Shard, ranks: Ranks) -> None:
-    """Do a rank's part until rank 0 ends it or is lost; then every page is zero.
+def follow(
+    config: ModelConfig, shard: Shard, ranks: RankExchange, seal: Callable[[], None] | None = None
+) -> None:
+    """Do a rank's part until rank 0 ends it or is lost; then every page is zero. ``seal`` is what seals this process,
+    when rank 0 says so.
 
     Raises `RankLost`, `PageOwnershipError` where the ranks' books of pages differ, `EngineFault` for an order that
     makes no sense.
@@ -191,6 +259,11 @@ def follow(config: ModelConfig, shard: Shard, ranks: Ranks) -> None:
             elif order is _Order.RESERVE:
                 share = max(1, int(numbers[2]) // ranks.count)
                 decoder.reserve(int(numbers[0]), rows=int(numbers[1]), threads=share)
+            elif order is _Order.SEAL:
+                if seal is None:
+                    raise EngineFault("an order to seal a process that has no seal")
+                seal()
+                ranks.parts(torch.zeros(1))
             elif pool is None:
                 raise EngineFault("an order before there are pages")
             elif order is _Order.STEP:
@@ -206,7 +279,7 @@ def follow(config: ModelConfig, shard: Shard, ranks: Ranks) -> None:
 class _LeadingPool(TorchPages):
     """Rank 0's pages; what happens to them happens on the other ranks too."""
 
-    def __init__(self, config: ModelConfig, pages: int, page_tokens: int, ranks: Ranks) -> None:
+    def __init__(self, config: ModelConfig, pages: int, page_tokens: int, ranks: RankExchange) -> None:
         super().__init__(
             layers=config.layers,
             kv_heads=config.kv_heads,

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sealed_node import START, Node, chat, running, write_tiny_model
+from safetensors.numpy import load_file
+from sealed_node import START, Node, chat, children, running, write_tiny_model
 
 from enclave_runtime.config import NodeConfig
 from enclave_runtime.engine.decoder import Span
@@ -113,8 +114,12 @@ def writable_memory(process: int) -> Iterator[bytes]:
 
 def found(node: Node, traces: dict[str, bytes]) -> dict[str, int]:
     """How often each trace occurs in the node's memory."""
+    return found_in(node.process.pid, traces)
+
+
+def found_in(process: int, traces: dict[str, bytes]) -> dict[str, int]:
     counts = dict.fromkeys(traces, 0)
-    for content in writable_memory(node.process.pid):
+    for content in writable_memory(process):
         for name, trace in traces.items():
             counts[name] += content.count(trace)
     return counts
@@ -179,6 +184,29 @@ def test_after_its_answer_a_prompt_is_nowhere_in_memory(node: Node, loaded: Load
     traces["answer, its end"] = answer[-12:].encode()
     time.sleep(SETTLED_S)
     assert {name: count for name, count in found(node, traces).items() if count} == {}
+
+
+def test_after_its_answer_a_prompt_is_in_no_ranks_memory(
+    tmp_path: Path, model: Path, loaded: LoadedModel
+) -> None:
+    """Where several processes share the model: keys and values lie in other pieces there, so tokens are looked for.
+    That the observer sees a rank's memory at all is shown by a row of the embedding.
+    """
+    pytest.importorskip("torch")
+    row = load_file(model / "model.safetensors")["model.embed_tokens.weight"][7].tobytes()
+    with running(
+        tmp_path, model, change=lambda c: replace(c, decoder={"kernels": "torch", "ranks": 2})
+    ) as node:
+        must_be_readable(node)
+        prompt = canary()
+        exchange(node, prompt)
+        traces = traces_of(prompt, loaded)
+        del traces["keys of the first layer"]
+        time.sleep(SETTLED_S)
+        ranks = [*children(node), node.process.pid]
+        assert [found_in(rank, {"row": row})["row"] > 0 for rank in ranks].count(True) == 2
+        for rank in ranks:
+            assert {name: count for name, count in found_in(rank, traces).items() if count} == {}
 
 
 def test_control_where_nothing_is_wiped_the_observer_finds_it(unwiped: Node, loaded: LoadedModel) -> None:

@@ -164,7 +164,7 @@ def used(node: Node) -> int:
 
 async def next_step(node: Node) -> None:
     """What was asked of the engine's thread before is done now."""
-    await asyncio.wrap_future(node.engine._errand(lambda: None))
+    await asyncio.wrap_future(node.engine.between_steps(lambda: None))
 
 
 def test_control_with_the_lease_it_is_not(node: Node) -> None:

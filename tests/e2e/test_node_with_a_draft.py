@@ -28,4 +28,4 @@ def test_a_sealed_node_answers_the_same_with_a_draft(tmp_path: Path) -> None:
             manifest = json.loads(EvidenceBundle.parse(node.bundle()).runtime)
     assert answers[0] == answers[1]
     assert manifest["draft"] == table
-    assert manifest["decoder"] == {"activations": 16, "kernels": "auto", "weights": "int8"}
+    assert manifest["decoder"] == {"activations": 16, "kernels": "auto", "weights": "int8", "ranks": 1}

@@ -55,4 +55,9 @@ def test_the_compiled_decoder_is_named_with_its_instruction_set_and_library(path
     assert said["decoder"] == "compiled"
     assert said["path"] == library.cloister_path_name(path).decode()
     assert said["digest"] == hashlib.sha256(binding.library_file().read_bytes()).hexdigest()
-    assert manifest_with(decoder)["decoder"] == {"kernels": "auto", "weights": "stored", "activations": 16}
+    assert manifest_with(decoder)["decoder"] == {
+        "kernels": "auto",
+        "weights": "stored",
+        "activations": 16,
+        "ranks": 1,
+    }

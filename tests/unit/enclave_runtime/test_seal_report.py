@@ -113,6 +113,23 @@ return seal.confine(
     assert states["memory.locked"] == ("in force" if raised else "missing, tolerated")
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+def test_whoever_seals_itself_locks_its_memory_again(allowed):
+    """A fork is confined as its parent is, but its memory is not locked."""
+    rows = child(f"""
+locked = []
+def mlockall(flags):
+    locked.append(os.getpid())
+    if len(locked) > 1 and not {allowed}: raise OSError(1, "not allowed")
+kernel_calls.mlockall = mlockall
+seal.resource.setrlimit = lambda which, limits: None
+confined = seal.confine(read=read_paths(), bind_ports=(0,), keep_descriptors=(out,))
+seal.seal(confined, keep_streams=(out,))
+return len(locked)
+""")
+    assert rows == 2 if allowed else rows[:2] == ["piece_missing", ExitCode.KERNEL]
+
+
 def test_memory_that_is_not_wiped_ends_the_node():
     code, status, detail = child(
         "seal.confine(read=(), bind_ports=(0,), keep_descriptors=(out,), tolerate=LOCK)",
