@@ -124,7 +124,7 @@ class RankLinks:
             if not self.rank:
                 for end in self.sockets:
                     end.send(kind)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: this end was closed, since a rank was lost before
             raise RankLost("a rank is gone") from None
 
     @staticmethod

@@ -109,10 +109,14 @@ def test_a_rank_that_is_gone_late_or_elsewhere_is_lost(
     late, _ = linked(2)
     with pytest.raises(RankLost, match="too long"):
         late.exchange(b"x", patience=0.01)
+    for again in (lambda: late.exchange(b"x"), lambda: late.tell(1, b"")):
+        with pytest.raises(RankLost, match="gone"):
+            again()
     leader, other = linked(2)
     other.close()
-    with pytest.raises(RankLost, match="gone"):
-        leader.tell(1, b"")
+    for _ in range(2):  # lost once, it stays lost
+        with pytest.raises(RankLost, match="gone"):
+            leader.tell(1, b"")
     leader, other = linked(2)
     leader.close()
     with pytest.raises(RankLost, match="gone"):
