@@ -32,7 +32,7 @@ from enclave_runtime.engine.draft import DEFAULT_GUESSES
 from enclave_runtime.engine.engine import Engine
 from enclave_runtime.engine.engine_config import EngineConfig
 from enclave_runtime.engine.errors import EngineError, ModelError
-from enclave_runtime.engine.model import LoadedModel, load_model
+from enclave_runtime.engine.model import DecoderMaker, LoadedModel, load_model
 from enclave_runtime.engine.rank_links import RankLeader, RankLinks
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.evidence import EvidenceMaker
@@ -359,12 +359,21 @@ def _staple(host: HostInputs) -> Staple:
 def _model(path: Path, decoder: DecoderChoice, links: RankLinks | None = None) -> LoadedModel:
     try:
         if links is not None:
-            from enclave_runtime.engine.tensor_parallel import LinkedRanks, lead
-
-            return load_model(path, lead(LinkedRanks(links)))
+            return load_model(path, _leader(links))
         return load_model(path, decoder.wanted, activations=decoder.activations)
     except EngineError as error:
         raise NodeError(error.code, ExitCode.MODEL, str(error)) from None
+
+
+def _leader(links: RankLinks) -> DecoderMaker:
+    try:
+        from enclave_runtime.engine.tensor_parallel import LinkedRanks, lead
+    except ImportError:
+        why = (
+            "several 'ranks' compute on PyTorch, which is not installed: cloister's extra 'runtime' brings it"
+        )
+        raise NodeError("no_decoder", ExitCode.MODEL, why) from None
+    return lead(LinkedRanks(links))
 
 
 def slowness(model: LoadedModel) -> str:

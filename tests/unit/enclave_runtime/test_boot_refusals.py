@@ -17,6 +17,7 @@ from enclave_runtime import node
 from enclave_runtime.config import HOST_INPUTS, PLATFORM_DESCRIPTOR, HostInputs, Inherited
 from enclave_runtime.egress import Egress
 from enclave_runtime.engine.model import stored_digest
+from enclave_runtime.engine.rank_links import RankLinks
 from enclave_runtime.errors import NodeError
 from enclave_runtime.exit_codes import ExitCode
 from enclave_runtime.metrics_schema import DEFAULT
@@ -153,6 +154,28 @@ def test_gpus_that_are_not_there(refused, config, host):
 def test_a_gpu_to_compute_on_that_is_not_there(refused, config, host):
     error = refused(replace(config, decoder={"kernels": "cuda"}), host)
     assert (error.code, error.exit_code) == ("no_driver", ExitCode.MODEL)
+
+
+def test_several_ranks_without_what_they_compute_with(config, host, egress, monkeypatch):
+    monkeypatch.setitem(sys.modules, "enclave_runtime.engine.tensor_parallel", None)
+    shared = replace(config, decoder={"kernels": "torch", "ranks": 2})
+    links = RankLinks.make(2)
+    with pytest.raises(NodeError) as caught:
+        node.run(shared, host, Inherited(-1), SealReport(()), egress, links[0])
+    for each in links:
+        each.close()
+    assert (caught.value.code, caught.value.exit_code) == ("no_decoder", ExitCode.MODEL)
+
+
+def test_a_rank_that_does_not_come_is_told(config, host, egress):
+    pytest.importorskip("torch")
+    shared = replace(config, decoder={"kernels": "torch", "ranks": 2})
+    mine, other = RankLinks.make(2)
+    other.close()
+    with pytest.raises(NodeError) as caught:
+        node.run(shared, host, Inherited(-1), SealReport(()), egress, mine)
+    mine.close()
+    assert (caught.value.code, caught.value.exit_code) == ("rank_lost", ExitCode.MODEL)
 
 
 def test_gpus_under_a_root_that_the_measured_policy_does_not_name(refused, config, host):
