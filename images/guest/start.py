@@ -37,11 +37,11 @@ def enter() -> None:
     python = os.path.join(root, "python")
     if sys.prefix != python or sys.exec_prefix != python or not isolated() or not sys.flags.no_site:
         refuse("the interpreter")
-    if any(
-        not str(getattr(module, "__file__", None) or root).startswith(root) for module in sys.modules.values()
-    ):
+    beneath = os.path.join(root, "")  # one slash at the end, also where the root is "/"
+    files = (getattr(module, "__file__", None) for module in sys.modules.values())
+    if any(file and not str(file).startswith(beneath) for file in files):
         refuse("a module")
-    inside = os.path.join(os.path.realpath(root), "")  # one slash at the end, also where the root is "/"
+    inside = os.path.join(os.path.realpath(root), "")
     with open("/proc/self/maps", "rb") as maps:
         for line in maps:
             fields = line.rstrip(b"\n").split(None, 5)
