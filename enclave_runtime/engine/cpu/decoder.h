@@ -18,7 +18,8 @@ enum {
     SLICE_ROWS = 48, /* rows whose results wait in a thread's own memory */
     QUERY_ROWS = 16, /* rows of one attention task */
     KEY_BLOCK = 64,  /* positions between two rescalings of the running softmax */
-    MAX_HEAD = 256
+    MAX_HEAD = 256,
+    KEPT_ITEMS = SLICE_ROWS * 2 * LANES /* sums that wait between two runs of inputs */
 };
 
 /* How the weights of one matrix are kept. */
@@ -112,9 +113,10 @@ typedef struct {
  */
 typedef struct {
     const char *name;
-    /* out[r][o] = sum over inputs, or += with add, for `blocks` blocks of outputs from `block`. */
+    /* out[r][o] = sum over inputs, or += with add, for `blocks` blocks of outputs from `block`. `kept` is memory for
+     * KEPT_ITEMS numbers, which the caller overwrites when the step is over. */
     void (*product)(const matrix *, int64_t block, int64_t blocks, const operand *, int64_t row, int64_t rows,
-                    float *out, int64_t stride, int add);
+                    float *out, int64_t stride, int add, float *kept);
     /* Bring one row into the forms asked for (bit k: what weights of kind k meet), after an RMS norm if weight is
      * given. */
     void (*prepare)(const float *x, const float *weight, float epsilon, int64_t size, const operand *, int64_t row,
@@ -122,6 +124,8 @@ typedef struct {
     /* The same for `count` inputs at x that are those from `from` on; both multiples of 32. */
     void (*round)(const float *x, int64_t from, int64_t count, const operand *, int64_t row, int forms);
     void (*norm)(float *x, const float *weight, float epsilon, int64_t size);
+    /* Rotate the pairs (i, i + half) of one head by the angles of its position, and scale. */
+    void (*turn)(float *head, const float *cosines, const float *sines, int64_t half, float scale);
     void (*swiglu)(const float *gate, const float *up, float *out, int64_t count);
     void (*to_half)(const float *x, uint16_t *out, int64_t count); /* beyond the largest half: the largest half */
     void (*attend)(const attention *);

@@ -11,5 +11,5 @@
 #include "rows.inc"
 #include "attend.inc"
 
-const kernels cloister_avx512 = {LANES_NAME, product, prepare, round_inputs, norm, swiglu, to_half, attend};
+const kernels cloister_avx512 = {LANES_NAME, product, prepare, round_inputs, norm, turn, swiglu, to_half, attend};
 #endif

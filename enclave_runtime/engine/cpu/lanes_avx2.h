@@ -135,6 +135,9 @@ static inline vf dot_bf16(vf sum, vb weights, const uint16_t *x) {
     __m256 odd = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32((int)0xffff0000)));
     return (vf){add_bf16(sum.a, weights.a, even, odd), add_bf16(sum.b, weights.b, even, odd)};
 }
-static inline void fetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+/* Macros: gcc 12 takes a function that only fetches for one without effect, and leaves its calls out. The second goes
+ * past the first cache, for what is read only later. */
+#define fetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
+#define fetch_far(p) _mm_prefetch((const char *)(p), _MM_HINT_T1)
 #undef BOTH
 #undef PAIR

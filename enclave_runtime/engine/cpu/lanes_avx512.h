@@ -70,4 +70,7 @@ static inline vi dot_bytes(vi sum, vb weights, const int8_t *x) {
 static inline vf dot_bf16(vf sum, vb weights, const uint16_t *x) {
     return _mm512_dpbf16_ps(sum, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(four_bytes(x)));
 }
-static inline void fetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+/* Macros: gcc 12 takes a function that only fetches for one without effect, and leaves its calls out. The second goes
+ * past the first cache, for what is read only later. */
+#define fetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
+#define fetch_far(p) _mm_prefetch((const char *)(p), _MM_HINT_T1)

@@ -178,5 +178,8 @@ static inline vf dot_bf16(vf sum, vb weights, const uint16_t *x) {
     }
     return sum;
 }
-static inline void fetch(const void *p) { __builtin_prefetch(p); }
+/* Macros: gcc 12 takes a function that only fetches for one without effect, and leaves its calls out. The second goes
+ * past the first cache, for what is read only later. */
+#define fetch(p) __builtin_prefetch(p)
+#define fetch_far(p) __builtin_prefetch(p, 0, 2)
 #undef EACH

@@ -139,7 +139,7 @@ static size_t lay_out(decoder *d) {
     d->tiles = carve(d, &used, rows, sizeof(query_tile));
     d->position = carve(d, &used, rows, 8);
     d->pages = carve(d, &used, rows, sizeof(int64_t *));
-    d->scratch_items = SLICE_ROWS * MAX_HEAD;
+    d->scratch_items = SLICE_ROWS * MAX_HEAD + KEPT_ITEMS;
     d->scratch = carve(d, &used, d->scratch_items * pool_threads(d->pool), 4);
     return used;
 }
@@ -221,12 +221,11 @@ static void prepare(decoder *d, const float *from, int64_t stride, const float *
 
 static void product_chunk(void *context, int64_t chunk, int thread) {
     decoder *d = context;
-    (void)thread;
     int64_t block = chunk / d->slices * d->blocks_each, blocks = smaller(d->blocks_each, blocks_of(d->matrix) - block);
     int64_t first = chunk % d->slices * SLICE_ROWS, count = smaller(SLICE_ROWS, d->rows - first);
     d->kernels->product(d->matrix, block, blocks, d->factor, first, count,
                         d->product_out + first * d->product_stride + block * LANES, d->product_stride,
-                        d->product_out == d->state);
+                        d->product_out == d->state, d->scratch + thread * d->scratch_items);
 }
 
 /* How many blocks of a matrix go into a chunk: about eight chunks a thread, an even number of blocks where there are
@@ -245,17 +244,6 @@ static void multiply(decoder *d, const matrix *m, const operand *x, float *out, 
 
 /* --- query, key and value, one head of one of them at a time --- */
 
-static void turn(const decoder *d, float *head, int64_t row) {
-    int64_t half = d->model->head_dim / 2, at = d->position[row] * half;
-    const float *restrict cosines = d->cosines + at, *restrict sines = d->sines + at;
-    float *restrict first = head, *restrict second = head + half;
-    for (int64_t i = 0; i < half; i++) {
-        float a = first[i], b = second[i];
-        first[i] = a * cosines[i] - b * sines[i];
-        second[i] = b * cosines[i] + a * sines[i];
-    }
-}
-
 static uint16_t *kv_place(const decoder *d, uint16_t *base, int64_t kv_head, int64_t row, int64_t *inside) {
     int64_t position = d->position[row], page_tokens = d->batch->page_tokens;
     *inside = position % page_tokens;
@@ -273,18 +261,18 @@ static void project_chunk(void *context, int64_t chunk, int thread) {
     const matrix *from = which == 0 ? &l->query : which == 1 ? &l->key : &l->value;
     const float *bias = which == 0 ? l->query_bias : which == 1 ? l->key_bias : l->value_bias;
     const float *weight = which == 0 ? l->query_norm : which == 1 ? l->key_norm : NULL;
-    float *out = d->scratch + thread * d->scratch_items, scale = 1.0f / sqrtf((float)dim);
-    d->kernels->product(from, head * blocks, blocks, &d->operand, first, count, out, dim, 0);
+    float *kept = d->scratch + thread * d->scratch_items, *out = kept + KEPT_ITEMS;
+    float scale = which ? 1.0f : 1.0f / sqrtf((float)dim);
+    d->kernels->product(from, head * blocks, blocks, &d->operand, first, count, out, dim, 0, kept);
     for (int64_t r = 0; r < count; r++) {
-        int64_t row = first + r, inside;
+        int64_t row = first + r, at = d->position[row] * (dim / 2), inside;
         float *x = out + r * dim;
         if (bias)
             for (int64_t i = 0; i < dim; i++) x[i] += bias[head * dim + i];
         if (weight) d->kernels->norm(x, weight, m->norm_epsilon, dim);
-        if (which < 2) turn(d, x, row);
+        if (which < 2) d->kernels->turn(x, d->cosines + at, d->sines + at, dim / 2, scale);
         if (which == 0) {
-            float *to = d->queries + row * d->mixed_width + head * dim;
-            for (int64_t i = 0; i < dim; i++) to[i] = x[i] * scale;
+            memcpy(d->queries + row * d->mixed_width + head * dim, x, (size_t)dim * sizeof *x);
         } else if (which == 1) {
             uint16_t halves[MAX_HEAD], *to = kv_place(d, d->keys, head, row, &inside);
             to += inside / LANES * LANES * dim + inside % LANES;
@@ -295,7 +283,6 @@ static void project_chunk(void *context, int64_t chunk, int thread) {
             d->kernels->to_half(x, to + inside * dim, dim);
         }
     }
-    memset(out, 0, (size_t)(count * dim) * sizeof *out);
 }
 
 static void projection_next(const decoder *d, const layer *l) {
@@ -338,18 +325,21 @@ static void attend_chunk(void *context, int64_t chunk, int thread) {
 static void expand_chunk(void *context, int64_t chunk, int thread) {
     decoder *d = context;
     const layer *l = d->layer;
-    float *gate = d->scratch + thread * d->scratch_items, *up = gate + d->scratch_items / 2;
+    float *kept = d->scratch + thread * d->scratch_items, *gate = kept + KEPT_ITEMS;
+    float *up = gate + SLICE_ROWS * MAX_HEAD / 2;
     int64_t block = chunk / d->slices * d->blocks_each, blocks = smaller(d->blocks_each, blocks_of(&l->gate) - block);
     int64_t first = chunk % d->slices * SLICE_ROWS, count = smaller(SLICE_ROWS, d->rows - first);
     int64_t stride = round_up(blocks * LANES, GROUP);
-    d->kernels->product(&l->gate, block, blocks, &d->operand, first, count, gate, stride, 0);
-    d->kernels->product(&l->up, block, blocks, &d->operand, first, count, up, stride, 0);
+    d->kernels->product(&l->gate, block, blocks, &d->operand, first, count, gate, stride, 0, kept);
+    d->kernels->product(&l->up, block, blocks, &d->operand, first, count, up, stride, 0, kept);
     for (int64_t r = 0; r < count; r++) {
+        if (stride > blocks * LANES) { /* the last block fills half a group */
+            memset(gate + r * stride + blocks * LANES, 0, LANES * sizeof *gate);
+            memset(up + r * stride + blocks * LANES, 0, LANES * sizeof *up);
+        }
         d->kernels->swiglu(gate + r * stride, up + r * stride, gate + r * stride, stride);
         d->kernels->round(gate + r * stride, block * LANES, stride, &d->inner, first + r, form_of(&l->down));
     }
-    memset(gate, 0, (size_t)(count * stride) * sizeof *gate);
-    memset(up, 0, (size_t)(count * stride) * sizeof *up);
 }
 
 static void run_layer(decoder *d, int64_t number) {
@@ -434,6 +424,7 @@ static void wipe(decoder *d) {
     memset(d->mixed, 0, rows * (size_t)d->mixed_width * 4);
     wipe_operand(d, &d->operand, larger(d->width, d->mixed_width));
     wipe_operand(d, &d->inner, d->inner_width);
+    memset(d->scratch, 0, (size_t)(d->scratch_items * pool_threads(d->pool)) * sizeof *d->scratch);
 }
 
 /* How many bytes of the memory of steps are not zero: a step leaves none behind but positions and places of pages. */
