@@ -11,6 +11,7 @@ from images import boot_command, gpu_kernels_command, kernel_command, recipe, vm
 from images.errors import ImageError, RecipeError
 from images.sources import CacheOption, InputsOption, MirrorOption, RecipeOption, Sources
 from images.terminal import OK, REFUSED, Bars, failed, print_json, status_of
+from measurements.vm_predictions import SEV_FIRMWARE
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -59,7 +60,12 @@ def build(
     try:
         chosen, locked = vm_image.load(name)
         if model is None or config is None:
-            raise RecipeError("inputs_missing", "a virtual machine takes --model and --config")
+            raise RecipeError(
+                "inputs_missing",
+                "a virtual machine takes --model and --config",
+                advice="The configuration is what 'cloister serve --model MODEL --show-command-line' prints, with\n"
+                "--state for the simulated platform, or --evidence tpm, sev-snp or tdx (docs/images.md).",
+            )
         identity = model_id or f"{model.stem if model.is_file() else model.name}@local"
         with Bars() as report:
             given = vm_image.VmInputs(model, identity, config.read_bytes())
@@ -80,6 +86,8 @@ def build(
         print(
             f"{len(predicted.elements)} measurements predicted, {len(predicted.records)} records: {out}/predictions"
         )
+        if not (out / "firmware" / SEV_FIRMWARE).is_file():
+            print("digests for SEV-SNP are not among them: the package of its firmware could not be had")
         print(f"image.json sha256 {built.digest()}")
     return OK
 
