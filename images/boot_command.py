@@ -62,6 +62,9 @@ def boot(
     patience: Annotated[int, typer.Option(help="Seconds until the node has to answer.")] = 600,
 ) -> int:
     """See ``cloister image boot --help``."""
+    # From the first program that is started on: none may outlive this one.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     try:
         described = vm_manifest.read(image_dir)
         chosen = choose_accelerator(accelerator, image_dir)
@@ -95,6 +98,8 @@ def boot(
             _say(node, chosen)
             threading.Thread(target=_keep_staple_fresh, args=(node, watched), daemon=True).start()
             _wait(node)
+    except _Stopped:
+        return OK
     except MachineError as error:
         missing = error.code in ("qemu_missing", "tpm_missing", "firmware_missing")
         return failed(error, NOT_AVAILABLE if missing else USAGE_OR_IO)
@@ -166,9 +171,16 @@ def _keep_staple_fresh(node: RunningMachine, watched: StapleFile) -> None:
 
 
 def _wait(node: RunningMachine) -> None:
-    stopped = threading.Event()
+    while node.process.poll() is None:
+        time.sleep(0.2)
+    raise MachineError("machine_ended", "the machine ended")
+
+
+class _Stopped(BaseException):
+    """Somebody asked this program to end."""
+
+
+def _stop(*_: object) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
-    while not stopped.wait(0.2):
-        if node.process.poll() is not None:
-            raise MachineError("machine_ended", "the machine ended")
+        signal.signal(number, signal.SIG_IGN)  # the machine is being stopped: once is enough
+    raise _Stopped
