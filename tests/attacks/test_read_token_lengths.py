@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import statistics
 
 from gateway_driver import BUCKET, EVENTS, OFF, Node, Reply, inner
 
@@ -67,17 +68,18 @@ def test_number_of_tokens() -> None:
 
 
 def test_rhythm_of_tokens() -> None:
-    def mean_gap(reply: Reply) -> float:
-        gaps = [later - earlier for earlier, later in itertools.pairwise(reply.times[1:-1])]
-        return sum(gaps) / len(gaps)
+    def gap(reply: Reply) -> float:
+        """The median: whatever else a machine does delays a part now and then."""
+        return statistics.median(b - a for a, b in itertools.pairwise(reply.times[1:-1]))
 
-    quick, slow = (observed(BEAT, SHORT, rhythm) for rhythm in (0.002, 0.018))
+    tokens = SHORT[:8]  # said slowly, they end long before the ladder's first rung does
+    quick, slow = (observed(BEAT, tokens, rhythm) for rhythm in (0.002, 0.018))
     assert len(quick.parts) == len(slow.parts)
-    assert abs(mean_gap(quick) - mean_gap(slow)) < 0.004
-    quick, slow = (observed(OFF, SHORT, rhythm) for rhythm in (0.002, 0.018))
-    assert mean_gap(slow) - mean_gap(quick) > 0.010, "control: unpadded, the rhythm shows"
-    quick, slow = (observed(BUCKET, SHORT, rhythm) for rhythm in (0.002, 0.018))
-    assert mean_gap(slow) - mean_gap(quick) > 0.010, "control: so it does in cells without a beat"
+    assert abs(gap(quick) - gap(slow)) < 0.004
+    quick, slow = (observed(OFF, tokens, rhythm) for rhythm in (0.002, 0.018))
+    assert gap(slow) - gap(quick) > 0.010, "control: unpadded, the rhythm shows"
+    quick, slow = (observed(BUCKET, tokens, rhythm) for rhythm in (0.002, 0.018))
+    assert gap(slow) - gap(quick) > 0.010, "control: so it does in cells without a beat"
 
 
 def test_whether_it_was_an_error() -> None:
