@@ -7,10 +7,12 @@ name alone, which has a closed alphabet.
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 from attestation.errors import AttestationError
+
+from .verify_rows import Rows
 
 _ABOUT: Final = {
     "runtime.leases": "leases",
@@ -28,14 +30,6 @@ _ENGINE: Final = frozenset(
 )
 _WEIGHTS: Final = {"stored": "as stored", "int8": "rounded to 8 bits", "fp8": "rounded to 8-bit floats"}
 _MOST: Final = 1 << 32
-
-
-class Rows(Protocol):
-    """Where the outcome of each check goes."""
-
-    def passed(self, check: str, detail: str) -> None: ...
-    def failed(self, check: str, error: AttestationError) -> None: ...
-    def not_required(self, check: str, why: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +77,8 @@ class Optimisations:
         """Plain JSON types."""
         leases, draft = self.leases, self.draft
         return {
-            "leases": None
-            if leases is None
-            else {
-                "count": leases.count,
-                "tokens": leases.tokens,
-                "seconds": leases.seconds,
-                "store": leases.store,
-            },
-            "draft": None
-            if draft is None
-            else {"name": draft.name, "digest": draft.digest, "guesses": draft.guesses},
+            "leases": None if leases is None else asdict(leases),
+            "draft": None if draft is None else asdict(draft),
             "optimisations": list(self.words),
         }
 

@@ -5,17 +5,17 @@ what it says of leases, drafts and optimisations.
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Protocol
 
 from attestation.claims import Claims
 from attestation.errors import AttestationError
-from ohttp.errors import OhttpError, PaddingError, TokenError
+from ohttp.errors import PaddingError, TokenError
 from ohttp.padding import CellProfile
 from ohttp.token_policy import TokenPolicy
 
 from .policy import Policy
 from .verify_optimisations import CHECKS as OPTIMISATIONS
 from .verify_optimisations import Optimisations, appraise_optimisations
+from .verify_rows import Rows
 
 _SHAPES = {
     "off": "off: sizes and times of an answer show",
@@ -23,15 +23,6 @@ _SHAPES = {
     "constant": "constant: {cell} bytes each {interval} ms",
 }
 _CHECKS = ("runtime.model", "runtime.padding", "runtime.tokens", *OPTIMISATIONS)
-
-
-class Rows(Protocol):
-    """Where the outcome of each check goes."""
-
-    def passed(self, check: str, detail: str) -> None: ...
-    def failed(self, check: str, error: AttestationError | OhttpError) -> None: ...
-    def not_required(self, check: str, why: str) -> None: ...
-    def not_evaluated(self, check: str, why: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

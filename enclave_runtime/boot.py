@@ -24,7 +24,6 @@ from enclave_runtime.decoder_choice import DecoderChoice
 from enclave_runtime.draft_choice import DraftChoice
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.exit_codes import ExitCode
-from enclave_runtime.gpu_access import GpuAccess
 from enclave_runtime.metrics_schema import MetricsSchema
 
 #: What a node's libraries read besides code and volumes: randomness, and facts of the processor and the memory.
@@ -65,13 +64,12 @@ def _boot(arguments: Sequence[str]) -> int:
     draft = DraftChoice.from_table(config.draft)
     models = [host.model] if draft is None else [host.model, draft.beside(host.model)]
     decoder = DecoderChoice.from_table(config.decoder)
-    gpu = GpuAccess.of(decoder.kernels, config.gpu_count)
     confined = seal.confine(
         read=(*code_paths(), *models, host.staple, *map(Path, DEVICES_AND_FACTS)),
         bind_ports=(host.port, host.metrics_port),
         keep_descriptors=inherited.descriptors,
         tolerate=config.tolerate,
-        gpu=gpu,
+        gpu=config.gpu_access(),
     )
     # A simulated machine ends with the platform that runs it.
     kernel_calls.prctl(kernel_calls.PR_SET_PDEATHSIG, signal.SIGTERM)

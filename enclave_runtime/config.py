@@ -23,6 +23,7 @@ from enclave_runtime.decoder_choice import DecoderChoice
 from enclave_runtime.draft_choice import DraftChoice
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.exit_codes import ExitCode
+from enclave_runtime.gpu_access import GpuAccess
 from enclave_runtime.lease_settings import LeaseSettings
 from enclave_runtime.metrics_schema import DEFAULT, MetricsSchema
 from enclave_runtime.optimisations import refuse_by_name
@@ -106,6 +107,10 @@ class NodeConfig:
     draft: Mapping[str, str | int] = field(default_factory=dict)
     leases: Mapping[str, int | str] = field(default_factory=dict)
     transparency: Mapping[str, Any] = field(default_factory=dict)
+
+    def gpu_access(self) -> GpuAccess | None:
+        """What a node of this configuration may reach of a GPU's driver."""
+        return GpuAccess.of(DecoderChoice.from_table(self.decoder).kernels, self.gpu_count)
 
     def encode(self) -> bytes:
         """The command line: canonical JSON (RFC 8785), as :meth:`parse` takes it."""

@@ -9,13 +9,12 @@ One request is known, ``GET /metrics``; a node without this process ends.
 import contextlib
 import os
 import selectors
-import signal
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from enclave_runtime import kernel_calls, openmetrics, seal
+from enclave_runtime import confined_child, openmetrics, seal
 from enclave_runtime.errors import NodeError
 from enclave_runtime.exit_codes import ExitCode
 from enclave_runtime.metrics_frame import FrameReader, FrameRefused, encode_frame, frame_length, held_back
@@ -67,15 +66,9 @@ def start(
     """
     frames, pipe = os.pipe()
     told, tell = os.pipe()
-    node = os.getpid()
-    if os.fork() == 0:
-        try:
-            for descriptor in (pipe, told, *close):
-                os.close(descriptor)
-            _be_egress(schema, frames, listener, confined, tolerate, tell, node)
-        except BaseException:  # whatever it was, it goes no further
-            os._exit(1)
-        os._exit(0)
+    confined_child.fork(
+        lambda: _be_egress(schema, frames, listener, confined, tolerate, tell), close=(pipe, told, *close)
+    )
     os.close(frames)
     os.close(tell)
     port = listener.getsockname()[1]
@@ -96,13 +89,7 @@ def _be_egress(
     confined: SealReport,
     tolerate: tuple[Piece, ...],
     tell: int,
-    node: int,
 ) -> None:
-    kernel_calls.prctl(kernel_calls.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != node:
-        return
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # it ends when the node does
     listener.listen(MAX_READERS)
     listener.setblocking(False)
     os.set_blocking(frames, False)

@@ -11,21 +11,15 @@ from pathlib import Path
 
 _DEV = Path("/dev")
 
-FACTS = tuple(
-    map(
-        Path,
-        (
-            *(
-                "/proc/driver/nvidia",
-                "/proc/devices",
-                "/proc/modules",
-                "/proc/self/maps",
-                "/proc/self/status",
-            ),
-            *("/proc/sys/vm/mmap_min_addr", "/proc/sys/vm/overcommit_memory"),
-            "/sys/devices/system/memory/block_size_bytes",
-        ),
-    )
+FACTS = (
+    Path("/proc/driver/nvidia"),
+    Path("/proc/devices"),
+    Path("/proc/modules"),
+    Path("/proc/self/maps"),
+    Path("/proc/self/status"),
+    Path("/proc/sys/vm/mmap_min_addr"),
+    Path("/proc/sys/vm/overcommit_memory"),
+    Path("/sys/devices/system/memory/block_size_bytes"),
 )
 """What the driver's library reads when it starts."""
 

@@ -37,7 +37,6 @@ from enclave_runtime.engine.rank_links import RankLeader, RankLinks
 from enclave_runtime.errors import ConfigurationError, NodeError
 from enclave_runtime.evidence import EvidenceMaker
 from enclave_runtime.exit_codes import ExitCode
-from enclave_runtime.gpu_access import GpuAccess
 from enclave_runtime.gpu_links import check_links
 from enclave_runtime.http_server import Server, server_config
 from enclave_runtime.identity import Identity
@@ -233,8 +232,7 @@ async def _serve(
     if links is not None:
         named |= links.descriptors
         _seal_other_ranks(engine)
-    gpu = GpuAccess.of(DecoderChoice.from_table(config.decoder).kernels, config.gpu_count)
-    report = seal.seal(confined, keep_streams=named, tolerate=config.tolerate, gpu=gpu)
+    report = seal.seal(confined, keep_streams=named, tolerate=config.tolerate, gpu=config.gpu_access())
     clock.mark("seal")
     said = {
         "event": "listening",

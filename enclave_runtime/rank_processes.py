@@ -5,12 +5,11 @@ but memory that they share and a pair of sockets each. They take every path that
 themselves when it says so, and end with it.
 """
 
-import os
-import signal
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 
-from enclave_runtime import kernel_calls, seal
+from enclave_runtime import confined_child, seal
 from enclave_runtime.engine.rank_links import RankLinks
 from enclave_runtime.seal import Piece, SealReport
 
@@ -24,44 +23,27 @@ def start(
     ends, and whoever waits for it hears that it is lost.
     """
     links = RankLinks.make(count)
-    node = os.getpid()
     for mine in links[1:]:
-        if os.fork() == 0:
-            status = 1
-            try:
-                for descriptor in close:
-                    os.close(descriptor)
-                mine.keep(links)
-                _be_rank(mine, model, confined, tolerate, node)
-                status = 0
-            finally:
-                os._exit(status)  # whatever went wrong goes no further
+        confined_child.fork(partial(_be_rank, mine, links, model, confined, tolerate), close=close)
     links[0].keep(links)
     return links[0]
 
 
 def _be_rank(
-    links: RankLinks, model: Path, confined: SealReport, tolerate: Collection[Piece], node: int
+    mine: RankLinks,
+    everybodys: Sequence[RankLinks],
+    model: Path,
+    confined: SealReport,
+    tolerate: Collection[Piece],
 ) -> None:
-    kernel_calls.prctl(kernel_calls.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != node:
-        return
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # it ends when the node does
+    mine.keep(everybodys)
     # Imported only now: these libraries start threads, which must be born confined.
     from enclave_runtime.engine.ranks import share_of
     from enclave_runtime.engine.tensor_parallel import LinkedRanks, follow
 
-    ranks = LinkedRanks(links)
-    shard, config = share_of(model, links.rank, links.count)
+    ranks = LinkedRanks(mine)
+    shard, config = share_of(model, mine.rank, mine.count)
     ranks.ready()
     follow(
-        config,
-        shard,
-        ranks,
-        lambda: _close(confined, links.descriptors, tolerate),
+        config, shard, ranks, partial(seal.seal, confined, keep_streams=mine.descriptors, tolerate=tolerate)
     )
-
-
-def _close(confined: SealReport, kept: Collection[int], tolerate: Collection[Piece]) -> None:
-    seal.seal(confined, keep_streams=kept, tolerate=tolerate)

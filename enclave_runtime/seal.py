@@ -325,8 +325,9 @@ def _refuse_open_doors(kept: Collection[int], gpu: GpuAccess | None) -> str:
         if descriptor in kept:
             found["named by the node"] += 1
             continue
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISCHR(mode) and os.fstat(descriptor).st_rdev in devices:
+        status = os.fstat(descriptor)
+        mode = status.st_mode
+        if stat.S_ISCHR(mode) and status.st_rdev in devices:
             found["of the GPU's driver"] += 1
         elif stat.S_ISFIFO(mode) and descriptor in inner:
             found["pipe within the process"] += 1

@@ -21,7 +21,6 @@ from enclave_runtime.exit_codes import ExitCode
 from enclave_runtime.staple_feed import StapleRefused, parsed, require_consistent
 from measurements.errors import Code, TransparencyError
 from measurements.policy import TLOG, TransparencyPolicy
-from measurements.release import registers_of
 from measurements.rollback import Sighting, VolatileMemory
 from measurements.staple import Staple, check_staple
 
@@ -87,17 +86,14 @@ class StapleCheck:
         members = {field.name: getattr(staple, field.name) for field in fields(staple)}
         asked = _Asked(self._memory)
         found = check_staple(**members, policy=self._policy, at=at, memory=asked).require()
-        for element in found.measurements:
-            if element["tee"] == self._tee and all(
-                self._registers.get(name) == element[name] for name in registers_of(element)
-            ):
-                self._memory.advance(asked.seen[-1])
-                return
-        raise TransparencyError(
-            Code.MEASUREMENT_MISMATCH,
-            f"{found.name} {found.version} does not list what this machine measured as",
-            stage="log.measurement",
-        )
+        # Not `match_cpu`: which TCB it runs on, a machine does not judge of itself.
+        if not any(found.measured_as(self._tee, self._registers)):
+            raise TransparencyError(
+                Code.MEASUREMENT_MISMATCH,
+                f"{found.name} {found.version} does not list what this machine measured as",
+                stage="log.measurement",
+            )
+        self._memory.advance(asked.seen[-1])
 
 
 class _Asked:

@@ -9,8 +9,6 @@ folder for inputs, and read back only with the digests they were kept with.
 """
 
 import hashlib
-import json
-import os
 import re
 import shutil
 import subprocess
@@ -23,7 +21,7 @@ from typing import Any
 
 import rfc8785
 
-from images import closure, wheels
+from images import closure, kept_files, wheels
 from images import lock as locks
 from images.errors import ImageError, InputUnavailable
 from images.input_store import InputStore
@@ -99,7 +97,7 @@ def get(wanted: KernelSources, store: InputStore, progress: Progress) -> Mapping
     found = kept(wanted, store)
     if found is None:
         found = build(wanted, store, progress)
-        keep(wanted, store, found)
+        kept_files.write(_place(wanted, store), found)
     return found
 
 
@@ -127,25 +125,7 @@ def build(
 
 def kept(wanted: KernelSources, store: InputStore) -> Mapping[str, bytes] | None:
     """The kernels, where they were built from these very inputs; None where not, or where what is kept has changed."""
-    folder = _place(wanted, store)
-    try:
-        record = json.loads((folder / "built.json").read_bytes())
-        found = {name: (folder / name).read_bytes() for name in record}
-        return found if record == _digests(found) else None
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def keep(wanted: KernelSources, store: InputStore, kernels: Mapping[str, bytes]) -> None:
-    """Keep kernels under the hash of their inputs."""
-    folder = _place(wanted, store)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        made = Path(scratch, "made")
-        write(kernels, made)
-        (made / "built.json").write_bytes(rfc8785.dumps(dict(_digests(kernels))))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(made, folder)
+    return kept_files.read(_place(wanted, store))
 
 
 def write(kernels: Mapping[str, bytes], folder: Path) -> None:
@@ -203,7 +183,3 @@ def _compile(words: list[str], work: Path, progress: Progress) -> None:
 
 def _place(wanted: KernelSources, store: InputStore) -> Path:
     return store.folder / "gpu-kernels" / wanted.key()
-
-
-def _digests(kernels: Mapping[str, bytes]) -> Mapping[str, str]:
-    return {name: hashlib.sha256(data).hexdigest() for name, data in sorted(kernels.items())}

@@ -10,10 +10,7 @@ hash of its inputs, in ``kernels/`` of the folder for inputs, and read back only
 """
 
 import hashlib
-import json
-import os
 import re
-import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -23,8 +20,8 @@ from typing import Any
 
 import rfc8785
 
+from images import kept_files, toolchain
 from images import lock as locks
-from images import toolchain
 from images.errors import CensusError, InputError, RecipeError
 from images.input_store import InputStore
 from images.kernel import Kernel
@@ -114,29 +111,17 @@ def load(recipe: Recipe) -> KernelBuild:
 
 def kept(wanted: KernelBuild, store: InputStore) -> Kernel | None:
     """The kernel, where one was built from these very inputs; None where not, or where what is kept has changed."""
-    folder = _place(wanted, store)
+    found = kept_files.read(_place(wanted, store)) or {}
     try:
-        record = json.loads((folder / "built.json").read_bytes())
-        kernel = Kernel(
-            record["release"], (folder / "vmlinuz").read_bytes(), (folder / "config").read_bytes()
-        )
-        return kernel if record == _record(kernel) else None
-    except (OSError, ValueError, LookupError, TypeError):
+        return Kernel(found["release"].decode(), found["vmlinuz"], found["config"])
+    except (LookupError, ValueError):
         return None
 
 
 def keep(wanted: KernelBuild, store: InputStore, kernel: Kernel) -> None:
     """Keep a kernel under the hash of its inputs."""
-    folder = _place(wanted, store)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        made = Path(scratch, "made")
-        made.mkdir()
-        contents = {"vmlinuz": kernel.image, "config": kernel.config}
-        for name, data in {**contents, "built.json": rfc8785.dumps(_record(kernel))}.items():
-            (made / name).write_bytes(data)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(made, folder)
+    files = {"release": kernel.release.encode(), "vmlinuz": kernel.image, "config": kernel.config}
+    kept_files.write(_place(wanted, store), files)
 
 
 def get(wanted: KernelBuild, store: InputStore, progress: Progress) -> Kernel:
@@ -241,8 +226,3 @@ def _run(root: Path, words: tuple[str, ...], **more: str) -> None:
 
 def _place(wanted: KernelBuild, store: InputStore) -> Path:
     return store.folder / "kernels" / wanted.key()
-
-
-def _record(kernel: Kernel) -> dict[str, str]:
-    digests = (hashlib.sha256(data).hexdigest() for data in (kernel.image, kernel.config))
-    return dict(zip(("release", "vmlinuz", "config"), (kernel.release, *digests), strict=True))

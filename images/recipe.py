@@ -104,9 +104,11 @@ def load(name: str) -> Recipe:
         raise RecipeError("recipe_unknown", f"{path} cannot be read") from error
 
 
-def lock_path(recipe: Recipe) -> Path:
-    """Where the lock of a recipe lies."""
-    return LOCKS / f"{recipe.name}.json"
+def lock_path(recipe: Recipe, loaded_by: str = "") -> Path:
+    """Where the lock of a recipe lies: beside its file, where that is what it was loaded by, else in the package."""
+    return (
+        Path(loaded_by).with_suffix(".json") if loaded_by.endswith(".toml") else LOCKS / f"{recipe.name}.json"
+    )
 
 
 _TEXTS = {"version", "project", "extra", "package", "build", "cmdline", "address", "gateway"}

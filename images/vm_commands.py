@@ -186,7 +186,7 @@ def lock(
         return OK
     try:
         chosen = recipe.load(name)
-        own = Path(name).with_suffix(".json") if name.endswith(".toml") else recipe.lock_path(chosen)
+        own = recipe.lock_path(chosen, name)
         packages = None
         if gpu_driver is not None:
             packages = driver.lock_folder(gpu_driver, InputStore(Sources(cache, None).folder, {}))

@@ -212,7 +212,7 @@ def load(name: str) -> tuple[Recipe, Lock]:
     Raises RecipeError, InputUnavailable for a driver that was never locked.
     """
     chosen = recipe.load(name)
-    beside = Path(name).with_suffix(".json") if name.endswith(".toml") else recipe.lock_path(chosen)
+    beside = recipe.lock_path(chosen, name)
     if chosen.driver and not beside.exists():
         raise driver.missing(chosen)
     return chosen, lock.read(beside)

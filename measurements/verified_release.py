@@ -1,6 +1,6 @@
 """A release that has passed every check, and its comparison with what hardware measured."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -46,14 +46,10 @@ class VerifiedRelease:
         An element with TCB floors also needs ``tcb``, every component at its floor or above. Raises
         TransparencyError (MEASUREMENT_MISMATCH).
         """
-        candidates = [element for element in self.measurements if element.get("tee") == tee]
-        if tee not in CPU_REGISTERS:
-            candidates = []
-        for element in candidates:
-            wanted = {name: element[name] for name in registers_of(element)}
-            measured = {name: registers.get(name, "").lower() for name in wanted}
-            if wanted == measured and _tcb_holds(element, tcb):
+        for element in self.measured_as(tee, registers):
+            if _tcb_holds(element, tcb):
                 return element
+        candidates = self._elements_of(tee)
         names = dict.fromkeys(name for element in candidates for name in registers_of(element))
         raise TransparencyError(
             Code.MEASUREMENT_MISMATCH,
@@ -62,6 +58,17 @@ class VerifiedRelease:
             expected=[[element[name] for name in registers_of(element)] for element in candidates],
             found=[registers.get(name, "").lower() for name in names or CPU_REGISTERS.get(tee, ())],
         )
+
+    def measured_as(self, tee: str, registers: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
+        """The elements whose registers *all* equal the given ones, whatever TCB they ask for."""
+        for element in self._elements_of(tee):
+            if all(registers.get(name, "").lower() == element[name] for name in registers_of(element)):
+                yield element
+
+    def _elements_of(self, tee: str) -> list[Mapping[str, Any]]:
+        if tee not in CPU_REGISTERS:
+            return []
+        return [element for element in self.measurements if element.get("tee") == tee]
 
     def match_gpu(self, *, arch: str, driver: str, vbios: str, mode: str = "on") -> Mapping[str, Any]:
         """The element that allows this GPU architecture, driver, VBIOS and CC mode (from verified evidence).

@@ -13,7 +13,7 @@ from . import hkdf, hpke
 from .aead import KEY_SIZE, NONCE_SIZE, SequencedAead
 from .errors import EncapsulationError, HpkeError, SessionReused
 from .kem import Ephemeral
-from .keyconfig import GatewayKey, KeyConfig, KeyRing
+from .keyconfig import GatewayKey, KeyConfig, KeyRing, encode_request_header
 
 MEDIA_TYPE_REQUEST = "message/ohttp-req"
 MEDIA_TYPE_RESPONSE = "message/ohttp-res"
@@ -42,12 +42,7 @@ class RequestHeader:
 
     def encode(self) -> bytes:
         """The seven bytes."""
-        return (
-            self.key_id.to_bytes(1)
-            + self.kem_id.to_bytes(2)
-            + self.kdf_id.to_bytes(2)
-            + self.aead_id.to_bytes(2)
-        )
+        return encode_request_header(self.key_id, self.kem_id, self.kdf_id, self.aead_id)
 
     def info(self, label: bytes) -> bytes:
         """What the HPKE context is bound to: a request label, a zero byte and this header."""

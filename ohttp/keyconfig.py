@@ -69,8 +69,7 @@ class KeyConfig:
 
     def request_header(self, suite: tuple[int, int]) -> bytes:
         """The seven bytes that a request to this key begins with: ids of key, KEM, KDF and AEAD (section 4.1)."""
-        kdf_id, aead_id = suite
-        return self.key_id.to_bytes(1) + self.kem_id.to_bytes(2) + kdf_id.to_bytes(2) + aead_id.to_bytes(2)
+        return encode_request_header(self.key_id, self.kem_id, *suite)
 
     def choose(self, wanted: tuple[int, int] | None = None) -> hpke.Suite:
         """The suite to use: ``wanted`` where it is listed, else the first listed one that we have.
@@ -92,6 +91,11 @@ def supports(kem_id: int, kdf_id: int, aead_id: int) -> bool:
     response, so the one-stage KDFs of HPKE are no use to it.
     """
     return kdf_id in hpke.HKDF_HASH and hpke.supports(kem_id, kdf_id, aead_id)
+
+
+def encode_request_header(key_id: int, kem_id: int, kdf_id: int, aead_id: int) -> bytes:
+    """The clear start of a request (section 4.1): seven bytes."""
+    return key_id.to_bytes(1) + kem_id.to_bytes(2) + kdf_id.to_bytes(2) + aead_id.to_bytes(2)
 
 
 def encode_key_configs(configs: Iterable[KeyConfig]) -> bytes:

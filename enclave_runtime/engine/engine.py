@@ -132,9 +132,8 @@ class Engine:
             raise EngineError("started twice", code="already_started")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
-        atexit.register(
-            self.stop
-        )  # a thread inside a library when the interpreter goes away may abort the process
+        # A thread inside a library when the interpreter goes away may abort the process.
+        atexit.register(self.stop)
 
     def stop(self) -> None:
         """End every request with `EngineStopped`, clear their memory and wait for the thread to end."""

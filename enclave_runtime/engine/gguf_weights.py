@@ -11,9 +11,9 @@ import numpy as np
 
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.errors import ModelMalformed, UnsupportedModel
-from enclave_runtime.engine.ggml_types import BLOCKS, GgmlType, type_name
+from enclave_runtime.engine.ggml_types import BLOCKS, FLOATS, GgmlType, type_name
 from enclave_runtime.engine.gguf_file import GgufFile, GgufTensor
-from enclave_runtime.engine.half_floats import from_bfloat16
+from enclave_runtime.engine.half_floats import widened
 from enclave_runtime.engine.weights import StoredTensor
 
 _OUTER_NAMES = {
@@ -111,19 +111,13 @@ def expand(rows: np.ndarray, kind: GgmlType) -> np.ndarray:
     """Stored rows (uint8) to float32 [rows, columns]. Raises `UnsupportedModel` for blocks where the package gguf, that
     takes them apart, is not installed; the compiled decoder needs it for no matrix.
     """
-    if kind == GgmlType.F32:
-        return rows.view("<f4")
-    if kind == GgmlType.F16:
-        return rows.view("<f2").astype(np.float32)
-    if kind == GgmlType.BF16:
-        return from_bfloat16(rows.view("<u2"))
+    if kind in FLOATS:
+        return widened(rows, kind)
     try:
         from gguf import GGMLQuantizationType, quants
     except ImportError:
         raise UnsupportedModel(f"{kind.name} in float32: cloister's extra 'runtime' brings it") from None
-    with np.errstate(
-        all="ignore"
-    ):  # a malformed file's scales may overflow; the values are then what they are
+    with np.errstate(all="ignore"):  # scales of a malformed file may overflow
         expanded: np.ndarray = quants.dequantize(rows, GGMLQuantizationType(kind))
     return expanded
 

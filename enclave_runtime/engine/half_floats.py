@@ -2,6 +2,17 @@
 
 import numpy as np
 
+from enclave_runtime.engine.ggml_types import GgmlType
+
+
+def widened(stored: np.ndarray, kind: GgmlType) -> np.ndarray:
+    """What ``stored`` (uint8 [..., bytes]) holds in a format of `FLOATS`, exactly: float32 [..., numbers]."""
+    if kind == GgmlType.F32:
+        return stored.view("<f4")
+    if kind == GgmlType.F16:
+        return stored.view("<f2").astype(np.float32)
+    return from_bfloat16(stored.view("<u2"))
+
 
 def from_bfloat16(bits: np.ndarray) -> np.ndarray:
     """Exactly the numbers whose bits are in ``bits`` (uint16): float32."""

@@ -13,21 +13,21 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from enclave_runtime.engine.errors import ModelMalformed, ModelNotFound, UnsupportedModel
-from enclave_runtime.engine.half_floats import from_bfloat16
+from enclave_runtime.engine.ggml_types import BLOCKS, FLOATS, GgmlType
+from enclave_runtime.engine.half_floats import widened
 from enclave_runtime.engine.weights import StoredTensor
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 MAX_SHARDS = 4096
-_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
-_GGML_KINDS = {"F32": 0, "F16": 1, "BF16": 30}
+_KINDS = {kind.name: kind for kind in FLOATS}
 
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """``kind`` is the format's name for its type, ``data`` its bytes: a view of the mapped file."""
+    """``data`` are its bytes: a view of the mapped file."""
 
-    kind: str
+    kind: GgmlType
     shape: tuple[int, ...]
     data: np.ndarray
 
@@ -46,18 +46,15 @@ class SafetensorsFolder:
 
     def read_into(self, name: str, out: np.ndarray) -> None:
         tensor = self._tensors[name]
-        if tensor.kind == "BF16":
-            np.copyto(out, from_bfloat16(tensor.data.view("<u2")).reshape(out.shape))
-        else:
-            np.copyto(out, tensor.data.view("<f4" if tensor.kind == "F32" else "<f2").reshape(out.shape))
+        np.copyto(out, widened(tensor.data, tensor.kind).reshape(out.shape))
 
     def kind(self, name: str) -> int:
-        return _GGML_KINDS[self._tensors[name].kind]
+        return self._tensors[name].kind
 
     def stored(self, name: str) -> StoredTensor:
         tensor = self._tensors[name]
         rows = 1 if len(tensor.shape) < 2 else tensor.shape[0]
-        return StoredTensor(_GGML_KINDS[tensor.kind], tensor.data.reshape(rows, -1))
+        return StoredTensor(tensor.kind, tensor.data.reshape(rows, -1))
 
     def _read_table(self, path: Path) -> None:
         """Add what a file holds. The library checks its header: tensors follow one another without a gap, from the
@@ -70,12 +67,12 @@ class SafetensorsFolder:
                 begin = 8 + int.from_bytes(data[:8], "little")
                 for name in file.offset_keys():
                     part = file.get_slice(name)
-                    shape, kind = tuple(part.get_shape()), part.get_dtype()
-                    if kind not in _ITEM_BYTES:
-                        raise UnsupportedModel(f"data type of {name[:80]}", found=kind)
+                    shape, kind = tuple(part.get_shape()), _KINDS.get(part.get_dtype())
+                    if kind is None:
+                        raise UnsupportedModel(f"data type of {name[:80]}", found=part.get_dtype())
                     if name in self._tensors:
                         raise ModelMalformed("tensor in two files", found=name[:80])
-                    size = math.prod(shape) * _ITEM_BYTES[kind]
+                    size = math.prod(shape) * BLOCKS[kind][1]
                     stored = np.frombuffer(data, np.uint8, size, begin) if size else np.empty(0, np.uint8)
                     begin += size
                     if not name.endswith("rotary_emb.inv_freq"):  # in old exports; config.json defines it

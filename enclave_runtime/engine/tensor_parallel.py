@@ -28,13 +28,13 @@ from enclave_runtime.engine.decoder import Span
 from enclave_runtime.engine.errors import EngineFault, PageOwnershipError, RankLost
 from enclave_runtime.engine.model import DecoderMaker
 from enclave_runtime.engine.pages import PagePool, PageTable
-from enclave_runtime.engine.rank_links import PLACE, START_PATIENCE_S, RankLinks
+from enclave_runtime.engine.rank_links import PATIENCE_S, PLACE, START_PATIENCE_S, RankLinks
 from enclave_runtime.engine.shard import Shard, read_shard
 from enclave_runtime.engine.torch_decoder import TorchDecoder
 from enclave_runtime.engine.torch_pages import TorchPages
 from enclave_runtime.engine.weights import TensorSource
 
-STEP_TIMEOUT = timedelta(seconds=120)
+STEP_TIMEOUT = timedelta(seconds=PATIENCE_S)
 """How long a rank may take for its part of a sum before it counts as lost."""
 _IDLE = timedelta(days=3650)  # between two requests, followers wait for as long as it takes
 
@@ -237,7 +237,7 @@ class TensorParallelDecoder(ShardedDecoder):
 
 
 def follow(
-    config: ModelConfig, shard: Shard, ranks: RankExchange, seal: Callable[[], None] | None = None
+    config: ModelConfig, shard: Shard, ranks: RankExchange, seal: Callable[[], object] | None = None
 ) -> None:
     """Do a rank's part until rank 0 ends it or is lost; then every page is zero. ``seal`` is what seals this process,
     when rank 0 says so.

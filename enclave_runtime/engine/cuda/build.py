@@ -98,6 +98,11 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
     attention = {"GROUP": group, "KV_HEADS": shape.kv_heads, "SIZE": shape.head_size, "PAGE": shape.page}
     element, f32, f64, i32, number = f"*{shape.element}", "*fp32", "*fp64", "*i32", "i32"
     splits = 8
+    # Name, type of the weights, type of their scales, inputs that share one.
+    forms = (
+        ("plain", element, f32, 0),
+        *((each.name, f"*{each.element}", f"*{each.scale}", each.group) for each in QUANTISED),
+    )
     products = tuple(
         Kernel(
             f"weights_times_row_{name}",
@@ -116,29 +121,29 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
             ragged=("out",) if out == f32 else (),
         )
         for name, weight, scales, group, out in (
-            ("plain", element, f32, 0, element),
+            (*forms[0], element),
             ("logits", element, f32, 0, f32),
-            *((each.name, f"*{each.element}", f"*{each.scale}", each.group, element) for each in QUANTISED),
+            *((*form, element) for form in forms[1:]),
         )
     )
     products += tuple(
         Kernel(
-            f"weights_times_rows_{each.name}",
+            f"weights_times_rows_{name}",
             "projection",
             "weights_times_rows",
             {
                 "x": element,
-                "weight": f"*{each.element}",
-                "scales": f"*{each.scale}",
+                "weight": weight,
+                "scales": scales,
                 "out": element,
                 "rows": number,
                 "inputs": number,
                 "outputs": number,
             },
-            {"GROUP": each.group, "ROWS": 64, "OUTPUTS": 64},
+            {"GROUP": group, "ROWS": 64, "OUTPUTS": 64},
             even=("inputs", "outputs"),
         )
-        for each in QUANTISED
+        for name, weight, scales, group in forms[1:]
     )
     gates = tuple(
         Kernel(
@@ -158,10 +163,7 @@ def kernels(shape: Shape) -> tuple[Kernel, ...]:
             {"GROUP": group, "ROWS": 16, "COLUMNS": 256},
             even=("inputs",),
         )
-        for name, weight, scales, group in (
-            ("plain", element, f32, 0),
-            *((each.name, f"*{each.element}", f"*{each.scale}", each.group) for each in QUANTISED),
-        )
+        for name, weight, scales, group in forms
     )
     return (
         Kernel(

@@ -7,8 +7,9 @@ import numpy as np
 
 from enclave_runtime.engine.config import ModelConfig
 from enclave_runtime.engine.cuda.device import Device
-from enclave_runtime.engine.cuda.weight_formats import INT8, Q8_0, WeightFormat
+from enclave_runtime.engine.cuda.weight_formats import INT8, WeightFormat
 from enclave_runtime.engine.cuda.weight_rounding import from_q8_0, quantised
+from enclave_runtime.engine.ggml_types import GgmlType
 from enclave_runtime.engine.half_floats import to_bfloat16, to_float16
 from enclave_runtime.engine.pages import PagePool
 from enclave_runtime.engine.weights import TensorSource, check_tensors
@@ -131,11 +132,10 @@ def held(
     kind: WeightFormat, source: TensorSource, name: str, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Matrix ``name`` in format ``kind``: bits and scales (see `quantised`); what its file holds so is not rounded."""
-    if kind is INT8:
-        stored = source.stored(name) if source.kind(name) == Q8_0 else None
-        if stored is not None:
-            rows = stored.rows if stored.order is None else stored.rows[stored.order]
-            return from_q8_0(rows, shape[1])
+    if kind is INT8 and source.kind(name) == GgmlType.Q8_0:
+        stored = source.stored(name)
+        rows = stored.rows if stored.order is None else stored.rows[stored.order]
+        return from_q8_0(rows, shape[1])
     whole = np.empty(shape, dtype=np.float32)
     source.read_into(name, whole)
     return quantised(kind, whole)

@@ -5,10 +5,6 @@
 
 from dataclasses import dataclass
 
-Q8_0 = 8
-"""ggml's number of the format: blocks of a float16 scale and 32 numbers of 8 bits."""
-BLOCK = 32
-
 
 @dataclass(frozen=True, slots=True)
 class WeightFormat:
@@ -24,6 +20,6 @@ class WeightFormat:
         return -(-inputs // self.group)
 
 
-INT8 = WeightFormat("i8", "i8", "fp16", BLOCK)
+INT8 = WeightFormat("i8", "i8", "fp16", 32)
 FP8 = WeightFormat("fp8", "fp8e4nv", "fp32", 128)
 QUANTISED = (INT8, FP8)

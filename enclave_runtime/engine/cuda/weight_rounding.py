@@ -6,8 +6,9 @@ What a file holds in Q8_0 (ggml) becomes ``i8`` as it is stored; other weights g
 
 import numpy as np
 
-from enclave_runtime.engine.cuda.weight_formats import BLOCK, INT8, WeightFormat
+from enclave_runtime.engine.cuda.weight_formats import INT8, WeightFormat
 from enclave_runtime.engine.errors import ModelMalformed
+from enclave_runtime.engine.ggml_types import BLOCKS, GgmlType
 
 _LARGEST_FP8 = 448.0
 
@@ -41,11 +42,11 @@ def quantised(kind: WeightFormat, matrix: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def from_q8_0(rows: np.ndarray, inputs: int) -> tuple[np.ndarray, np.ndarray]:
-    """What ``rows``, uint8 [outputs, bytes], hold in `Q8_0`, as `quantised` gives it for `INT8`: no number is changed.
+    """What ``rows``, uint8 [outputs, bytes], hold in Q8_0, as `quantised` gives it for `INT8`: no number is changed.
 
     Raises `ModelMalformed` for a scale that is not finite.
     """
-    blocks = rows.reshape(len(rows), inputs // BLOCK, 2 + BLOCK)
+    blocks = rows.reshape(len(rows), -1, BLOCKS[GgmlType.Q8_0][1])
     scales = np.ascontiguousarray(blocks[:, :, :2]).view(np.float16)[:, :, 0]
     if not np.isfinite(scales).all():
         raise ModelMalformed("scales that are not finite")

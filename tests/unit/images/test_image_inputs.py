@@ -1,12 +1,9 @@
 """Inputs from outside: packages, programs, locks, recipes and manifests, whole and damaged."""
 
 import hashlib
-import io
 import json
-import lzma
 import socket
 import subprocess
-import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from packaging.utils import canonicalize_name
+from stand_in_driver import package as debian_package
 
 from images import closure, deb, elf, lock, mirror, recipe, wheels
 from images.errors import ImageError, InputChanged, InputError, InputUnavailable, RecipeError
@@ -24,25 +22,8 @@ from images.vm_manifest import Artifact, InnerFile, VmManifest
 
 
 def package(files: dict[str, bytes]) -> bytes:
-    """A Debian package of these files, a link and a folder."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, data in files.items():
-            info = tarfile.TarInfo(f"./{name}")
-            info.size, info.mode = len(data), 0o755
-            tar.addfile(info, io.BytesIO(data))
-        link = tarfile.TarInfo("./lib/link.so")
-        link.type, link.linkname = tarfile.SYMTYPE, "real.so"
-        tar.addfile(link)
-    members = [("debian-binary", b"2.0\n"), ("data.tar.xz", lzma.compress(buffer.getvalue()))]
-    archive = b"!<arch>\n"
-    for name, data in members:
-        archive += (
-            f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode()
-            + data
-            + b"\n" * (len(data) % 2)
-        )
-    return archive
+    """A Debian package of these files, and a link."""
+    return debian_package(files, {"lib/link.so": "real.so"})
 
 
 PACKAGE = package({"usr/bin/x": b"program", "usr/share/doc/y": b""})

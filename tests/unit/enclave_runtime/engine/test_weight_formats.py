@@ -10,9 +10,10 @@ from hypothesis.extra import numpy as arrays
 from weight_sources import MadeWeights
 
 from enclave_runtime.engine.cuda.device_memory import held
-from enclave_runtime.engine.cuda.weight_formats import FP8, INT8, Q8_0, QUANTISED, WeightFormat
+from enclave_runtime.engine.cuda.weight_formats import FP8, INT8, QUANTISED, WeightFormat
 from enclave_runtime.engine.cuda.weight_rounding import fp8_bits, from_q8_0, quantised, scale_type
 from enclave_runtime.engine.errors import ModelMalformed
+from enclave_runtime.engine.ggml_types import GgmlType
 from enclave_runtime.engine.weights import StoredTensor
 
 
@@ -91,10 +92,10 @@ class _Stored(MadeWeights):
         self._order = order
 
     def kind(self, name: str) -> int:
-        return Q8_0
+        return GgmlType.Q8_0
 
     def stored(self, name: str) -> StoredTensor:
-        return StoredTensor(Q8_0, self._rows, self._order)
+        return StoredTensor(GgmlType.Q8_0, self._rows, self._order)
 
 
 def test_a_decoder_takes_stored_eight_bits_in_the_tensors_order_and_rounds_the_rest() -> None:
