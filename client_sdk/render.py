@@ -4,7 +4,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .verify import Row, Verification
+from .verify import Verification
+from .verify_rows import Row
 
 _STYLE = {"pass": "green", "fail": "bold red", "not required": "yellow"}
 _MARK = {"pass": "✓ pass", "fail": "✗ fail", "not required": "– not required"}

@@ -4,10 +4,9 @@ The order is that of docs/protocol.md: shape, policy, CPU, GPUs, transparency, m
 row that can still be evaluated after a failure is reported; the first failure is the verdict.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Final
 
 from attestation.appraisal import VerifiedCpu, VerifiedGpus, appraise_bindings, appraise_cpu, appraise_gpus
 from attestation.bundle import EvidenceBundle, bundle_digest
@@ -25,33 +24,11 @@ from ohttp.token_header import authorization
 from .errors import VerificationRefused
 from .exchange import Exchange, InnerRequest
 from .policy import Policy
+from .verify_rows import Recorder, Row
 from .verify_runtime import VerifiedRuntime, appraise_runtime
 
 MAX_NODE_LIFETIME: Final = timedelta(hours=1)
 """How long one verification may be used at most; release, its status, policy or key epoch may end it sooner."""
-
-
-class _Row(Protocol):
-    """What a row of any ground-floor room looks like."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def outcome(self) -> Any: ...
-    @property
-    def detail(self) -> str: ...
-    @property
-    def code(self) -> str | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One check: stable ``id``, ``outcome`` (pass, fail, not required), ``detail`` for people, ``code`` on failure."""
-
-    id: str
-    outcome: str
-    detail: str
-    code: str | None = None
 
 
 class VerifiedNode:
@@ -214,7 +191,7 @@ def verify_bundle(
     ``cpu_memory``, which saves reading the same vendor's bytes twice and changes no verdict. Never
     raises for what a node sent: the verdict is in the result, whose ``require()`` raises.
     """
-    recorder = _Recorder()
+    recorder = Recorder()
     digest = bundle_digest(data)
     node: VerifiedNode | None = None
     simulated = False
@@ -241,7 +218,7 @@ def verify_bundle(
 
 
 def _verify_parsed(
-    recorder: "_Recorder",
+    recorder: Recorder,
     bundle: EvidenceBundle,
     digest: bytes,
     policy: Policy,
@@ -330,7 +307,7 @@ class _HeldMemory:
 
 
 def _check_release(
-    recorder: "_Recorder", bundle: EvidenceBundle, policy: Policy, at: datetime, memory: RollbackMemory
+    recorder: Recorder, bundle: EvidenceBundle, policy: Policy, at: datetime, memory: RollbackMemory
 ) -> VerifiedRelease | None:
     if policy.transparency is None:
         why = "the policy names no transparency log: add a [transparency] table"
@@ -355,7 +332,7 @@ def _check_release(
 
 
 def _match_measurements(
-    recorder: "_Recorder", cpu: VerifiedCpu | None, gpus: VerifiedGpus | None, release: VerifiedRelease | None
+    recorder: Recorder, cpu: VerifiedCpu | None, gpus: VerifiedGpus | None, release: VerifiedRelease | None
 ) -> None:
     """Registers from the *verified* evidence must equal one element of the *verified* release."""
     if cpu is None or release is None:
@@ -390,7 +367,7 @@ def _match_measurements(
         recorder.add([Row("log.gpu", "not required", "the policy asks for no GPU")], None)
 
 
-def _key_config(recorder: "_Recorder", ohttp_keys: bytes, claims: Claims | None) -> KeyConfig | None:
+def _key_config(recorder: Recorder, ohttp_keys: bytes, claims: Claims | None) -> KeyConfig | None:
     if claims is None:
         recorder.not_evaluated("keys.config", "needs verified CPU evidence")
         return None
@@ -401,44 +378,6 @@ def _key_config(recorder: "_Recorder", ohttp_keys: bytes, claims: Claims | None)
         return None
     recorder.passed("keys.config", f"key {config.key_id}, KEM 0x{config.kem_id:04x}")
     return config
-
-
-class _Recorder:
-    """Collects rows in order; keeps the first error."""
-
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-        self.error: VerificationRefused | None = None
-
-    def add(self, rows: Iterable[_Row], error: AttestationError | TransparencyError | None) -> None:
-        self.rows.extend(Row(r.id, str(r.outcome), r.detail, r.code) for r in rows)
-        if error is not None:
-            self._fail(error)
-
-    def passed(self, check: str, detail: str) -> None:
-        self.rows.append(Row(check, "pass", detail))
-
-    def failed(self, check: str, error: AttestationError | TransparencyError | OhttpError) -> None:
-        self.rows.append(Row(check, "fail", str(error), error.code))
-        self._fail(error)
-
-    def not_required(self, check: str, why: str) -> None:
-        self.rows.append(Row(check, "not required", why))
-
-    def not_evaluated(self, check: str, why: str) -> None:
-        self.rows.append(Row(check, "fail", why, "not_evaluated"))
-
-    def _fail(self, error: AttestationError | TransparencyError | OhttpError) -> None:
-        if self.error is not None:
-            return
-        self.error = VerificationRefused(
-            code=error.code,
-            detail=str(error),
-            stage=getattr(error, "stage", "keys"),
-            expected=getattr(error, "expected", None),
-            found=getattr(error, "found", None),
-            retryable=bool(getattr(error, "retryable", False)),
-        )
 
 
 def _plain(value: object) -> object:

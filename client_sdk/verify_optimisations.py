@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from attestation.errors import AttestationError
 
-from .verify_rows import Rows
+from .verify_rows import Recorder
 
 _ABOUT: Final = {
     "runtime.leases": "leases",
@@ -83,7 +83,7 @@ class Optimisations:
         }
 
 
-def appraise_optimisations(rows: Rows, manifest: Mapping[str, Any]) -> Optimisations | None:
+def appraise_optimisations(rows: Recorder, manifest: Mapping[str, Any]) -> Optimisations | None:
     """Read what the manifest says; a row for each of ``CHECKS``. None where something cannot be read."""
     leases = draft = None
     words: tuple[str, ...] = ()

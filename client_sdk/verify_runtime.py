@@ -15,7 +15,7 @@ from ohttp.token_policy import TokenPolicy
 from .policy import Policy
 from .verify_optimisations import CHECKS as OPTIMISATIONS
 from .verify_optimisations import Optimisations, appraise_optimisations
-from .verify_rows import Rows
+from .verify_rows import Recorder
 
 _SHAPES = {
     "off": "off: sizes and times of an answer show",
@@ -38,7 +38,7 @@ class VerifiedRuntime:
 
 
 def appraise_runtime(
-    rows: Rows, runtime: bytes, claims: Claims | None, policy: Policy
+    rows: Recorder, runtime: bytes, claims: Claims | None, policy: Policy
 ) -> VerifiedRuntime | None:
     """Check the manifest; None where a row failed."""
     if claims is None or hashlib.sha256(runtime).digest() != claims.runtime:
@@ -59,7 +59,7 @@ def appraise_runtime(
     return VerifiedRuntime(model, padding, tokens, optimisations)
 
 
-def _model(rows: Rows, stated: object, kernels: object) -> str | None:
+def _model(rows: Recorder, stated: object, kernels: object) -> str | None:
     name, digest = (stated.get("name"), stated.get("digest")) if isinstance(stated, dict) else (None, None)
     if isinstance(name, str) and name and isinstance(digest, str):
         rows.passed("runtime.model", f"{name}, digest {digest[:16]}…{_computed_by(kernels)}")
@@ -84,7 +84,7 @@ def _computed_by(kernels: object) -> str:
     return f", computed by {', '.join(said)}" if said else ""
 
 
-def _padding(rows: Rows, stated: object, policy: Policy) -> CellProfile | None:
+def _padding(rows: Recorder, stated: object, policy: Policy) -> CellProfile | None:
     try:
         profile = CellProfile.from_manifest(stated)
     except PaddingError as error:
@@ -105,7 +105,7 @@ def _padding(rows: Rows, stated: object, policy: Policy) -> CellProfile | None:
     return profile
 
 
-def _tokens(rows: Rows, stated: object) -> tuple[bool, TokenPolicy | None]:
+def _tokens(rows: Recorder, stated: object) -> tuple[bool, TokenPolicy | None]:
     """Whether the table could be read, and the tokens that it asks for."""
     try:
         if not isinstance(stated, dict):

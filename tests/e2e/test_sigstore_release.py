@@ -11,7 +11,8 @@ from sealed_node import write_tiny_model
 
 from client_sdk.client import PrivateClient
 from client_sdk.policy import Policy
-from client_sdk.verify import Row, Verification
+from client_sdk.verify import Verification
+from client_sdk.verify_rows import Row
 from measurements.sigstore.operator import operator_signature
 
 _PROFILE = 'profile = "tlog+sigstore"'

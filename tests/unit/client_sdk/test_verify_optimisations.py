@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestation.errors import AttestationError
 from client_sdk.verify_optimisations import CHECKS, Optimisations, appraise_optimisations
+from client_sdk.verify_rows import Recorder
 from enclave_runtime.admission import AdmissionLimits
 from enclave_runtime.decoder_choice import DecoderChoice
 from enclave_runtime.draft_choice import DraftChoice
@@ -19,20 +19,6 @@ from enclave_runtime.manifest import runtime_manifest
 from enclave_runtime.metrics_schema import DEFAULT
 from enclave_runtime.seal import SealReport
 from ohttp.padding import CellProfile
-
-
-class Told:
-    def __init__(self) -> None:
-        self.rows: dict[str, tuple[str, str]] = {}
-
-    def passed(self, check: str, detail: str) -> None:
-        self.rows[check] = ("pass", detail)
-
-    def failed(self, check: str, error: AttestationError) -> None:
-        self.rows[check] = ("fail", error.code)
-
-    def not_required(self, check: str, why: str) -> None:
-        self.rows[check] = ("not required", why)
 
 
 def manifest(**said: Any) -> dict[str, Any]:
@@ -62,10 +48,10 @@ def manifest(**said: Any) -> dict[str, Any]:
 
 
 def told(document: dict[str, Any]) -> tuple[dict[str, tuple[str, str]], Optimisations | None]:
-    rows = Told()
-    found = appraise_optimisations(rows, document)
-    assert tuple(rows.rows) == CHECKS
-    return rows.rows, found
+    recorder = Recorder()
+    found = appraise_optimisations(recorder, document)
+    assert tuple(row.id for row in recorder.rows) == CHECKS
+    return {row.id: (row.outcome, row.code or row.detail) for row in recorder.rows}, found
 
 
 def test_a_node_that_keeps_nothing_and_guesses_nothing() -> None:
