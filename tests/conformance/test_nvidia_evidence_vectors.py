@@ -147,6 +147,15 @@ def test_real_evidence(nvidia: Path) -> None:
     assert [text for text in wrong if text] == []
 
 
+def full_case(nvidia: Path) -> dict[str, Any]:
+    """A real GPU that is accepted with all its manifests."""
+    return next(
+        case
+        for case in json.loads((nvidia / "real_cases.json").read_text())["cases"]
+        if (case["stage"], case["expect"], case["arch"]) == ("full", "accept", "HOPPER")
+    )
+
+
 def synthetic_pin(nvidia: Path, name: str) -> str:
     root = x509.load_pem_x509_certificate((nvidia / "synthetic" / name).read_bytes())
     return hashlib.sha256(root.public_bytes(Encoding.DER)).hexdigest()
@@ -170,6 +179,15 @@ def synthetic_case(
     return evidence, policy, datetime.fromisoformat(case["at"]), pieces
 
 
+def good_synthetic_case(nvidia: Path) -> dict[str, Any]:
+    """A GPU that is accepted with nothing waived, and with good answers about every certificate."""
+    return next(
+        case
+        for case in json.loads((nvidia / "synthetic" / "cases.json").read_text())["cases"]
+        if case["expect"] == "accept" and case["arch"] == "HOPPER" and not case["policy"]
+    )
+
+
 def test_synthetic_evidence(nvidia: Path) -> None:
     cases = json.loads((nvidia / "synthetic" / "cases.json").read_text())["cases"]
     assert cases
@@ -183,18 +201,13 @@ def test_synthetic_evidence(nvidia: Path) -> None:
 
 def test_synthetic_roots_vouch_for_nothing_real(nvidia: Path) -> None:
     """A simulated manifest does not count for a real device, nor a real one for a simulated device."""
-    case = next(
-        case
-        for case in json.loads((nvidia / "real_cases.json").read_text())["cases"]
-        if case["id"] == "550.90.07-full"
-    )
+    case = full_case(nvidia)
     evidence, at = real_evidence(nvidia, case), datetime.fromisoformat(case["at"])
     nonce = bytes.fromhex(case["nonce"])
     policy = GpuPolicy(revocation="off", simulated_rim_root=synthetic_pin(nvidia, "test_rim_root.pem"))
     pieces = manifests(nvidia, case, evidence)
     assert verify(evidence, nonce, policy, at, pieces) == ""
-    synthetic = json.loads((nvidia / "synthetic" / "cases.json").read_text())["cases"][0]
-    _, _, _, theirs = synthetic_case(nvidia, synthetic)
+    _, _, _, theirs = synthetic_case(nvidia, good_synthetic_case(nvidia))
     forged = dict.fromkeys(pieces, next(data for name, data in theirs.items() if name.startswith("rim/")))
     assert verify(evidence, nonce, policy, at, forged) == "rim_chain_untrusted"
 
@@ -275,11 +288,7 @@ def test_switches_without_gpus(nvidia: Path) -> None:
 
 def test_claims_are_those_of_nvidia(nvidia: Path) -> None:
     """Every claim of NVIDIA's own verdict on the same machine, but for token fields and renewed signers."""
-    case = next(
-        case
-        for case in json.loads((nvidia / "real_cases.json").read_text())["cases"]
-        if case["id"] == "550.90.07-full"
-    )
+    case = full_case(nvidia)
     evidence, at = real_evidence(nvidia, case), datetime.fromisoformat(case["at"])
     policy = GpuPolicy(revocation="off")
     gpu = verify_gpu(evidence, bytes.fromhex(case["nonce"]), policy, at, manifests(nvidia, case, evidence))
@@ -301,7 +310,7 @@ def test_claims_are_those_of_nvidia(nvidia: Path) -> None:
 
 
 def test_synthetic_claims_satisfy_nvidias_policy(nvidia: Path) -> None:
-    case = json.loads((nvidia / "synthetic" / "cases.json").read_text())["cases"][0]
+    case = good_synthetic_case(nvidia)
     evidence, policy, at, pieces = synthetic_case(nvidia, case)
     claims = gpu_claims(verify_gpu(evidence, bytes.fromhex(case["nonce"]), policy, at, pieces))
     file = nvidia / "policies" / "remote_v4_NVGPURemotePolicyExample.json"

@@ -68,7 +68,7 @@ def test_real_snp_reports_as_stored(vectors: Path, tmp_path: Path) -> None:
         assert (submodule["ear.status"] == "affirming") == accepted
         assert ("ueid" in submodule) == accepted
         count += 1
-    assert count >= 10
+    assert count
 
 
 def test_line_ends_of_a_pem_change_no_verdict(vectors: Path) -> None:
@@ -111,8 +111,12 @@ def test_tdx_quotes_as_stored(vectors: Path, kind: str) -> None:
 
 
 def test_an_outdated_platform_is_a_warning_whatever_the_policy_permits(vectors: Path) -> None:
-    found = {case.id: case for case in tdx_cases(vectors, "real")}
-    case = found["automata+automata_00806f05+policy-permits"]
+    case = next(
+        case
+        for case in tdx_cases(vectors, "real")
+        if (case.expect["verdict"], case.expect.get("tcb_status")) == ("accept", "OutOfDate")
+        and not case.policy.allow_debug
+    )
     collateral = {"collateral": json.dumps(case.members).encode()}
     result = judged(case.quote, collateral, case.at, tdx=case.policy)
     assert result.error is None
@@ -151,7 +155,9 @@ def test_report_data_is_compared_where_it_is_asked_for(vectors: Path) -> None:
 
 def test_the_command(vectors: Path, tmp_path: Path) -> None:
     case, evidence, pieces = next(
-        entry for entry in snp_cases(vectors) if entry[0]["expect"]["verdict"] == "accept"
+        entry
+        for entry in snp_cases(vectors)
+        if entry[0]["expect"]["verdict"] == "accept" and entry[1][0] == 2  # of report version 2
     )
     at = f"{datetime.fromtimestamp(case['time'], UTC):%Y-%m-%dT%H:%M:%SZ}"
     (tmp_path / "evidence").write_bytes(evidence)
@@ -250,7 +256,8 @@ def test_azures_machines_as_stored(vectors: Path, kind: str) -> None:
         nonce = bytes.fromhex(case["nonce_hex"])
         result = verify_cpu_evidence(evidence, pieces, policy, at, nonce=nonce)
         found = None if result.error is None else result.error.code
-        assert found == case["expect"].get("code"), case["id"]
+        accepted = case["expect"]["verdict"] == "accept"
+        assert found in ([None] if accepted else case["expect"]["code"].split("|")), case["id"]
         other = verify_cpu_evidence(evidence, pieces, policy, at, nonce=b"another")
         assert other.error is not None
         count += 1

@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from attestation.errors import AttestationError, BindingMismatch
+from attestation.policy_table import PolicyTable
 from attestation.tpm.ak import spki_sha256
 from attestation.tpm.ak_certificate import AkChain
 from attestation.tpm.boot_state import check_replay
@@ -64,8 +65,11 @@ def tpm_policy(case: Mapping[str, Any], **changes: Any) -> TpmPolicy:
             int(index): frozenset(map(bytes.fromhex, accepted))
             for index, accepted in given.pop("pcr").items()
         }
-    if "max_reset_age_s" in given:
-        values["max_reset_age_s"] = given.pop("max_reset_age_s")
+    for name in ("max_reset_age", "max_reset_age_s"):
+        if name in given:
+            values["max_reset_age_s"] = given.pop(name)
+    if "uki" in given:
+        values["uki"] = TpmPolicy.from_table(PolicyTable({"uki": given.pop("uki")}, "")).uki
     assert not given, f"{case['id']}: this policy is not understood: {given}"
     return TpmPolicy(**values)
 
@@ -100,8 +104,11 @@ def test_every_good_quote_is_explained_by_its_log(vectors: Path) -> None:
         if case["expect"]["verdict"] == "accept":
             assert quote_verdict(vectors, case, replay_eventlog=True) is None, case["id"]
             on = quote_verdict(vectors, case, replay_eventlog=True, secure_boot=True)
-            assert on is not None, case["id"]
-            assert on.code == "secure_boot"  # as the log says of this machine
+            log = parse_event_log((vectors / "tpm" / case["eventlog"]).read_bytes())
+            if on is None:
+                assert log.secure_boot(), case["id"]
+            else:
+                assert on.code == "secure_boot", case["id"]  # off by its log, or PCR 7 is not quoted
 
 
 def test_every_event_log_replays_to_the_registers_it_should(vectors: Path) -> None:
@@ -137,12 +144,13 @@ def test_every_log_is_refused_against_the_registers_of_another_boot(vectors: Pat
     logs = [case for case in cases(vectors / "tpm" / "eventlogs") if "expect_replay" in case]
     parsed = {case["id"]: parse_event_log((vectors / "tpm" / case["file"]).read_bytes()) for case in logs}
     for case in logs:
-        for name, log in parsed.items():
+        for log in parsed.values():
             bank = next(iter(case["expect_replay"]))
             values = {
                 bank: {int(n): bytes.fromhex(value) for n, value in case["expect_replay"][bank].items()}
             }
-            if name == case["id"]:
+            # By what it holds, not by its name: a set may hold one log under two.
+            if log == parsed[case["id"]]:
                 check_replay(log, values)
             else:
                 with pytest.raises(BindingMismatch, match="eventlog_replay_mismatch"):
