@@ -91,9 +91,7 @@ def test_synthetic_answers(nvidia: Path) -> None:
 def real_answer(nvidia: Path, policy: NrasPolicy) -> VerifiedAnswer:
     """The real answer about eight GPUs in claims 2.0, at a time when it was good."""
     suite = json.loads((nvidia / "nras" / "nras_real_cases.json").read_text())
-    case = next(
-        case for case in suite["cases"] if (case["expect"], case["expected_gpus"]) == ("accept", 8)
-    )
+    case = next(case for case in suite["cases"] if (case["expect"], case["expected_gpus"]) == ("accept", 8))
     return verify_answer(
         (nvidia / "nras" / case["token"]).read_bytes(),
         (nvidia / "nras" / case["jwks"]).read_bytes(),
