@@ -2,8 +2,8 @@
 
 Whole messages are written in the known-length form; a response that is still being produced is written piece
 by piece in the indeterminate-length form. Whole messages of either form are read here; messages that are still
-arriving, by the decoders of bhttp_stream.py. Field names come back in lower case; the order of fields and repeated
-fields are kept.
+arriving, by the decoders of bhttp_stream.py. Field names are written in lower case, and refused in any other, as in
+HTTP/2; the order of fields and repeated fields are kept.
 """
 
 from collections.abc import Iterable

@@ -14,6 +14,7 @@ from .errors import BhttpError
 Fields = tuple[tuple[bytes, bytes], ...]
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+_NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 _VALUE = re.compile(rb"(?![ \t])[^\0\r\n]*(?<![ \t])").fullmatch
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*").fullmatch
 _VISIBLE = re.compile(rb"[!-~]*").fullmatch
@@ -62,7 +63,7 @@ def check_request_line(method: bytes, scheme: bytes, authority: bytes, path: byt
 
 
 class FieldSection:
-    """Gathers one field section line by line, within the limits. Names become lower case."""
+    """Gathers one field section line by line, within the limits."""
 
     def __init__(self, limits: Limits, *, trailer: bool = False) -> None:
         self._limits = limits
@@ -80,7 +81,7 @@ class FieldSection:
     def add(self, name: bytes, value: bytes) -> None:
         """Raises BhttpError (``field``) for a line that may not stand here."""
         after_regular = bool(self._lines) and not self._lines[-1][0].startswith(b":")
-        name, _ = _checked_name(name, not self._trailer and not after_regular)
+        _check_name(name, not self._trailer and not after_regular)
         if not _VALUE(value):
             raise _forbidden_byte()
         self._lines.append((name, value))
@@ -101,25 +102,28 @@ def parse_known_section(section: bytes, limits: Limits, *, trailer: bool = False
 
 
 def encode_lines(fields: Iterable[tuple[bytes, bytes]], *, trailer: bool = False) -> bytes:
-    """The lines one after another, without length or terminator. Raises BhttpError (``field``)."""
+    """The lines one after another, names in lower case, without length or terminator. Raises BhttpError (``field``)."""
     parts: list[bytes] = []
-    for name, value in _checked(fields, trailer):
+    for name, value in _checked(fields, trailer, lower=True):
         parts += (varint.encode(len(name)), name, varint.encode(len(value)), value)
     return b"".join(parts)
 
 
-def _checked(lines: Iterable[tuple[bytes, bytes]], trailer: bool) -> list[tuple[bytes, bytes]]:
-    """The lines with their names in lower case, where they may stand in this order."""
+def _checked(
+    lines: Iterable[tuple[bytes, bytes]], trailer: bool, *, lower: bool = False
+) -> list[tuple[bytes, bytes]]:
+    """The lines, where they may stand in this order. ``lower``: they are being written, and may have capitals."""
     checked: list[tuple[bytes, bytes]] = []
     pseudo = not trailer
     for name, value in lines:
         if name in _USUAL_NAMES:
-            lower, pseudo = name, False
+            pseudo = False
         else:
-            lower, pseudo = _checked_name(name, pseudo)
+            name = name.lower() if lower else name
+            pseudo = _check_name(name, pseudo)
         if not _VALUE(value):
             raise _forbidden_byte()
-        checked.append((lower, value))
+        checked.append((name, value))
     return checked
 
 
@@ -147,14 +151,14 @@ def _strings(section: bytes, most: int) -> list[bytes]:
     return strings
 
 
-def _checked_name(name: bytes, pseudo: bool) -> tuple[bytes, bool]:
-    """The name in lower case, and whether it is a pseudo-field's, which ``pseudo`` says may stand here."""
+def _check_name(name: bytes, pseudo: bool) -> bool:
+    """Whether the name is a pseudo-field's; ``pseudo``: whether one may stand here. Raises BhttpError (``field``)."""
     is_pseudo = name[:1] == b":"
     if is_pseudo and (not pseudo or name.lower() in _CONTROL_DATA_NAMES):
         raise BhttpError("field", "a pseudo-field may not stand here")
-    if not _TOKEN(name[1:] if is_pseudo else name):
-        raise BhttpError("field", "a field name is not a token")
-    return name.lower(), is_pseudo
+    if not _NAME(name):
+        raise BhttpError("field", "a field name is a token in lower case")
+    return is_pseudo
 
 
 def _overrun() -> BhttpError:

@@ -255,6 +255,23 @@ def test_names_become_lower_case() -> None:
     ).headers == ((b"accept", b"A"),)
 
 
+@pytest.mark.parametrize("name", [b"Accept", b"x-A", b":Protocol"])
+def test_names_that_arrive_in_capitals_are_refused(name: bytes) -> None:
+    """RFC 9292 section 3.6 with RFC 9113 section 8.2.1: two spellings of a name could be two fields to somebody."""
+    line = bytes((len(name),)) + name + b"\x01x"
+    for message, data in (
+        (RequestDecoder, b"\0\3GET\5https\1a\1/" + bytes((len(line),)) + line),
+        (RequestDecoder, b"\2\3GET\5https\1a\1/" + line + b"\0"),
+        (ResponseDecoder, b"\1\x40\xc8" + bytes((len(line),)) + line),
+        (ResponseDecoder, b"\3\x40\xc8" + line + b"\0"),
+        (ResponseDecoder, b"\3\x40\xc8\0\0" + line + b"\0"),
+    ):
+        with pytest.raises(BhttpError, match="field"):
+            message().feed(data)
+        with pytest.raises(BhttpError, match="field"):
+            (decode_request if message is RequestDecoder else decode_response)(data)
+
+
 def test_the_response_writer_keeps_the_order() -> None:
     encoder = ResponseEncoder()
     for call in (lambda: encoder.content(b"x"), encoder.end):
