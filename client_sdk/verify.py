@@ -14,6 +14,7 @@ from attestation.claims import Claims
 from attestation.cpu_memory import CpuMemory
 from attestation.errors import AttestationError
 from measurements.errors import Code, TransparencyError
+from measurements.log_trust import require_trust
 from measurements.rollback import RollbackMemory, Sighting
 from measurements.staple import VerifiedRelease, check_staple
 from ohttp.errors import OhttpError
@@ -201,7 +202,7 @@ def verify_bundle(
         recorder.failed("bundle.shape", error)
     else:
         recorder.passed("bundle.shape", f"{len(data):,} bytes, tee {bundle.cpu.tee}")
-        recorder.passed("policy", f"{policy.name} (sha256 {policy.digest.hex()[:16]}…)")
+        _check_policy(recorder, policy, at)
         node, simulated = _verify_parsed(
             recorder, bundle, digest, policy, at, memory, challenge or b"", cpu_memory
         )
@@ -215,6 +216,17 @@ def verify_bundle(
         bundle_digest=digest,
         at=at,
     )
+
+
+def _check_policy(recorder: Recorder, policy: Policy, at: datetime) -> None:
+    """Trust that is too old judges nothing: said first, whatever else is wrong."""
+    try:
+        if policy.transparency is not None:
+            require_trust(policy.transparency, at, stage="policy")
+    except TransparencyError as error:
+        recorder.failed("policy", error)
+    else:
+        recorder.passed("policy", f"{policy.name} (sha256 {policy.digest.hex()[:16]}…)")
 
 
 def _verify_parsed(

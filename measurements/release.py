@@ -98,7 +98,7 @@ class Release:
             not_after=not_after,
             subjects=statement.subjects,
             measurements=tuple(_measurement(element) for element in elements),
-            previous=hex_text(previous, 64, "previous") if previous else "",
+            previous=previous if previous == "" else hex_text(previous, 64, "previous"),
             materials=record(predicate.get("materials", {}), "materials"),
         )
 

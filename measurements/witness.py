@@ -139,11 +139,12 @@ class Witness:
         signed: SignedCheckpoint,
         path: tuple[bytes, ...],
     ) -> None:
-        if stored is None or held is None or held.size == 0:
+        new = signed.checkpoint
+        # The same tree with a path that it does not need is a bad request, not two views of a log.
+        if stored is None or held is None or held.size == 0 or (held.size, held.root) == (new.size, new.root):
             return
         proof = "".join(f"{strict_base64.encode(value)}\n" for value in path).encode()
-        proved = shows_fork(held, signed.checkpoint, path)
-        self._store.keep_fork(signed.checkpoint.origin, (stored, signed.raw), proof, proved)
+        self._store.keep_fork(new.origin, (stored, signed.raw), proof, shows_fork(held, new, path))
 
 
 def shows_fork(old: Checkpoint, new: Checkpoint, path: tuple[bytes, ...]) -> bool:

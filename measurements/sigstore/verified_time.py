@@ -42,8 +42,9 @@ def verify_times(
 
     Where the bundle is ``judged_again`` by the library against the authorities given back, and the time rests on the
     log's promise or on one single time stamp, the stamps' signatures are left to it: it accepts nothing without a
-    time that it has verified itself. Otherwise time stamps are verified here, and those that do not verify count for
-    nothing. Raises TransparencyError: TIME_INVALID (no time, or one after ``at``), TRUST_ROOT_VALIDITY.
+    time that it has verified itself. Otherwise time stamps are verified here: those of nobody in the root count for
+    nothing, and one of an authority whose window does not hold it refuses the bundle. Raises TransparencyError:
+    TIME_INVALID (no time, or one after ``at``), TRUST_ROOT_VALIDITY.
     """
     if judged_again and (entry.promised_at is not None or len(bundle.timestamps) == 1):
         found = _stated_times(bundle, entry, root)
@@ -83,23 +84,16 @@ def _stated_times(bundle: SigstoreBundle, entry: ProvedEntry, root: TrustedRoot)
 def _own_times(bundle: SigstoreBundle, entry: ProvedEntry, root: TrustedRoot) -> VerifiedTimes:
     times = [] if entry.promised_at is None else [entry.promised_at]
     stampers: list[CertificateAuthority] = []
-    outside: TransparencyError | None = None
     for response in bundle.timestamps:
         stamper = _stamper(response, bundle.signature, root)
         if stamper is None:
             continue
         moment = response.tst_info.gen_time
-        try:
-            require_within(stamper.valid_for, moment, "time stamping authority")
-        except TransparencyError as error:
-            outside = error
-            continue
+        require_within(stamper.valid_for, moment, "time stamping authority")
         times.append(moment)
         stampers.append(stamper)
     if not times:
-        raise outside or TransparencyError(
-            Code.TIME_INVALID, "no trusted time of the signature", stage=_STAGE
-        )
+        raise TransparencyError(Code.TIME_INVALID, "no trusted time of the signature", stage=_STAGE)
     return VerifiedTimes(min(times), tuple(times), tuple(stampers))
 
 

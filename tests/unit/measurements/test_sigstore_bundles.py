@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mini_sigstore import AT, ISSUER, SUBJECT, MiniSigstore, new_key
+from mini_sigstore import AT, ISSUER, SUBJECT, Authority, MiniSigstore, new_key
 
 from attestation.simulated.der_writer import integer, oid
 from measurements.errors import Code, TransparencyError
@@ -228,6 +229,25 @@ def test_other_authorities(instance: MiniSigstore) -> None:
         assert code == {"ca": Code.CERT_UNTRUSTED, "ct_key": Code.SCT_INVALID, "tsa": Code.TIME_INVALID}[part]
     assert refused(lambda: check(instance, stranger.sign(PAYLOAD))) == Code.LOG_UNKNOWN
     assert refused(lambda: check(instance, instance.sign(PAYLOAD, sct=False))) == Code.SCT_INVALID
+
+
+def test_a_time_stamp_outside_its_authoritys_window_beside_a_good_one() -> None:
+    """Every stamp of an authority in the root is judged: a good one beside it makes none of them better."""
+    instance, second = MiniSigstore(2), Authority("tsa.second.test", ExtendedKeyUsageOID.TIME_STAMPING)
+    bundle = instance.sign(PAYLOAD)
+    signature = base64.b64decode(bundle["dsseEnvelope"]["signatures"][0]["sig"])
+    stamp = instance.stamp(hashlib.sha256(signature).digest(), authority=second)
+    stamps = bundle["verificationMaterial"]["timestampVerificationData"]["rfc3161Timestamps"]
+    stamps.append({"signedTimestamp": base64.b64encode(stamp).decode()})
+    for end, code in (("2026-06-01T12:00:00Z", None), ("2026-06-01T11:59:59Z", Code.TRUST_ROOT_VALIDITY)):
+        document = json.loads(instance.root())
+        window = {"start": "2025-01-01T00:00:00Z", "end": end}
+        document["timestampAuthorities"].append(second.entry("https://second", window))
+        root = TrustedRoot.parse(json.dumps(document).encode())
+        if code is None:
+            check(instance, bundle, root=root)
+        else:
+            assert refused(lambda root=root: check(instance, bundle, root=root)) == code  # type: ignore[misc]
 
 
 def test_only_p256_signs(instance: MiniSigstore) -> None:

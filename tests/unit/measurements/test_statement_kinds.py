@@ -58,6 +58,16 @@ def refused(work: Callable[[], object]) -> Code:
     return caught.value.code
 
 
+@pytest.mark.parametrize("previous", [None, 0, False, [], {}, "AA" * 32, "aa" * 31])
+def test_the_release_before_is_a_leaf_hash_or_nothing(previous: Any) -> None:
+    predicate = dict(EXAMPLES[0].statement().predicate)
+    predicate["release"] = {**predicate["release"], "previous": previous}
+    statement = replace(EXAMPLES[0].statement(), predicate=predicate)
+    assert refused(lambda: Release.parse(statement)) == Code.STATEMENT_MALFORMED
+    predicate["release"]["previous"] = ""
+    assert Release.parse(statement) == EXAMPLES[0]
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: type(example).__name__)
 def test_what_is_said_is_what_is_read(example: Any) -> None:
     statement = example.statement()

@@ -181,6 +181,13 @@ def test_a_fork_is_kept_and_says_whether_it_is_proved(log: Log, store: WitnessDa
     )
 
 
+def test_a_bad_request_about_the_same_tree_is_no_evidence(log: Log, store: WitnessDatabase) -> None:
+    witness, note = new_witness(log, store), log.note(HONEST[:6]).encode()
+    assert witness.add_checkpoint(encode_request(0, (), note)).status == 200
+    assert witness.add_checkpoint(encode_request(6, (bytes(32),), note)).status == 422
+    assert store.forks() == ()
+
+
 def test_evidence_cannot_fill_the_disk(log: Log, store: WitnessDatabase) -> None:
     held, proved = log.note(HONEST[:6]).encode(), log.note(LYING[:6]).encode()
     store.keep_fork("o", (held, proved), b"", True)
