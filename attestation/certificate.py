@@ -94,7 +94,11 @@ class Certificate(NamedTuple):
 
     @classmethod
     def parse(cls, data: bytes) -> "Certificate":
-        """Read one DER certificate. Raises CertificateMalformed (``cert_malformed``)."""
+        """Read one DER certificate.
+
+        Raises CertificateMalformed: ``cert_extension`` for an extension that occurs twice, else
+        ``cert_malformed``.
+        """
         if len(data) > MAX_CERTIFICATE:
             raise der.DerError("certificate is too large")
         data = bytes(data)
@@ -298,7 +302,7 @@ def _extensions(wrapper: der.Reader) -> tuple[Extension, ...]:
         value = fields.octets()
         fields.end()
         if oid in found:
-            raise der.DerError(f"extension {oid} occurs twice")
+            raise der.DerError(f"extension {oid} occurs twice", code="cert_extension")
         if len(found) == _MAX_EXTENSIONS:
             raise der.DerError("too many extensions")
         found[oid] = Extension(oid, critical, value)

@@ -38,8 +38,8 @@ _MAX_INTEGER: Final = 1024
 class DerError(CertificateMalformed):
     """Bytes that are not the DER which was expected."""
 
-    def __init__(self, detail: str) -> None:
-        super().__init__(code="cert_malformed", detail=detail)
+    def __init__(self, detail: str, *, code: str = "cert_malformed") -> None:
+        super().__init__(code=code, detail=detail)
 
 
 class Element(NamedTuple):

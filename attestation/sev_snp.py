@@ -34,7 +34,7 @@ from .sev_snp_certificates import (
 )
 from .sev_snp_guest import check_guest
 from .sev_snp_policy import SnpPolicy
-from .sev_snp_report import Product, Report, Tcb, parse_report, read_tcb
+from .sev_snp_report import Product, Report, Tcb, parse_report, read_tcb, reserved_tcb
 
 _P384_ORDER: Final = int(
     "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973", 16
@@ -210,6 +210,12 @@ def _check_endorsement(evidence: _Evidence, policy: SnpPolicy) -> Endorsement:
         raise EndorsementMismatch(
             code="tcb_cert_mismatch", expected=endorsement.tcb, found=evidence.reported_tcb
         )
+    # A level of a part without a name cannot be judged, but it is signed for, and must be the same too.
+    reserved = reserved_tcb(report.reported_tcb, product)
+    if reserved != endorsement.reserved:
+        raise EndorsementMismatch(
+            code="tcb_cert_mismatch", expected=endorsement.reserved, found=reserved, detail="reserved parts"
+        )
     _check_chip(report, endorsement)
     if policy.csp_ids is not None and endorsement.csp_id not in policy.csp_ids:
         raise PolicyRejected(code="csp_id", expected=sorted(policy.csp_ids), found=endorsement.csp_id)
@@ -253,6 +259,12 @@ def _check_floors(report: Report, product: Product, policy: SnpPolicy) -> None:
     for bulletin in policy.bulletins:
         if not bulletin.concerns(product, report.cpuid):
             continue
+        if bulletin.refused:
+            raise PolicyRejected(
+                code="product_not_allowed",
+                found=product,
+                detail=f"{bulletin.id}: a policy that takes it waives this by name",
+            )
         floor = Tcb(**{"bl": 0, "tee": 0, "snp": 0, "ucode": 0, **bulletin.floor})
         # What a flawed firmware measured at launch stays doubtful after an update.
         for name, tcb in (("reported", reported), ("launch", launch)):

@@ -21,7 +21,7 @@ class Bulletin:
     """Demands of one bulletin on one kind of processor.
 
     ``floor`` gives levels by the TCB part's name. ``platform`` and ``guest_policy`` name bits that must be
-    set.
+    set. ``refused``: no firmware helps, so whoever takes such a processor waives this by its id.
     """
 
     id: str
@@ -31,6 +31,7 @@ class Bulletin:
     floor: Mapping[str, int] = field(default_factory=dict)
     platform: frozenset[str] = frozenset()
     guest_policy: frozenset[str] = frozenset()
+    refused: bool = False
 
     def concerns(self, product: Product, cpuid: CpuId | None) -> bool:
         """Whether a processor is of the kind meant. One that does not say its model may be, so it is."""
@@ -47,6 +48,9 @@ _ALIAS_CHECK: Final = frozenset({"alias_check_complete"})
 _HIDING: Final = frozenset({"ciphertext_hiding", "page_swap_disable"})
 
 AMD_BULLETINS: Final = (
+    # arXiv 2605.12990 (BadFuse, MilanLaunchy, 2026-05): software alone reads the seed of a Milan chip's keys, and
+    # with it signs reports of any firmware and any level.
+    Bulletin("arXiv-2605.12990", Product.MILAN, _MILAN, refused=True),
     # AMD-SB-3015 (BadRAM, 2024-12): memory modules that lie about their size alias protected memory.
     # Mitigating firmware checks for aliases at boot and says so in PLATFORM_INFO.
     Bulletin("AMD-SB-3015", Product.MILAN, _MILAN, floor={"snp": 0x17}, platform=_ALIAS_CHECK),

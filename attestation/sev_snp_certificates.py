@@ -37,8 +37,17 @@ TCB_OIDS: Final[Mapping[str, str]] = {
     f"{_ARC}.3.8": "ucode",
     f"{_ARC}.3.9": "fmc",
 }
-_RESERVED_TCB_OIDS: Final = frozenset(f"{_ARC}.3.{number}" for number in (4, 5, 6, 7))
-_UNDERSTOOD: Final = frozenset({"2.5.29.14", "2.5.29.15", "2.5.29.19", "2.5.29.35", "2.5.29.31"})
+RESERVED_TCB_OIDS: Final = tuple(f"{_ARC}.3.{number}" for number in (4, 5, 6, 7))
+"""Levels of parts that no product has so far."""
+
+_UNDERSTOOD: Final = frozenset(
+    {
+        *("2.5.29.14", "2.5.29.15", "2.5.29.19", "2.5.29.35", "2.5.29.31"),
+        *(OID_STRUCT_VERSION, OID_PRODUCT_NAME, OID_HWID, OID_CSP_ID),
+        *TCB_OIDS,
+        *RESERVED_TCB_OIDS,
+    }
+)
 _HWID_LENGTH: Final = {Product.MILAN: 64, Product.GENOA: 64, Product.TURIN: 8}
 
 
@@ -55,9 +64,13 @@ _ISSUER: Final = {KeyKind.VCEK: "SEV-{}", KeyKind.VLEK: "SEV-VLEK-{}"}
 
 @dataclass(frozen=True, slots=True)
 class Endorsement:
-    """What a VCEK or VLEK certificate says: firmware levels, and the chip (VCEK) or the provider (VLEK)."""
+    """What a VCEK or VLEK certificate says: firmware levels, and the chip (VCEK) or the provider (VLEK).
+
+    ``reserved`` are the levels of parts without a name, in the order of the TCB_VERSION's bytes.
+    """
 
     tcb: Tcb
+    reserved: bytes
     hwid: bytes | None
     csp_id: str | None
 
@@ -120,7 +133,7 @@ def verify_chain(
 
 
 def verify_not_revoked(ask: Certificate, ark: Certificate, crl: bytes, at: datetime) -> RevocationList:
-    """Check the ARK's revocation list, and that it does not name the intermediate.
+    """Check the ARK's revocation list, and that it names neither the intermediate nor the ARK itself.
 
     Raises RevocationFailed: ``crl_issuer_mismatch``, ``crl_signature``, ``crl_not_yet_valid``,
     ``crl_expired`` or ``cert_revoked``; CertificateMalformed (``crl_malformed``).
@@ -138,8 +151,9 @@ def verify_not_revoked(ask: Certificate, ark: Certificate, crl: bytes, at: datet
         )
     if at > revocations.next_update:
         raise RevocationFailed(code="crl_expired", expected=revocations.next_update, found=at, retryable=True)
-    if revocations.revokes(ask.serial):
-        raise RevocationFailed(code="cert_revoked", found=ask.common_name)
+    for certificate in (ask, ark):
+        if revocations.revokes(certificate.serial):
+            raise RevocationFailed(code="cert_revoked", found=certificate.common_name)
     return revocations
 
 
@@ -150,7 +164,7 @@ def read_endorsement(vek: Certificate, kind: KeyKind, product: Product) -> Endor
     """
     values: dict[str, bytes] = {}
     for extension in vek.extensions:
-        known = extension.oid in TCB_OIDS or extension.oid in _RESERVED_TCB_OIDS
+        known = extension.oid in TCB_OIDS or extension.oid in RESERVED_TCB_OIDS
         if extension.oid.startswith(f"{_ARC}.3.") and not known:
             # A level of a part that we do not know of cannot be compared, and must not go by unseen.
             raise EndorsementMismatch(code="cert_extension", found=extension.oid, detail="unknown TCB part")
@@ -167,16 +181,15 @@ def read_endorsement(vek: Certificate, kind: KeyKind, product: Product) -> Endor
     }
     if levels.get("fmc") is not None and product is not Product.TURIN:
         raise EndorsementMismatch(code="cert_extension", detail=f"{product} has no fmc")
-    for oid in _RESERVED_TCB_OIDS & values.keys():
-        _integer(oid, values)
+    reserved = _reserved(values, product)
     expected, forbidden = (OID_HWID, OID_CSP_ID) if kind is KeyKind.VCEK else (OID_CSP_ID, OID_HWID)
     if expected not in values:
         raise _missing(expected)
     if forbidden in values:
         raise EndorsementMismatch(code="cert_extension", found=forbidden, detail=f"not for a {kind.upper()}")
     if kind is KeyKind.VLEK:
-        return Endorsement(Tcb(**levels), None, _ia5(OID_CSP_ID, values[OID_CSP_ID]))
-    return Endorsement(Tcb(**levels), _hwid(values[OID_HWID], _HWID_LENGTH[product]), None)
+        return Endorsement(Tcb(**levels), reserved, None, _ia5(OID_CSP_ID, values[OID_CSP_ID]))
+    return Endorsement(Tcb(**levels), reserved, _hwid(values[OID_HWID], _HWID_LENGTH[product]), None)
 
 
 def _require_role(certificate: Certificate, name: str) -> None:
@@ -199,6 +212,16 @@ def _require_in_force(certificate: Certificate, at: datetime) -> None:
         raise ChainUntrusted(
             code="cert_expired", expected=certificate.not_after, found=at, detail=name, retryable=True
         )
+
+
+def _reserved(values: Mapping[str, bytes], product: Product) -> bytes:
+    levels = [_integer(oid, values) if oid in values else 0 for oid in RESERVED_TCB_OIDS]
+    if product is not Product.TURIN:
+        return bytes(levels)
+    # Turin's fmc has pushed the bytes on by one, so that there is none for the first of these.
+    if levels[0]:
+        raise EndorsementMismatch(code="cert_extension", found=RESERVED_TCB_OIDS[0], detail="not of Turin")
+    return bytes(levels[1:])
 
 
 def _integer(oid: str, values: Mapping[str, bytes]) -> int:

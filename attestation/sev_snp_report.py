@@ -93,6 +93,12 @@ def read_tcb(data: bytes, product: Product) -> Tcb:
     return Tcb(**{name: data[at] for name, at in _TCB_LAYOUT[product].items()})
 
 
+def reserved_tcb(data: bytes, product: Product) -> bytes:
+    """The bytes of a TCB_VERSION that stand for no part of this processor line."""
+    named = _TCB_LAYOUT[product].values()
+    return bytes(level for at, level in enumerate(data) if at not in named)
+
+
 def write_tcb(tcb: Tcb, product: Product) -> bytes:
     """The 8 bytes that ``read_tcb`` reads."""
     data = bytearray(8)

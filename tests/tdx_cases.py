@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from attestation.errors import AttestationError
 from attestation.tdx.collateral import TdxCollateral
 from attestation.tdx.intel_root import INTEL_ROOT_SHA256
 from attestation.tdx.policy import TdxPolicy
@@ -42,7 +43,17 @@ class TdxCase:
 
     @property
     def collateral(self) -> TdxCollateral | None:
+        """The pieces. Raises AttestationError where they cannot be read, or one is missing."""
         return None if self.members is None else TdxCollateral.from_json(json.dumps(self.members).encode())
+
+    @property
+    def unreadable(self) -> AttestationError | None:
+        """Why the collateral cannot even be taken apart, which is the verdict then."""
+        try:
+            _ = self.collateral
+        except AttestationError as error:
+            return error
+        return None
 
 
 def cases(vectors: Path, kind: str) -> Iterator[TdxCase]:
@@ -54,7 +65,9 @@ def cases(vectors: Path, kind: str) -> Iterator[TdxCase]:
         base = json.loads((folder / "synth" / "collateral_base.json").read_text())
     for case in json.loads((folder / kind / "cases.json").read_text()):
         if kind == "synth":
-            quote, members = base64.b64decode(case["quote_b64"]), {**base, **case["collateral_overrides"]}
+            changed = {**base, **case["collateral_overrides"]}
+            members = {name: value for name, value in changed.items() if value is not None}
+            quote = base64.b64decode(case["quote_b64"])
         else:
             quote, members = (folder / case["quote"]).read_bytes(), None
             if case["collateral"]:
@@ -62,6 +75,11 @@ def cases(vectors: Path, kind: str) -> Iterator[TdxCase]:
         time = case["time"]
         at = datetime.fromtimestamp(time, UTC) if time else _when_valid(quote)
         yield TdxCase(case["id"], quote, members, policy(case["policy"], root), at, case["expect"])
+
+
+def readable(vectors: Path, kind: str) -> Iterator[TdxCase]:
+    """Those whose collateral can be taken apart, as nearly all are."""
+    return (case for case in cases(vectors, kind) if case.unreadable is None)
 
 
 def policy(given: dict[str, Any], root: str) -> TdxPolicy:

@@ -122,10 +122,6 @@ def check_fwid(report: Report, chain: VerifiedChain, policy: GpuPolicy) -> bytes
         raise FieldError(
             code="field_missing", stage="gpu.fwid", expected="FWID", detail="the report names no firmware id"
         )
-    if policy.require_fwid and chain.fwid is None:
-        raise FirmwareError(
-            code="fwid_missing", stage="gpu.fwid", detail="the attestation certificate names no firmware id"
-        )
     check_reported_fwid(report, chain)
     if policy.fwids and chain.fwid not in policy.fwids:
         raise GpuRefused(

@@ -158,6 +158,7 @@ class Trust:
                     code="chain_untrusted", detail=f"critical extension {extension.oid} is not understood"
                 )
         verify_p256(issuer.public_key, subject.algorithm, subject.signature, subject.signed)
+        _p256(subject.public_key)  # what it signs in its turn is checked by that curve alone
         self._issued.add(pair)
 
 

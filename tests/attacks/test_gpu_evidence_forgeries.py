@@ -10,7 +10,7 @@ import pytest
 
 from attestation.claims import gpu_nonce
 from attestation.errors import AttestationError
-from attestation.nvidia.device import check_chain, check_nonce, check_signature
+from attestation.nvidia.device import check_chain, check_fwid, check_nonce, check_signature
 from attestation.nvidia.evidence import GpuEvidence, encode_evidence_list
 from attestation.nvidia.opaque import Mode
 from attestation.nvidia.policy import GpuPolicy
@@ -165,6 +165,17 @@ def test_firmware_other_than_the_certified_one() -> None:
     report = check_signature(evidence, check_chain(evidence, POLICY, AT))
     check_nonce(evidence, report, NONCE)  # control: without the firmware id nothing is amiss
     refused("fwid_mismatch", [evidence], NONCE)
+
+
+def test_firmware_that_no_certificate_names() -> None:
+    evidence = PKI.make_gpu().evidence(NONCE)
+    chain = check_chain(evidence, POLICY, AT)
+    report = check_signature(evidence, chain)
+    assert check_fwid(report, chain, POLICY) == chain.fwid  # control
+    for policy in (POLICY, replace(POLICY, require_fwid=False)):
+        with pytest.raises(AttestationError) as caught:
+            check_fwid(report, replace(chain, fwid=None), policy)
+        assert caught.value.code == "fwid_mismatch"
 
 
 def test_simulated_gpu_in_production() -> None:

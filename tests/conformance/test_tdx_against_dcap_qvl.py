@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tdx_cases import TdxCase, cases
+from tdx_cases import TdxCase, readable
 
 from attestation.tdx.quote import Quote
 from attestation.tdx.verify import appraise
@@ -92,7 +92,7 @@ def test_every_difference_has_its_rule(vectors: Path) -> None:
     complaints: list[str] = []
     used: set[str | None] = set()
     for kind, root in (("real", None), ("synth", synthetic_root)):
-        for case in cases(vectors, kind):
+        for case in readable(vectors, kind):
             if case.members is None:
                 continue
             ours, theirs = appraise(case.quote, case.collateral, case.policy, case.at), _other(case, root)

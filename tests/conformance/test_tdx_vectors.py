@@ -6,7 +6,7 @@ import ssl
 from pathlib import Path
 
 import pytest
-from tdx_cases import TdxCase, cases
+from tdx_cases import TdxCase, cases, readable
 
 from attestation.certificate import Certificate
 from attestation.cpu_memory import CpuMemory
@@ -21,6 +21,8 @@ from attestation.tdx.verify import TDX_CHECKS, VerifiedTdx, appraise, verify
 
 
 def _appraise(case: TdxCase) -> Appraisal[VerifiedTdx]:
+    if case.unreadable is not None:
+        return Appraisal((), case.unreadable, None)
     return appraise(case.quote, case.collateral, case.policy, case.at)
 
 
@@ -53,7 +55,7 @@ def test_every_case_has_its_verdict_its_code_and_its_state(vectors: Path, kind: 
         found = _appraise(case)
         complaints.append(_complaint(case, found))
         assert (found.value is None) == (found.error is not None), case.id
-        assert tuple(row.id for row in found.rows) == TDX_CHECKS, case.id
+        assert case.unreadable or tuple(row.id for row in found.rows) == TDX_CHECKS, case.id
         count += 1
     assert [complaint for complaint in complaints if complaint] == []
     assert count
@@ -71,7 +73,7 @@ def test_without_collateral_the_chain_and_the_signatures_are_still_checked(vecto
 
 @pytest.mark.parametrize("kind", ["real", "synth"])
 def test_line_ends_and_the_order_of_members_change_no_verdict(vectors: Path, kind: str) -> None:
-    for case in cases(vectors, kind):
+    for case in readable(vectors, kind):
         if case.members is None:
             continue
         other = dict(reversed(case.members.items()))
@@ -86,7 +88,7 @@ def test_line_ends_and_the_order_of_members_change_no_verdict(vectors: Path, kin
 @pytest.mark.parametrize("kind", ["real", "synth"])
 def test_cached_collateral_changes_no_verdict(vectors: Path, kind: str) -> None:
     cache = CollateralCache({})
-    for case in cases(vectors, kind):
+    for case in readable(vectors, kind):
         if case.collateral is None:
             continue
         plain = _appraise(case)
@@ -102,7 +104,7 @@ def test_cached_collateral_changes_no_verdict(vectors: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["real", "synth"])
 def test_what_a_client_remembers_changes_no_verdict(vectors: Path, kind: str) -> None:
     memory = CpuMemory(limit=4)
-    for case in cases(vectors, kind):
+    for case in readable(vectors, kind):
         if case.collateral is None:
             continue
         plain = _appraise(case)
@@ -117,7 +119,7 @@ def test_what_a_client_remembers_changes_no_verdict(vectors: Path, kind: str) ->
 
 @pytest.mark.parametrize("kind", ["real", "synth"])
 def test_verifying_raises_the_first_error_of_the_appraisal(vectors: Path, kind: str) -> None:
-    for case in cases(vectors, kind):
+    for case in readable(vectors, kind):
         expected = _appraise(case)
         if expected.error is None:
             assert verify(case.quote, case.collateral, case.policy, case.at) == expected.value, case.id
@@ -128,7 +130,7 @@ def test_verifying_raises_the_first_error_of_the_appraisal(vectors: Path, kind: 
 
 
 def test_intels_root_does_not_vouch_for_the_synthetic_keys(vectors: Path) -> None:
-    for case in cases(vectors, "synth"):
+    for case in readable(vectors, "synth"):
         found = appraise(case.quote, case.collateral, TdxPolicy(), case.at)
         assert found.value is None, case.id
         known = CollateralCache({})

@@ -6,12 +6,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from tdx_world import (
     AT,
     END,
     FMSPC,
     PPID,
     START,
+    Authority,
     Td,
     World,
     issue,
@@ -429,3 +431,26 @@ def test_the_revocation_list_that_counts_is_that_of_the_pcks_own_ca(world: World
     found = appraise(quote, world.collateral(), policy, AT, cache)
     assert found.error is not None
     assert found.error.code == "crl_issuer_mismatch"
+
+
+@pytest.mark.parametrize("role", ["pck", "ca", "signer"])
+def test_a_key_of_another_curve_is_called_that(world: World, policy: TdxPolicy, role: str) -> None:
+    """Rightly certified by Intel's format, and still no key that anything below it can be checked by."""
+    other = World(root=world.root)
+    key: Any = ec.generate_private_key(ec.SECP384R1())
+    if role == "signer":
+        other.signer = Authority(
+            other.signer.key, issue("Intel SGX TCB Signing", other.root, ca=False, key=key).certificate
+        )
+    if role == "ca":
+        other.ca = issue("Intel SGX PCK Platform CA", other.root, ca=True, key=key)
+        other.pck = issue("Intel SGX PCK Certificate", other.ca, ca=False, extensions=(other.extension,))
+    if role == "pck":
+        certificate = issue(
+            "Intel SGX PCK Certificate", other.ca, ca=False, extensions=(other.extension,), key=key
+        ).certificate
+        other.pck = Authority(other.pck.key, certificate)
+    found = appraise(other.quote(), other.collateral(), policy, AT)
+    assert found.error is not None
+    assert found.error.code == "cert_key_type"
+    assert appraise(world.quote(), world.collateral(), policy, AT).error is None  # control
