@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,19 +122,23 @@ def _two(
 
 
 class VolatileMemory:
-    """Remembers for as long as the process lives."""
+    """Remembers for as long as the process lives; for any number of threads."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._seen: dict[tuple[str, str], Sighting] = {}
 
     def check(self, sighting: Sighting) -> None:
         """See RollbackMemory."""
-        judge(self._seen, sighting)
+        with self._lock:
+            judge(self._seen, sighting)
 
     def advance(self, sighting: Sighting) -> None:
         """See RollbackMemory."""
         key = (sighting.log, sighting.channel)
-        self._seen[key] = judge(self._seen, sighting)
+        # Between the judging and the writing nobody else may write: an older view would take a newer one's place.
+        with self._lock:
+            self._seen[key] = judge(self._seen, sighting)
 
 
 class FileMemory:

@@ -1,13 +1,18 @@
-"""The file that remembers what was seen of a log: by whatever name, and from however many processes."""
+"""What was seen of a log is remembered: in a file by whatever name, and from however many processes and threads."""
 
 import subprocess
 import sys
+import threading
+import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from release_world import World
 
-from measurements.rollback import FileMemory, Sighting
+from measurements.errors import Code, TransparencyError
+from measurements.rollback import FileMemory, Sighting, VolatileMemory
 
 FIRST = Sighting("log.example", "prod", 1, b"\x01" * 32, 1, 10, b"\x02" * 32, b"note")
 
@@ -52,3 +57,41 @@ def test_a_status_from_the_first_day_of_the_calendar_is_refused_like_any_other()
     result = world.check(world.staple(release, status))
     assert result.error is not None
     assert result.error.code == "STATUS_STALE"
+
+
+class SlowRead(dict[tuple[str, str], Sighting]):
+    """Gives another thread every chance between what was read and what is written."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        found = super().get(key, default)
+        time.sleep(0.001)
+        return found
+
+
+def test_threads_that_share_a_memory_never_take_it_back() -> None:
+    """Of 32 threads with views of different ages, whatever order they come in, the newest stays."""
+    memory = VolatileMemory()
+    memory._seen = SlowRead()
+    start = threading.Barrier(32)
+    raised: list[BaseException] = []
+
+    def show(sequence: int) -> None:
+        start.wait(timeout=60)
+        try:
+            memory.advance(
+                replace(FIRST, status_sequence=sequence, status=bytes([sequence]) * 32, size=sequence)
+            )
+        except TransparencyError as error:
+            if error.code is not Code.ROLLBACK:
+                raised.append(error)
+        except BaseException as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=show, args=(sequence,)) for sequence in range(1, 33)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert raised == []
+    (seen,) = memory._seen.values()
+    assert (seen.status_sequence, seen.size) == (32, 32)
