@@ -15,11 +15,11 @@
 enum {
     LANES = 16,      /* outputs computed side by side, and positions of a KV tile */
     GROUP = 32,      /* inputs that share a scale */
-    SLICE_ROWS = 48, /* rows whose results wait in a thread's own memory */
+    SLICE_ROWS = 64, /* the most rows whose results wait in a thread's own memory */
     QUERY_ROWS = 16, /* rows of one attention task */
     KEY_BLOCK = 64,  /* positions between two rescalings of the running softmax */
     MAX_HEAD = 256,
-    KEPT_ITEMS = SLICE_ROWS * 2 * LANES /* sums that wait between two runs of inputs */
+    KEPT_ITEMS = 10240 /* sums that wait between two runs of inputs, and what tiles are filled from and emptied to */
 };
 
 /* How the weights of one matrix are kept. */
@@ -113,6 +113,7 @@ typedef struct {
  */
 typedef struct {
     const char *name;
+    int64_t slice; /* rows that `product` takes at once, at most SLICE_ROWS */
     /* out[r][o] = sum over inputs, or += with add, for `blocks` blocks of outputs from `block`. `kept` is memory for
      * KEPT_ITEMS numbers, which the caller overwrites when the step is over. */
     void (*product)(const matrix *, int64_t block, int64_t blocks, const operand *, int64_t row, int64_t rows,
@@ -134,7 +135,29 @@ typedef struct {
 extern const kernels cloister_portable;
 #if defined(__x86_64__)
 extern const kernels cloister_avx2, cloister_avx512;
+#if defined(__has_include)
+#if __has_include(<amxtileintrin.h>) /* comes with compilers whose assemblers know these instructions */
+#define CLOISTER_AMX
+extern const kernels cloister_amx;
+void cloister_amx_product(const matrix *, int64_t block, int64_t blocks, const operand *, int64_t row, int64_t rows,
+                          float *out, int64_t stride, int add, float *kept);
 #endif
+#endif
+#endif
+
+/* step.c: zeroed memory in huge pages where the kernel has them; NULL if there is none. */
+EXPORT void *cloister_memory(size_t bytes);
+EXPORT void cloister_memory_free(void *, size_t bytes);
+
+/* processor.c */
+EXPORT int cloister_processor_has_tiles(void);
+
+/* paths.c: the kernels by number, or NULL where this processor does not run them. */
+EXPORT int cloister_best_path(void);
+EXPORT const kernels *cloister_kernels(int path);
+
+/* known_answers.c: whether the kernels on trial compute what known ones do. */
+int same_answers(const kernels *on_trial, const kernels *known);
 
 /* threads.c */
 typedef struct pool pool;

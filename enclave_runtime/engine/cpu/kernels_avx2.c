@@ -12,5 +12,5 @@
 #include "rows.inc"
 #include "attend.inc"
 
-const kernels cloister_avx2 = {LANES_NAME, product, prepare, round_inputs, norm, turn, swiglu, to_half, attend};
+const kernels cloister_avx2 = {LANES_NAME, 48, product, prepare, round_inputs, norm, turn, swiglu, to_half, attend};
 #endif

@@ -11,5 +11,9 @@
 #include "rows.inc"
 #include "attend.inc"
 
-const kernels cloister_avx512 = {LANES_NAME, product, prepare, round_inputs, norm, turn, swiglu, to_half, attend};
+const kernels cloister_avx512 = {LANES_NAME, 48, product, prepare, round_inputs, norm, turn, swiglu, to_half, attend};
+#ifdef CLOISTER_AMX
+const kernels cloister_amx = {"amx (bf16, int8), avx512", 64, cloister_amx_product, prepare, round_inputs,
+                              norm, turn, swiglu, to_half, attend};
+#endif
 #endif

@@ -9,4 +9,4 @@
 #include "rows.inc"
 #include "attend.inc"
 
-const kernels cloister_portable = {LANES_NAME, product, prepare, round_inputs, norm, turn, swiglu, to_half, attend};
+const kernels cloister_portable = {LANES_NAME, 48, product, prepare, round_inputs, norm, turn, swiglu, to_half, attend};

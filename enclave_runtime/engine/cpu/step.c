@@ -62,7 +62,6 @@ static int64_t blocks_of(const matrix *m) { return round_up(m->outputs, LANES) /
 static int64_t stride_of(int64_t inputs) { return (inputs + 63) / 128 * 128 + 64; }
 static int form_of(const matrix *m) { return 1 << m->kind; }
 
-/* Zeroed memory in huge pages where the kernel has them; NULL if there is none. */
 EXPORT void *cloister_memory(size_t bytes) {
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return NULL;
@@ -78,33 +77,6 @@ EXPORT void cloister_prefer_huge_pages(void *p, size_t bytes) {
 
 EXPORT void cloister_memory_free(void *p, size_t bytes) {
     if (p) munmap(p, bytes);
-}
-
-/* Which kernels this processor runs; 0 portable, 1 AVX2, 2 AVX-512. */
-EXPORT int cloister_best_path(void) {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") &&
-        __builtin_cpu_supports("avx512bf16"))
-        return 2;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) return 1;
-#endif
-    return 0;
-}
-
-static const kernels *kernels_of(int path) {
-#if defined(__x86_64__)
-    if (path > cloister_best_path()) return NULL;
-    if (path == 2) return &cloister_avx512;
-    if (path == 1) return &cloister_avx2;
-#endif
-    return path == 0 ? &cloister_portable : NULL;
-}
-
-EXPORT const char *cloister_path_name(int path) {
-    const kernels *k = kernels_of(path);
-    return k ? k->name : "";
 }
 
 EXPORT int cloister_abi(void) { return CLOISTER_ABI; }
@@ -155,7 +127,7 @@ EXPORT void cloister_decoder_free(decoder *d) {
  * have 16 bits instead of 8. `model`, `cosines` and `sines` must outlive it. */
 EXPORT decoder *cloister_decoder_new(const model *m, int path, int fine, int64_t rows, int threads,
                                      int64_t positions, const float *cosines, const float *sines) {
-    const kernels *k = kernels_of(path);
+    const kernels *k = cloister_kernels(path);
     if (!k || rows < 1 || m->head_dim % LANES || m->head_dim > MAX_HEAD) return NULL;
     decoder *d = calloc(1, sizeof *d);
     if (!d) return NULL;
@@ -222,7 +194,7 @@ static void prepare(decoder *d, const float *from, int64_t stride, const float *
 static void product_chunk(void *context, int64_t chunk, int thread) {
     decoder *d = context;
     int64_t block = chunk / d->slices * d->blocks_each, blocks = smaller(d->blocks_each, blocks_of(d->matrix) - block);
-    int64_t first = chunk % d->slices * SLICE_ROWS, count = smaller(SLICE_ROWS, d->rows - first);
+    int64_t first = chunk % d->slices * d->kernels->slice, count = smaller(d->kernels->slice, d->rows - first);
     d->kernels->product(d->matrix, block, blocks, d->factor, first, count,
                         d->product_out + first * d->product_stride + block * LANES, d->product_stride,
                         d->product_out == d->state, d->scratch + thread * d->scratch_items);
@@ -237,7 +209,7 @@ static int64_t share_of(const decoder *d, const matrix *m, int64_t most) {
 
 static void multiply(decoder *d, const matrix *m, const operand *x, float *out, int64_t stride) {
     d->matrix = m, d->factor = x, d->product_out = out, d->product_stride = stride;
-    d->slices = (d->rows + SLICE_ROWS - 1) / SLICE_ROWS;
+    d->slices = (d->rows + d->kernels->slice - 1) / d->kernels->slice;
     d->blocks_each = share_of(d, m, MOST_BLOCKS);
     pool_run(d->pool, product_chunk, d, (blocks_of(m) + d->blocks_each - 1) / d->blocks_each * d->slices);
 }
@@ -254,8 +226,8 @@ static void project_chunk(void *context, int64_t chunk, int thread) {
     decoder *d = context;
     const model *m = d->model;
     const layer *l = d->layer;
-    int64_t head = chunk / d->slices, first = chunk % d->slices * SLICE_ROWS, dim = m->head_dim;
-    int64_t count = smaller(SLICE_ROWS, d->rows - first), blocks = dim / LANES;
+    int64_t head = chunk / d->slices, first = chunk % d->slices * d->kernels->slice, dim = m->head_dim;
+    int64_t count = smaller(d->kernels->slice, d->rows - first), blocks = dim / LANES;
     int which = head < m->heads ? 0 : head < m->heads + m->kv_heads ? 1 : 2;
     if (which) head = (head - m->heads) % m->kv_heads;
     const matrix *from = which == 0 ? &l->query : which == 1 ? &l->key : &l->value;
@@ -328,7 +300,7 @@ static void expand_chunk(void *context, int64_t chunk, int thread) {
     float *kept = d->scratch + thread * d->scratch_items, *gate = kept + KEPT_ITEMS;
     float *up = gate + SLICE_ROWS * MAX_HEAD / 2;
     int64_t block = chunk / d->slices * d->blocks_each, blocks = smaller(d->blocks_each, blocks_of(&l->gate) - block);
-    int64_t first = chunk % d->slices * SLICE_ROWS, count = smaller(SLICE_ROWS, d->rows - first);
+    int64_t first = chunk % d->slices * d->kernels->slice, count = smaller(d->kernels->slice, d->rows - first);
     int64_t stride = round_up(blocks * LANES, GROUP);
     d->kernels->product(&l->gate, block, blocks, &d->operand, first, count, gate, stride, 0, kept);
     d->kernels->product(&l->up, block, blocks, &d->operand, first, count, up, stride, 0, kept);
@@ -350,7 +322,7 @@ static void run_layer(decoder *d, int64_t number) {
     d->head_items = b->page_tokens * m->head_dim;
     d->keys = b->kv + 2 * number * b->kv_pages * d->page_items;
     d->values = d->keys + b->kv_pages * d->page_items;
-    d->slices = (d->rows + SLICE_ROWS - 1) / SLICE_ROWS;
+    d->slices = (d->rows + d->kernels->slice - 1) / d->kernels->slice;
     d->whole_groups = m->heads / m->kv_heads * m->head_dim % GROUP == 0;
 
     prepare(d, d->state, d->width, l->attention_norm, m->hidden,

@@ -1,0 +1,186 @@
+"""The AMX kernels: every product beside its reference, whole models beside AVX-512's, and when they are not chosen.
+
+On a processor with AMX all of it runs on that. On others with AVX-512 each tile instruction is carried out by an
+emulator written from Intel's manual (amx_emulator.c), preloaded into the processes that these tests start.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+
+from enclave_runtime.engine.cpu import binding
+
+HERE = Path(__file__).resolve().parent
+SOURCES = Path(binding.__file__).resolve().parent
+LIBRARY = binding.library()
+AVX512, AMX = 2, 3
+BEST = LIBRARY.cloister_best_path() if LIBRARY is not None else 0
+SILICON = BEST == AMX
+KINDS = {"bf16": 0, "q8": 1, "q8 in halves": 2, "q4 with offset": 3, "q4": 4}
+pytestmark = pytest.mark.skipif(BEST < AVX512, reason="the compiled decoder with AVX-512 is not there")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the emulator and the programs of these tests."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler for the emulator of AMX and its test programs")
+    folder = tmp_path_factory.mktemp("amx")
+    shared = ["-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC"]
+    for name, options in (
+        ("amx_emulator.so", shared),
+        ("amx_products", ["-O1", "-ffp-contract=off", f"-I{SOURCES}"]),
+        ("amx_instructions", ["-O1"]),
+    ):
+        source = HERE / (name.removesuffix(".so") + ".c")
+        command = [compiler, *options, str(source), "-o", str(folder / name), "-lm", "-ldl"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def run(built: Path, *command: str | Path, mistake: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a program where there is AMX."""
+    environment = {**os.environ}
+    if not SILICON:
+        environment |= {"LD_PRELOAD": str(built / "amx_emulator.so"), "AMX_EMULATOR": mistake}
+    return subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_every_instruction_does_what_the_manual_says(built: Path) -> None:
+    done = run(built, built / "amx_instructions")
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 1000
+
+
+def products(built: Path, kind: int, fine: bool, inputs: int, blocks: int, rows: list[int]) -> float:
+    done = run(
+        built,
+        built / "amx_products",
+        binding.library_file(),
+        *map(str, (kind, int(fine), inputs, blocks, *rows)),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["cases"] == 2 * len(rows)
+    return float(found["worst"])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "blocks", "rows"),
+    [
+        (32, 1, [*range(1, 65)]),
+        (96, 3, [*range(1, 65)]),
+        (288, 4, [1, 16, 17, 32, 33, 63, 64]),  # two runs of inputs where there are more than 32 rows
+        (1056, 2, [5, 40, 64]),
+    ],
+)
+def test_bfloat16_is_summed_in_the_manuals_order(
+    built: Path, inputs: int, blocks: int, rows: list[int]
+) -> None:
+    """Bit for bit, with denormal numbers, and near double precision."""
+    assert 0 < products(built, KINDS["bf16"], False, inputs, blocks, rows) < 1e-6
+
+
+@pytest.mark.parametrize("fine", [True, False])
+@pytest.mark.parametrize("kind", list(KINDS)[1:])
+def test_quantised_weights_give_the_bits_of_avx512(built: Path, kind: str, fine: bool) -> None:
+    products(built, KINDS[kind], fine, 32, 1, [*range(14, 65)])
+    products(built, KINDS[kind], fine, 96, 3, [3, 16, 17, 31, 32, 33, 50, 63, 64])
+    products(built, KINDS[kind], fine, 1056, 1, [18, 48])  # two runs of inputs
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_shape_of_product(built: Path, kind: str) -> None:
+    for fine in (True, False):
+        for inputs in (32, 64, 96, 256, 288, 576, 1024, 1056, 2080):
+            for blocks in (1, 2, 3, 8):
+                products(
+                    built, KINDS[kind], fine, inputs, blocks, [1, 2, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64]
+                )
+
+
+def best_path(built: Path, mistake: str = "") -> tuple[int, str]:
+    script = (
+        "from enclave_runtime.engine.cpu import binding; l = binding.library(); b = l.cloister_best_path();"
+        "print(b, l.cloister_path_name(b).decode())"
+    )
+    done = run(built, sys.executable, "-c", script, mistake=mistake)
+    assert done.returncode == 0, done.stderr
+    number, name = done.stdout.strip().split(" ", 1)
+    return int(number), name
+
+
+def test_amx_is_chosen_where_it_computes_what_it_should(built: Path) -> None:
+    path, name = best_path(built)
+    assert path == AMX
+    assert name.startswith("amx")
+
+
+@pytest.mark.skipif(SILICON, reason="this processor's AMX makes no mistakes on demand")
+@pytest.mark.parametrize("mistake", ["no-permission", "wrong-bf16", "wrong-bytes", "neighbours"])
+def test_amx_is_not_chosen_where_it_is_refused_or_computes_something_else(built: Path, mistake: str) -> None:
+    """One output of one tile a thousandth off, an integer off by one, a row that depends on its neighbour."""
+    assert best_path(built, mistake)[0] == AVX512
+
+
+STEPS = {
+    "bf16": gguf.GGMLQuantizationType.BF16,
+    "q8_0": gguf.GGMLQuantizationType.Q8_0,
+    "q4_1": gguf.GGMLQuantizationType.Q4_1,
+    "q4_0": gguf.GGMLQuantizationType.Q4_0,
+}
+
+
+def check_steps(built: Path, model: Path, tokens: int, bf16: bool) -> None:
+    done = run(built, sys.executable, HERE / "amx_steps.py", model, str(tokens))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["path"] == AMX
+    for precision in ("16 bits", "8 bits"):
+        part = found[precision]
+        assert part["alone as in batches"], precision
+        assert part["residue"] == 0
+        if bf16:
+            assert part["apart"] < 0.03  # sums in another order, activations rounded to bfloat16 in between
+        else:
+            assert part["as avx512"], precision
+    if not SILICON:
+        assert found["products"] > 1000
+        assert found["configured"] == 0  # no thread has anything left in its tiles
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_whole_models_in_every_batch(built: Path, tiny: Any, tmp_path: Path, kind: str) -> None:
+    """A request has the same bits alone and in batches; with quantised weights they are AVX-512's."""
+    changes = {
+        "hidden_size": 96,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "intermediate_size": 352,
+    }
+    path = tiny.gguf(tmp_path / "m.gguf", kind=STEPS[kind], changes=changes, spread=0.1)
+    check_steps(built, path, 50, kind == "bf16")
+
+
+@pytest.mark.exhaustive
+def test_the_demo_model(built: Path, demo_model_path: Path) -> None:
+    check_steps(built, demo_model_path, 44, False)
+
+
+@pytest.mark.exhaustive
+def test_whatever_holds_for_the_other_kernels(built: Path) -> None:
+    """All that test_cpu_decoder.py asks of every instruction set the processor has."""
+    done = run(
+        built, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "test_cpu_decoder.py"
+    )
+    assert done.returncode == 0, done.stdout
