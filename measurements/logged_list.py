@@ -22,7 +22,7 @@ from .merkle import leaf_hash
 from .node_list import NodeList
 from .policy import SIGSTORE_ONLY, TransparencyPolicy
 from .release import open_leaf
-from .rollback import RollbackMemory, Sighting
+from .rollback import RollbackMemory, Sighting, check_views
 from .statement import canonical, malformed, parse_canonical, record
 from .tlog_proof import TlogProof
 
@@ -97,14 +97,15 @@ def check_logged_list(
     require_trust(policy, at, stage=_STAGE)
     proof = TlogProof.parse(document.proof)
     signed = policy.trust.open(proof.checkpoint)
-    tree, appointed = signed.checkpoint, named_signers(policy)
+    tree, appointed, views = signed.checkpoint, named_signers(policy), [signed]
     counted = policy.trust.check_witnesses(
         signed, at=at, max_age_s=policy.max_checkpoint_age_s, max_future_s=policy.max_future_s
     )
     if policy.roots:
         set_proof = TlogProof.parse(document.signers_proof)
         set_tree = policy.trust.open(set_proof.checkpoint)
-        require_one_history((signed, set_tree), stage=_STAGE)
+        views.append(set_tree)
+        require_one_history(views, stage=_STAGE)
         policy.trust.check_witnesses(set_tree, at=at, max_age_s=None, max_future_s=policy.max_future_s)
         appointed = appointed_signers(policy, document.signers_leaf, set_proof, set_tree.checkpoint, at)
     require_leaf("list", document.leaf, proof, tree, stage=_STAGE)
@@ -125,6 +126,7 @@ def check_logged_list(
         list_sequence=node_list.sequence,
         node_list=leaf_hash(document.leaf),
     )
+    check_views(memory, sighting, views)
     memory.check(sighting)
     return VerifiedList(
         node_list=node_list,

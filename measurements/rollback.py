@@ -3,12 +3,13 @@
 import json
 import os
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from . import strict_base64
+from .checkpoint import SignedCheckpoint
 from .durable import locked, replace_file
 from .errors import Code, TransparencyError
 
@@ -50,6 +51,17 @@ class RollbackMemory(Protocol):
     def advance(self, sighting: Sighting) -> None:
         """``check`` and remember, as one step. Raises TransparencyError."""
         ...
+
+
+def check_views(memory: RollbackMemory, sighting: Sighting, views: Iterable[SignedCheckpoint]) -> None:
+    """Judge every other tree that was shown beside the newest one of ``sighting``, each by its size and root.
+
+    An old proof may rest on an old tree, and it is there that a fork shows to whoever saw the log at that size. Raises
+    TransparencyError.
+    """
+    others = {view.checkpoint.size: view for view in views if view.checkpoint.size != sighting.size}
+    for size, view in others.items():
+        memory.check(replace(sighting, size=size, root=view.checkpoint.root, checkpoint=view.raw))
 
 
 def judge(seen: Mapping[tuple[str, str], Sighting], new: Sighting) -> Sighting:

@@ -26,7 +26,7 @@ from .merkle import leaf_hash
 from .policy import SIGSTORE_ONLY, TLOG, TransparencyPolicy
 from .release import Release, Status, open_leaf
 from .results import NOT_EVALUATED, Appraisal, Outcome, Row
-from .rollback import RollbackMemory, Sighting
+from .rollback import RollbackMemory, Sighting, check_views
 from .statement import canonical, instant_text, malformed, parse_canonical, record
 from .tlog_policy import NONE
 from .tlog_proof import TlogProof
@@ -75,7 +75,8 @@ class Staple:
         """Read the file's bytes. Raises TransparencyError (STATEMENT_MALFORMED, LIMIT_EXCEEDED)."""
         value = record(parse_canonical(data, limit=_MAX_FILE), "staple")
         names = {field.name for field in fields(cls)}
-        if set(value) | _OPTIONAL != {"v", *names} or value["v"] != _VERSION:
+        # In Python true is 1, in JSON it is not.
+        if set(value) | _OPTIONAL != {"v", *names} or type(value["v"]) is not int or value["v"] != _VERSION:
             raise malformed("not a staple of a known version")
         try:
             members = {name: strict_base64.decode(value[name]) for name in names & set(value)}
@@ -309,6 +310,7 @@ class _Check:
             signers_sequence=appointed.sequence if appointed else 0,
             signers=leaf_hash(self.staple.signers_leaf) if appointed else b"",
         )
+        check_views(self.memory, sighting, self.trees.values())
         if self.error is not None:
             self.memory.check(sighting)
             return Outcome.PASS, "not older than what was seen; nothing is remembered of a refused node"

@@ -41,6 +41,7 @@ def from_pypi(attestation: Any) -> dict[str, Any]:
     try:
         if (
             set(attestation) != {"version", "verification_material", "envelope"}
+            or type(attestation["version"]) is not int
             or attestation["version"] != 1
         ):
             raise _malformed("not a PyPI attestation of version 1")

@@ -183,6 +183,33 @@ def test_a_fork_with_a_colluding_witness(world: World) -> None:
     world.check(fork, memory=VolatileMemory()).require()
 
 
+def test_a_fork_under_the_proof_of_an_old_release(world: World) -> None:
+    """Log and witness lie, and the lie has grown: only the release's own proof still rests on a tree of a size that the
+    client knows, with another root.
+    """
+    honest, hidden = world.release(), world.release("cd" * 48, sequence=2)
+    memory = VolatileMemory()
+    seen = world.staple(honest, world.status([honest]))
+    world.check(seen, memory=memory).require()
+    before, after = world.status([hidden]), world.status([hidden], sequence=2)
+    old = world.cosigned(world.sign_tree([hidden, before]))
+    grown = replace(
+        world.staple(hidden, after, leaves=[hidden, before, after]),
+        release_proof=world.proof(hidden, [hidden, before], old),
+    )
+    error = refused(world.check(grown, memory=memory), Code.SPLIT_VIEW, "log.rollback")
+    assert error.evidence == (seen.checkpoint, old.encode())
+    world.check(grown, memory=VolatileMemory()).require()
+    # Control: an old proof in the honest tree is what most releases have.
+    status = world.status([honest], sequence=3)
+    leaves = [honest, world.status([honest]), status]
+    honestly = replace(
+        world.staple(honest, status, leaves=leaves),
+        release_proof=world.proof(honest, leaves[:2], world.cosigned(world.sign_tree(leaves[:2]))),
+    )
+    world.check(honestly, memory=memory).require()
+
+
 def test_two_trees_inside_one_staple(world: World) -> None:
     release = world.release()
     status = world.status([release])

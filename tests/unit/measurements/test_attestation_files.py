@@ -108,6 +108,8 @@ def test_every_form_holds_the_same_bundle(version: int) -> None:
         b'{"verification_material": 1}',
         b'{"mediaType": 1, "mediaType": 2}',
         json.dumps({**pypi_form(BUNDLE), "version": 2}).encode(),
+        json.dumps({**pypi_form(BUNDLE), "version": True}).encode(),
+        json.dumps({**pypi_form(BUNDLE), "version": 1.0}).encode(),
         json.dumps({**pypi_form(BUNDLE), "more": 2}).encode(),
         json.dumps({"attestations": [{"bundle": {}}] * 65}).encode(),
     ],

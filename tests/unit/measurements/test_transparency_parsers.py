@@ -186,6 +186,14 @@ def test_deep_nesting_and_huge_numbers_are_refused() -> None:
             parse_canonical(data, limit=1 << 20)
 
 
+def test_a_staples_version_is_a_number() -> None:
+    document = parse_canonical(STAPLE.encode(), limit=1 << 20)
+    assert Staple.parse(canonical(document)) == STAPLE
+    for version in (True, "1", 2, None):
+        with pytest.raises(TransparencyError):
+            Staple.parse(canonical({**document, "v": version}))
+
+
 def test_limits_hold_before_anything_is_parsed() -> None:
     for parse, data in (
         (Note.parse, b"a" * (256 * 1024 + 1)),
