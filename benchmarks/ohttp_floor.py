@@ -7,13 +7,14 @@ precomputed that can be, and without a check, a clock, a memory of what was seen
 it measures the floor under one.
 """
 
-import hmac
 import os
 from hashlib import sha3_256
 
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from ohttp.bhttp import Response, encode_response
 from ohttp.chunked import REQUEST_LABEL, RESPONSE_LABEL
@@ -26,7 +27,7 @@ BODY = 1024
 
 _HEADER = 7
 _MLKEM_ENC = 1088
-_hmac = hmac.digest
+_SHA256 = SHA256()
 
 
 class Floor:
@@ -47,8 +48,10 @@ class Floor:
         ids = kem_id.to_bytes(2) + KDF.to_bytes(2) + AEAD.to_bytes(2)
         suite = b"HPKE-v1HPKE" + ids
         info = REQUEST_LABEL + b"\0\x01" + ids
-        context = b"\0" + _hmac(b"", suite + b"psk_id_hash", "sha256")
-        context += _hmac(b"", suite + b"info_hash" + info, "sha256") + b"\x01"
+        context = b"\0" + _hmac(b"", suite + b"psk_id_hash")
+        context += _hmac(b"", suite + b"info_hash" + info) + b"\x01"
+        self._eae_prk = HMAC(b"", _SHA256)
+        self._eae_prk.update(b"HPKE-v1KEM\0\x20eae_prk")
         self._secret = suite + b"secret"
         self._key = b"\0\x20" + suite + b"key" + context
         self._nonce = b"\0\x0c" + suite + b"base_nonce" + context
@@ -62,26 +65,37 @@ class Floor:
     def echo(self, request: bytes) -> bytes:
         """The encapsulated answer with the content of ``request``. Raises InvalidTag or ValueError."""
         enc = request[_HEADER : self._enc_end]
-        secret = _hmac(self._decapsulate(enc), self._secret, "sha256")
-        key = _hmac(secret, self._key, "sha256")
-        nonce = _hmac(secret, self._nonce, "sha256")[:12]
-        exporter = _hmac(secret, self._exporter, "sha256")
+        secret = HMAC(_hmac(self._decapsulate(enc), self._secret), _SHA256)
+        key = _copied(secret, self._key)
+        nonce = _copied(secret, self._nonce)[:12]
+        exporter = _copied(secret, self._exporter)
         plain = AESGCM(key).decrypt(nonce, request[self._enc_end + 1 :], b"final")
         start = os.urandom(32)
-        prk = _hmac(enc + start, _hmac(exporter, self._export, "sha256"), "sha256")
-        key = _hmac(prk, b"key\x01", "sha256")
-        nonce = _hmac(prk, b"nonce\x01", "sha256")[:12]
+        prk = HMAC(_hmac(enc + start, _hmac(exporter, self._export)), _SHA256)
+        key = _copied(prk, b"key\x01")
+        nonce = _copied(prk, b"nonce\x01")[:12]
         return start + b"\0" + AESGCM(key).encrypt(nonce, self._head + plain[-BODY - 1 :], b"final")
 
     def _x25519(self, enc: bytes) -> bytes:
         shared = self._dh.exchange(X25519PublicKey.from_public_bytes(enc))
-        suite = b"HPKE-v1KEM\0\x20"
-        prk = _hmac(b"", suite + b"eae_prk" + shared, "sha256")
-        info = b"\0\x20" + suite + b"shared_secret" + enc + self._dh_public
-        return _hmac(prk, info + b"\x01", "sha256")
+        info = b"\0\x20HPKE-v1KEM\0\x20shared_secret" + enc + self._dh_public + b"\x01"
+        return _hmac(_copied(self._eae_prk, shared), info)
 
     def _x_wing(self, enc: bytes) -> bytes:
         dh_enc = enc[_MLKEM_ENC:]
         secret = self._mlkem.decapsulate(enc[:_MLKEM_ENC])
         shared = self._dh.exchange(X25519PublicKey.from_public_bytes(dh_enc))
         return sha3_256(secret + shared + dh_enc + self._dh_public + b"\\.//^\\").digest()
+
+
+def _hmac(key: bytes, message: bytes) -> bytes:
+    mac = HMAC(key, _SHA256)
+    mac.update(message)
+    return mac.finalize()
+
+
+def _copied(mac: HMAC, message: bytes) -> bytes:
+    """For a key that serves several messages: cheaper than its preparation again."""
+    mac = mac.copy()
+    mac.update(message)
+    return mac.finalize()

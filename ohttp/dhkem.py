@@ -86,7 +86,7 @@ class DhKem(Kem):
         self._curve = curve
         # What LabeledExtract and LabeledExpand put before the secret and before the context.
         labelled = VERSION_LABEL + b"KEM" + kem_id.to_bytes(2)
-        self._extract = labelled + b"eae_prk"
+        self._extract = hkdf.keyed(hash_name, b"", labelled + b"eae_prk")
         self._expand = self.secret_size.to_bytes(2) + labelled + b"shared_secret"
 
     def generate(self) -> DhPrivateKey:
@@ -117,7 +117,7 @@ class DhKem(Kem):
 
     def derive(self, shared: bytes, kem_context: bytes) -> bytes:
         """ExtractAndExpand of RFC 9180 section 4.1."""
-        prk = hkdf.extract(self._hash_name, b"", self._extract + shared)
+        prk = hkdf.digest(self._extract, shared)
         return hkdf.expand(self._hash_name, prk, self._expand + kem_context, self.secret_size)
 
 

@@ -83,8 +83,9 @@ def response_aead(context: hpke.Context, enc: bytes, nonce: bytes, label: bytes)
     suite = context.suite
     hash_name, aead_id = suite.hash_name, suite.aead_id
     prk = hkdf.extract(hash_name, enc + nonce, context.export(label, response_nonce_size(suite)))
-    key = hkdf.expand(hash_name, prk, b"key", KEY_SIZE[aead_id])
-    return SequencedAead(aead_id, key, hkdf.expand(hash_name, prk, b"nonce", NONCE_SIZE))
+    expand = hkdf.keyed(hash_name, prk)  # no key or nonce is longer than the hash: one block each
+    key = hkdf.digest(expand, b"key\x01")[: KEY_SIZE[aead_id]]
+    return SequencedAead(aead_id, key, hkdf.digest(expand, b"nonce\x01")[:NONCE_SIZE])
 
 
 class ClientRequest:

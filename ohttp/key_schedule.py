@@ -5,7 +5,6 @@ base nonce and a secret to export from. What depends on neither secret is comput
 """
 
 import hashlib
-import hmac
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,8 +28,6 @@ _MODE_PSK = b"\x01"
 _MIN_PSK_SIZE = 32
 _MAX_LENGTH = 0xFFFF
 _CACHED_INFO_SIZE = 256
-
-_hmac = hmac.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,7 @@ class TwoStage(KeySchedule):
         if psk is None:
             cached = len(info) <= _CACHED_INFO_SIZE
             context = _base_context(self, info) if cached else self.base_context(info)
-            secret = _hmac(shared_secret, self._secret, name)
+            secret = hkdf.extract(name, shared_secret, self._secret)
         else:
             context = (
                 _MODE_PSK
@@ -88,12 +85,13 @@ class TwoStage(KeySchedule):
                 + self._extract(b"info_hash", info)
                 + b"\x01"
             )
-            secret = _hmac(shared_secret, self._secret + psk.secret, name)
+            secret = hkdf.extract(name, shared_secret, self._secret + psk.secret)
         # No key, nonce or exporter secret is longer than its hash: one block of HKDF-Expand each.
+        expand = hkdf.keyed(name, secret)
         return (
-            _hmac(secret, self._key + context, name)[: self._key_size],
-            _hmac(secret, self._nonce + context, name)[: self._nonce_size],
-            _hmac(secret, self._exporter + context, name),
+            hkdf.digest(expand, self._key + context)[: self._key_size],
+            hkdf.digest(expand, self._nonce + context)[: self._nonce_size],
+            hkdf.digest(expand, self._exporter + context),
         )
 
     def export(self, exporter_secret: bytes, context: bytes, length: int) -> bytes:
@@ -107,7 +105,7 @@ class TwoStage(KeySchedule):
         return _MODE_BASE + self._no_psk + self._extract(b"info_hash", info) + b"\x01"
 
     def _extract(self, label: bytes, ikm: bytes) -> bytes:
-        return _hmac(b"", self._labelled + label + ikm, self.hash_name)
+        return hkdf.extract(self.hash_name, b"", self._labelled + label + ikm)
 
 
 # In OHTTP ``info`` is a label and a public header: the same few for every request to one key, and no secret.
