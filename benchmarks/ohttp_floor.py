@@ -8,12 +8,11 @@ it measures the floor under one.
 """
 
 import os
-from hashlib import sha3_256
 
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hashes import SHA3_256, SHA256, Hash
 from cryptography.hazmat.primitives.hmac import HMAC
 
 from ohttp.bhttp import Response, encode_response
@@ -39,6 +38,7 @@ class Floor:
         public_key, self._decapsulate, enc_size = self._dh_public, self._x25519, 32
         if kem_id == MLKEM768_X25519:
             self._mlkem = MLKEM768PrivateKey.generate()
+            self._combined = Hash(SHA3_256())
             public_key = self._mlkem.public_key().public_bytes_raw() + self._dh_public
             self._decapsulate, enc_size = self._x_wing, _MLKEM_ENC + 32
         elif kem_id != X25519:
@@ -85,7 +85,9 @@ class Floor:
         dh_enc = enc[_MLKEM_ENC:]
         secret = self._mlkem.decapsulate(enc[:_MLKEM_ENC])
         shared = self._dh.exchange(X25519PublicKey.from_public_bytes(dh_enc))
-        return sha3_256(secret + shared + dh_enc + self._dh_public + b"\\.//^\\").digest()
+        combined = self._combined.copy()
+        combined.update(secret + shared + dh_enc + self._dh_public + b"\\.//^\\")
+        return combined.finalize()
 
 
 def _hmac(key: bytes, message: bytes) -> bytes:

@@ -5,7 +5,6 @@ What a node asks of every request inside the encryption: its ``date`` within the
 """
 
 import base64
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from .errors import OhttpError, ReplayError
 from .fields import Fields, Limits
 from .http_date import parse_http_date
 from .problems import ATTESTATION, DATE, REPLAYED, Problem
-from .replay import KEY_BYTES, ReplayWindow
+from .replay import ReplayWindow, replay_key
 
 LIMITS = Limits(pieces=1024)
 """Of inner requests. Every piece costs time on the loop that paces everybody's cells."""
@@ -63,7 +62,7 @@ class Admission:
                 return _FIELDS
             digest = stated
         try:
-            self._replay.check_and_insert(hashlib.sha256(enc).digest()[:KEY_BYTES], date, self._now())
+            self._replay.check_and_insert(replay_key(enc), date, self._now())
         except ReplayError as error:
             return _BY_REPLAY_CODE[error.code]
         if is_live is not None and not is_live(digest):

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import mlkem
+from cryptography.hazmat.primitives.hashes import SHA3_256, Hash
 
 from .dhkem import DH_KEMS, P256, P384, X25519, DhKem, DhPrivateKey
 from .errors import HpkeError
@@ -25,6 +26,9 @@ MLKEM768_X25519 = 0x647A
 _SEED_SIZE = 64
 _HYBRID_SEED_SIZE = 32
 _SCALAR_DRAWS = 4
+
+# Copied each time: a digest from the libcrypto that does the rest, not from hashlib's.
+_NOTHING_YET = Hash(SHA3_256())
 
 MlKemPrivateKey = mlkem.MLKEM768PrivateKey | mlkem.MLKEM1024PrivateKey
 
@@ -105,7 +109,7 @@ class _HybridKey(PrivateKey):
             shared = self._dh.exchange(dh_enc)
         except ValueError:
             raise HpkeError("invalid_encapsulation", "the encapsulated key is not usable") from None
-        return hashlib.sha3_256(secret + shared + dh_enc + self._dh_public + self._label).digest()
+        return _combine(secret, shared, dh_enc + self._dh_public + self._label)
 
 
 class _Hybrid(Kem):
@@ -145,7 +149,7 @@ class _Hybrid(Kem):
         except ValueError:
             raise HpkeError("invalid_public_key", "the public key is not usable") from None
         dh_enc = own.public_key
-        return hashlib.sha3_256(secret + shared + dh_enc + dh_public + self.label).digest(), enc + dh_enc
+        return _combine(secret, shared, dh_enc + dh_public + self.label), enc + dh_enc
 
     def _scalar(self, candidates: bytes, size: int) -> DhPrivateKey:
         """The first candidate in the group's range: every string is one for X25519, almost every for a curve."""
@@ -155,6 +159,13 @@ class _Hybrid(Kem):
             except HpkeError:
                 continue
         raise HpkeError("invalid_private_key", "the seed gives no scalar in the group's range")
+
+
+def _combine(secret: bytes, shared: bytes, context: bytes) -> bytes:
+    """The hybrid's secret from ML-KEM's, the group's, and what both sides saw of the group, with the label."""
+    combined = _NOTHING_YET.copy()
+    combined.update(secret + shared + context)
+    return combined.finalize()
 
 
 def _refuse(ephemeral: Ephemeral | None) -> None:
