@@ -141,5 +141,8 @@ class PlatformFault(AttestationError):
 
 
 def _shown(value: object) -> str:
-    text = bytes(value).hex() if isinstance(value, bytes | bytearray | memoryview) else str(value)
+    try:
+        text = bytes(value).hex() if isinstance(value, bytes | bytearray | memoryview) else str(value)
+    except RecursionError:
+        text = "nested too deep to show"  # evidence is JSON, and may nest as deep as it could be read
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

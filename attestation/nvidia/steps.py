@@ -19,7 +19,7 @@ from attestation.nvidia.device import (
 from attestation.nvidia.errors import GpuAttestationError
 from attestation.nvidia.evidence import GpuEvidence
 from attestation.nvidia.measurements import Comparison, check_digests, compare
-from attestation.nvidia.opaque import GpuFields, read_gpu_fields, read_switch_bios_version
+from attestation.nvidia.opaque import GpuFields, read_fwid, read_gpu_fields, read_switch_bios_version
 from attestation.nvidia.policy import GpuPolicy
 from attestation.nvidia.rim_id import RimRequest, gpu_rims, switch_rim
 from attestation.nvidia.spdm import Report
@@ -159,11 +159,13 @@ def _fwid(
         # Real switches report none; the policy's list is of GPUs' firmware.
         reported = check_reported_fwid(report, chain)
         return None if reported is None else f"switch firmware {reported.hex()[:16]}…"
-    device.fwid = check_fwid(report, chain, policy)
-    if device.fwid is None:
-        device.warnings.append("the device names no firmware id")
-        return None
-    return f"firmware {device.fwid.hex()[:16]}…"
+    device.fwid = fwid = check_fwid(report, chain, policy)
+    if read_fwid(report.opaque) is None:
+        # What the certificate names stands, but that this firmware made the report was not looked at.
+        device.warnings.append("the report names no firmware id")
+        if not policy.fwids:
+            return None
+    return None if fwid is None else f"firmware {fwid.hex()[:16]}…"
 
 
 def _mode(device: Device, _nonce: bytes | None, policy: GpuPolicy, _at: datetime, _: Collateral) -> str:

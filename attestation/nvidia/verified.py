@@ -12,7 +12,7 @@ from datetime import datetime
 from attestation.certificate import Certificate
 from attestation.nvidia.collateral import PathStatus
 from attestation.nvidia.measurements import Comparison
-from attestation.nvidia.opaque import Mode
+from attestation.nvidia.opaque import Mode, read_fwid
 from attestation.nvidia.path import earliest_end
 from attestation.nvidia.rim import Rim
 from attestation.nvidia.rim_id import RimKind
@@ -96,7 +96,8 @@ def gpu_claims(gpu: VerifiedGpu) -> dict[str, object]:
     claims["x-nvidia-device-type"] = "gpu"
     claims["x-nvidia-gpu-driver-version"] = gpu.driver_version
     claims["x-nvidia-gpu-vbios-version"] = gpu.vbios_version
-    claims["x-nvidia-gpu-attestation-report-cert-chain-fwid-match"] = gpu.fwid is not None
+    # The firmware id alone that a report names can match; one that differs never comes here.
+    claims["x-nvidia-gpu-attestation-report-cert-chain-fwid-match"] = read_fwid(gpu.report.opaque) is not None
     claims["x-nvidia-gpu-vbios-index-no-conflict"] = gpu.findings.comparison is not None
     for kind, prefix in (
         (RimKind.DRIVER, "x-nvidia-gpu-driver-rim"),

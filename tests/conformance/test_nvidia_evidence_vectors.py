@@ -30,6 +30,7 @@ from attestation.nvidia.rim_id import RimKind, RimRequest, collateral_name, gpu_
 from attestation.nvidia.spdm import parse_report
 from attestation.nvidia.verified import gpu_claims, switch_claims
 from attestation.nvidia.verify import appraise_gpu_section, verify_gpu, verify_gpus, verify_switch
+from attestation.results import Outcome
 
 AT = datetime(2026, 11, 21, 12, tzinfo=UTC)
 EVIDENCE_ONLY = GpuPolicy(modes=frozenset(Mode), rim="off", revocation="off")
@@ -307,6 +308,24 @@ def test_claims_are_those_of_nvidia(nvidia: Path) -> None:
         assert claimed["x-nvidia-cert-status"] == value["x-nvidia-cert-status"]
         assert claimed["x-nvidia-cert-ocsp-status"] is None  # not asked for, so not claimed
     assert gpu_claims(verify_gpu(evidence, gpu.report.nonce, EVIDENCE_ONLY, AT))["measres"] == "not-run"
+
+
+def test_a_report_without_a_firmware_id_matched_none(nvidia: Path) -> None:
+    """A policy may let it pass; what was not compared is told by nobody as a match."""
+    count = 0
+    for case in json.loads((nvidia / "real_cases.json").read_text())["cases"]:
+        lenient = case.get("policy", {}).get("require_fwid") is False
+        if not lenient or (case["stage"], case["expect"]) != ("evidence", "accept"):
+            continue
+        policy, evidence = replace(EVIDENCE_ONLY, require_fwid=False), real_evidence(nvidia, case)
+        gpu = verify_gpu(evidence, bytes.fromhex(case["nonce"]), policy, datetime.fromisoformat(case["at"]))
+        assert gpu_claims(gpu)["x-nvidia-gpu-attestation-report-cert-chain-fwid-match"] is False
+        assert "the report names no firmware id" in gpu.warnings
+        section = encode_evidence_list([evidence])
+        rows = appraise_gpu_section(section, gpu.report.nonce, policy, AT).rows
+        assert [row.outcome for row in rows if row.id == "gpu.fwid"] == [Outcome.NOT_REQUIRED]
+        count += 1
+    assert count
 
 
 def test_synthetic_claims_satisfy_nvidias_policy(nvidia: Path) -> None:

@@ -181,6 +181,18 @@ def test_weak_signatures_are_refused(tpm: SoftwareTpm) -> None:
         assert code(lambda chain=chain: chain.verify({chain.root.sha256}, AT)) == expected
 
 
+def test_a_pinned_root_need_not_sign_itself(tpm: SoftwareTpm) -> None:
+    """It is known by its bytes: another CA may have signed it, or itself by a scheme of an earlier day."""
+    older, key = Issuer("Older", new_key(), b""), new_key()
+    signed_by_another = Issuer("Root", key, older.issue("Root", key, ca=True))
+    by_short_digest = Issuer("Root", key, b"")
+    by_short_digest.certificate = by_short_digest.issue("Root", key, ca=True, algorithm=hashes.SHA224())
+    for issuer in (signed_by_another, by_short_digest):
+        chain = AkChain.parse(issuer.issue("AK", tpm.key) + issuer.certificate)
+        assert code(lambda chain=chain: chain.verify({chain.root.sha256}, AT)) is None
+        assert code(lambda chain=chain: chain.verify({bytes(32)}, AT)) == "chain_untrusted"
+
+
 def test_the_issuers_list_can_revoke_the_key(
     root: Issuer, middle: Issuer, tpm: SoftwareTpm, pin: bytes
 ) -> None:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 from datetime import UTC, datetime, timedelta
 from itertools import product
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -231,3 +232,10 @@ def test_the_same_in_the_names_of_the_ietfs_draft() -> None:
     told = {**new["ear_attester_claims"], **new["ear_verifier_claims"]}
     assert told == {name: value for name, value in old.items() if not name.startswith("ear.")}
     assert len(told) == len(new["ear_attester_claims"]) + len(new["ear_verifier_claims"])
+
+
+def test_a_refusal_can_be_told_however_deep_what_was_found() -> None:
+    found: list[Any] = []
+    for _ in range(200_000):
+        found = [found]
+    assert "nested too deep" in str(AttestationError(code="bundle_version", expected=1, found=found))
