@@ -176,6 +176,13 @@ class ChannelWatch:
             if at >= instant(status.expires_at, "expiresAt"):
                 detail = f"status {status.sequence} of {name} ran out at {status.expires_at}"
                 self._report(Alert(AlertCode.STATUS_STALE, Severity.STALE, detail, f"STATUS_STALE {name}"))
+            # A status that came after a revocation knows of it, and was judged as an entry; this one came before.
+            for leaf in sorted({*status.active} & {*channel.withdrawn} - {*status.revoked}):
+                code, detail = (
+                    AlertCode.REVOKED_YET_ACTIVE,
+                    f"{leaf} was revoked, and no status of {name} says so yet",
+                )
+                self._report(Alert(code, Severity.STALE, detail, f"{code} {name} {leaf}"))
 
     def _authenticate(self, kind: Kind, channel: Channel, leaf: bytes) -> None:
         policy = self._policy

@@ -29,6 +29,7 @@ from measurements.note import COSIGNATURE_ED25519
 from measurements.policy import TransparencyPolicy, policy_table
 from measurements.publish import ReleaseDraft, ReleaseLog
 from measurements.release import Release, Revocation, Status, sign_leaf
+from measurements.revocation import RevocationNotice
 from measurements.rollback import FileMemory, Sighting
 from measurements.signing_key import SigningKey
 from measurements.statement import Subject
@@ -223,6 +224,22 @@ def test_a_release_brought_back_after_its_revocation(place: Place) -> None:
     assert codes(place.look()) == []
     place.append(place.status(3, [first]))
     assert codes(place.look()) == [AlertCode.REVOKED_YET_ACTIVE]
+
+
+def test_a_revocation_that_no_status_follows(place: Place) -> None:
+    """Clients go on with the release as long as the last status lasts: that stands until a status ends it."""
+    first = place.release(1)
+    place.append(first, place.status(1, [first]))
+    assert codes(place.look()) == []
+    identity = leaf_hash(first).hex()
+    notice = RevocationNotice("prod", identity, "bad", place.at, 2)
+    place.append(sign_leaf(notice.statement(), [place.signer]))
+    for _ in range(2):
+        report = place.look()
+        assert (codes(report), report.status) == ([AlertCode.REVOKED_YET_ACTIVE], STALE)
+    place.append(place.status(2, [], revoked=(Revocation(identity, "bad"),)))
+    report = place.look()
+    assert (codes(report), report.status) == ([], OK)
 
 
 def test_the_same_statement_twice_is_no_conflict(place: Place) -> None:
