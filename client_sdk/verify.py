@@ -17,6 +17,7 @@ from measurements.errors import Code, TransparencyError
 from measurements.log_trust import require_trust
 from measurements.rollback import RollbackMemory, Sighting
 from measurements.staple import VerifiedRelease, check_staple
+from measurements.statement import utc
 from ohttp.errors import OhttpError
 from ohttp.keyconfig import KeyConfig, parse_pinned_key_configs, preferred
 from ohttp.private_token import Token
@@ -93,7 +94,7 @@ class VerifiedNode:
                 "the node must be verified anew before anything is sent",
                 stage="keys",
                 expected=f"before {self.valid_until:%Y-%m-%dT%H:%M:%SZ}",
-                found=f"{date:%Y-%m-%dT%H:%M:%SZ}",
+                found=f"{utc(date):%Y-%m-%dT%H:%M:%SZ}",
                 retryable=True,
             )
         stated = stated_date or date
@@ -184,7 +185,7 @@ def verify_bundle(
     challenge: bytes | None = None,
     cpu_memory: CpuMemory | None = None,
 ) -> Verification:
-    """Check the evidence bundle ``data`` (as served) against ``policy`` at the time ``at`` (aware, UTC).
+    """Check the evidence bundle ``data`` (as served) against ``policy`` at the time ``at`` (aware).
 
     ``challenge`` is the 32-byte nonce that a fresh bundle must answer; without one the evidence must carry none.
 
@@ -192,6 +193,7 @@ def verify_bundle(
     ``cpu_memory``, which saves reading the same vendor's bytes twice and changes no verdict. Never
     raises for what a node sent: the verdict is in the result, whose ``require()`` raises.
     """
+    at = utc(at)
     recorder = Recorder()
     digest = bundle_digest(data)
     node: VerifiedNode | None = None

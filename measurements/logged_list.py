@@ -23,7 +23,7 @@ from .node_list import NodeList
 from .policy import SIGSTORE_ONLY, TransparencyPolicy
 from .release import open_leaf
 from .rollback import RollbackMemory, Sighting, check_views
-from .statement import canonical, malformed, parse_canonical, record
+from .statement import canonical, malformed, parse_canonical, record, utc
 from .tlog_proof import TlogProof
 
 MAX_DOCUMENT: Final = 400 * 1024
@@ -85,13 +85,14 @@ class VerifiedList:
 def check_logged_list(
     document: LoggedList, policy: TransparencyPolicy, *, at: datetime, memory: RollbackMemory
 ) -> VerifiedList:
-    """Check a list at the time ``at`` (aware, UTC), by the same rules as a node's staple.
+    """Check a list at the time ``at`` (aware), by the same rules as a node's staple.
 
     ``memory`` is asked, not written. Raises TransparencyError: LOG_UNKNOWN for a policy without a log, then in this
     order TRUST_ROOT_VALIDITY, PROOF_MALFORMED, CHECKPOINT_SIGNATURE, SPLIT_VIEW, WITNESS_QUORUM, WITNESS_STALE,
     those of the set of signers, INCLUSION_INVALID, SIGNATURE_INVALID, IDENTITY_MISMATCH, PREDICATE_TYPE for an entry of
     another kind, NODE_LIST_EXPIRED, TIME_INVALID, and ROLLBACK for a list older than one already seen.
     """
+    at = utc(at)
     if policy.profile == SIGSTORE_ONLY:
         raise TransparencyError(Code.LOG_UNKNOWN, "the policy names no log", stage=_STAGE)
     require_trust(policy, at, stage=_STAGE)

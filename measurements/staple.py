@@ -27,7 +27,7 @@ from .policy import SIGSTORE_ONLY, TLOG, TransparencyPolicy
 from .release import Release, Status, open_leaf
 from .results import NOT_EVALUATED, Appraisal, Outcome, Row
 from .rollback import RollbackMemory, Sighting, check_views
-from .statement import canonical, instant_text, malformed, parse_canonical, record
+from .statement import canonical, instant_text, malformed, parse_canonical, record, utc
 from .tlog_policy import NONE
 from .tlog_proof import TlogProof
 from .unlisted import check_unlisted
@@ -103,12 +103,13 @@ def check_staple(
     signers_proof: bytes = b"",
     signers_leaf: bytes = b"",
 ) -> Appraisal[VerifiedRelease]:
-    """Check a staple against ``policy`` at the time ``at`` (aware, UTC). Never raises for what a node sent.
+    """Check a staple against ``policy`` at the time ``at`` (aware). Never raises for what a node sent.
 
     Rows: log.signature log.witness log.signers log.status log.release log.active log.sigstore log.rollback.
     ``memory`` is written only where every row passed. The measured registers are the caller's next step, with
     ``VerifiedRelease``.
     """
+    at = utc(at)
     if policy.profile == SIGSTORE_ONLY:
         return check_unlisted(sigstore, policy, at)
     staple = Staple(

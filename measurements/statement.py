@@ -186,6 +186,16 @@ def instant_text(value: datetime) -> str:
     return value.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
 
 
+def utc(at: datetime) -> datetime:
+    """``at`` in UTC: in other zones adding seconds moves the hands of a clock, which summer time moves too.
+
+    Raises ValueError for a time without a zone.
+    """
+    if at.tzinfo is None:
+        raise ValueError("a time needs a zone: datetime.now(UTC), not datetime.now()")
+    return at.astimezone(UTC)
+
+
 def _no_float(_: str) -> None:
     raise ValueError("floats are not allowed")
 

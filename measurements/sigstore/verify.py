@@ -31,7 +31,7 @@ from sigstore_models.common.v1 import HashAlgorithm
 from sigstore_models.trustroot.v1 import TrustedRoot as RootModel
 
 from ..errors import Code, TransparencyError
-from ..statement import PAYLOAD_TYPE, STATEMENT_TYPE, instant_text
+from ..statement import PAYLOAD_TYPE, STATEMENT_TYPE, instant_text, utc
 from .bundle import MAX_BUNDLE, SigstoreBundle
 from .entry_body import match_entry, signed_digest
 from .identity import CertificateIdentity, IdentityRule, read_identity
@@ -117,6 +117,7 @@ def verify_statement(
 
     Raises TransparencyError with the code of the first check that failed.
     """
+    at = utc(at)
     return _guarded(
         lambda: _statement(
             data, root, signer, at, frozenset(predicate_types), artifact, witnesses, max_future_s
@@ -138,6 +139,7 @@ def verify_artifact(
 
     Raises TransparencyError with the code of the first check that failed.
     """
+    at = utc(at)
 
     def work() -> VerifiedSignature:
         bundle = SigstoreBundle.parse(data)

@@ -1,6 +1,9 @@
 """In which order a bundle is judged: what is said first where several things are wrong."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
+
+import pytest
+from release_world import World
 
 from attestation.bundle import CpuSection, EvidenceBundle, TransparencySection
 from client_sdk.policy import Policy
@@ -20,6 +23,20 @@ RUBBISH = EvidenceBundle(
     transparency=TransparencySection(b"proof", b"leaf", b"proof", b"leaf"),
     checkpoint=b"log\n1\n",
 ).encode()
+
+
+class SummerTimeEnds(tzinfo):
+    """Two hours ahead until 14:03 by its own clock, then one."""
+
+    def utcoffset(self, at: datetime | None) -> timedelta:
+        over = at is not None and at.replace(tzinfo=None) >= datetime(2026, 6, 1, 14, 3)
+        return timedelta(hours=1 if over else 2)
+
+    def dst(self, at: datetime | None) -> timedelta:
+        return self.utcoffset(at) - timedelta(hours=1)
+
+
+LOCAL = datetime(2026, 6, 1, 14, tzinfo=SummerTimeEnds())
 
 
 def policy(not_after: str) -> Policy:
@@ -44,3 +61,27 @@ def test_the_age_of_the_trust_comes_before_the_evidence() -> None:
     assert before.error is not None
     assert before.error.stage != "policy"
     assert {row.id: row.outcome for row in before.rows}["policy"] == "pass"
+
+
+def test_a_time_in_another_zone_is_the_same_time() -> None:
+    """Adding five minutes to a clock that is put back must not make an hour of them."""
+    assert LOCAL == AT
+    assert LOCAL + timedelta(minutes=5) != AT + timedelta(minutes=5)  # what would come of it
+    world = World()
+    release = world.release()
+    ahead = {"issued_at": AT + timedelta(minutes=30), "expires_at": AT + timedelta(hours=47)}
+    for status, good in ((world.status([release]), True), (world.status([release], **ahead), False)):
+        staple = world.staple(release, status)
+        for at in (AT, LOCAL):
+            judged = world.check(staple, at=at)
+            assert (judged.error is None) is good
+            assert good or judged.error.code == "STATUS_STALE"  # type: ignore[union-attr]
+    assert verify_bundle(
+        RUBBISH, policy("2026-06-02T12:00:00Z"), at=LOCAL, memory=VolatileMemory()
+    ).to_json()["at"] == ("2026-06-01T12:00:00Z")
+
+
+def test_a_time_without_a_zone_is_no_time() -> None:
+    for at in (datetime(2026, 6, 1, 12), datetime(2026, 6, 1, 12, fold=1)):
+        with pytest.raises(ValueError, match="zone"):
+            verify_bundle(RUBBISH, policy("2026-06-02T12:00:00Z"), at=at, memory=VolatileMemory())
