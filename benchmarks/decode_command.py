@@ -69,11 +69,13 @@ def decode(
     model: Annotated[Path | None, typer.Option(help="A GGUF file; else --shape and --precision.")] = None,
     shape: Annotated[str, typer.Option(help="Random weights of this shape: 135m or 1b.")] = "135m",
     precision: Annotated[str, typer.Option(help="Of random weights: bf16, q8_0, q4_0 or q4_1.")] = "bf16",
-    threads: Annotated[int, typer.Option(min=1, max=256)] = 2,
-    rounds: Annotated[int, typer.Option(min=1)] = 7,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of each arm.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="How often all arms take their turn.")] = 7,
     llama_python: Annotated[Path | None, typer.Option(help="The Python with llama-cpp-python.")] = None,
-    transformers: Annotated[bool, typer.Option(help="Measure transformers too.")] = False,
-    compiled: Annotated[bool, typer.Option(help="Also transformers with a static cache, compiled.")] = False,
+    transformers: Annotated[bool, typer.Option("--transformers", help="Measure transformers too.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Also transformers with a static cache, compiled.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw the ratios to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON.")] = False,
 ) -> int:
@@ -83,6 +85,9 @@ def decode(
     if shape not in random_model.SHAPES or precision not in random_model.PRECISIONS:
         _errors.print(f"error: --shape {', '.join(random_model.SHAPES)}; --precision one of"
                       f" {', '.join(random_model.PRECISIONS)}")  # fmt: skip
+        return USAGE_OR_IO
+    if model is not None and not model.exists():
+        _errors.print(f"error: {model}: there is no such file", style="red", markup=False, highlight=False)
         return USAGE_OR_IO
     arms: list[Arm] = []
     with tempfile.TemporaryDirectory() as folder, Progress(console=_errors, transient=True) as bars:

@@ -3,6 +3,7 @@
 Exit codes: 0 verified or done, 1 usage or I/O, 2 not available here, 3 verification refused.
 """
 
+import errno
 import sys
 from enum import IntEnum
 from importlib.metadata import EntryPoint, entry_points
@@ -18,6 +19,12 @@ from .render import printable
 
 # The order in which a newcomer meets them, not the alphabet's.
 _ROOMS = ("enclave_runtime", "ohttp", "measurements", "images", "benchmarks")
+
+_WHAT_TO_DO = {
+    errno.EADDRINUSE: "another program listens there; name another port with --port, or 0 for a free one",
+    errno.ENOSPC: "make room, then run it again",
+    errno.EDQUOT: "make room, then run it again",
+}
 
 
 class ExitCode(IntEnum):
@@ -60,7 +67,7 @@ def run(arguments: list[str]) -> int:
         status = build_app()(arguments, prog_name="cloister", standalone_mode=False)
     except (VerificationRefused, DirectoryRefused) as error:
         errors.print(f"[bold red]refused[/] {error.code}", highlight=False)
-        errors.print(printable(error.detail), style="red", markup=False)
+        errors.print(printable(error.detail.removeprefix(f"{error.code}: ")), style="red", markup=False)
         if isinstance(error, DirectoryRefused) and error.expected is not None:
             compared = f"expected {error.expected}, found {error.found}"
             errors.print(printable(compared), style="red", markup=False)
@@ -76,7 +83,7 @@ def run(arguments: list[str]) -> int:
         )
         return ExitCode.NOT_AVAILABLE
     except OSError as error:
-        errors.print(f"error {error}", style="red", markup=False)
+        errors.print(printable(f"error {_of_the_system(error)}"), style="red", markup=False)
         return ExitCode.USAGE_OR_IO
     except (KeyboardInterrupt, EOFError):
         return 130
@@ -87,22 +94,37 @@ def run(arguments: list[str]) -> int:
             if type(error).__name__ == "Abort":
                 return 130
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # it has shown the help already
+            return ExitCode.USAGE_OR_IO
         errors.print(f"error {say()}", style="red", markup=False)
         errors.print("try 'cloister --help', or --help behind a command", style="dim", markup=False)
         return ExitCode.USAGE_OR_IO
     return status if isinstance(status, int) else ExitCode.OK
 
 
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)
-    ] = False,
-) -> None:
-    if version:
+def _of_the_system(error: OSError) -> str:
+    """What the system refused, of which file, and what to do where that is known."""
+    said = (error.strerror or str(error)).partition(" (while attempting")[0]
+    what = f"{error.filename}: {said}" if error.filename is not None else said
+    hint = _WHAT_TO_DO.get(error.errno or 0)
+    return f"{what} ({hint})" if hint else what
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from importlib.metadata import version as installed
 
         print(f"cloister {installed('cloister')}")
         raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Options of ``cloister`` itself."""
 
 
 def _place(room: EntryPoint) -> int:

@@ -362,7 +362,11 @@ class _Evidence:
         """Raises RelayUnreachable where the answer holds no evidence."""
         if status != 200:
             raise RelayUnreachable(
-                "no_evidence", f"no evidence from the node (status {status})", "is the node running?"
+                "no_evidence",
+                f"no evidence from the node (status {status})",
+                "the relay knows no node of this name: its URL ends in /NAME"
+                if status == 404
+                else "the node is not running, or not listening yet",
             )
 
     def wants_more_than(self, part: bytes) -> bool:
@@ -376,7 +380,10 @@ class _Evidence:
 
 def _usable(relay_url: str) -> str:
     try:
-        httpx2.URL(relay_url).host.encode("idna")
+        url = httpx2.URL(relay_url)
+        url.host.encode("idna")
+        if url.scheme not in ("http", "https") or not url.host:
+            raise httpx2.InvalidURL("no web address")
     except (httpx2.InvalidURL, UnicodeError) as error:
         raise ClientError(
             "relay_url", "not an address of a relay", "give a URL such as http://host/node"

@@ -74,7 +74,10 @@ class Policy:
             raise PolicyError(
                 "policy_unreadable", f"{path}: {error.strerror}", "name it with --policy"
             ) from error
-        return cls.parse(data)
+        try:
+            return cls.parse(data)
+        except PolicyError as error:
+            raise PolicyError(error.code, f"{path}: {error.detail}", error.hint) from error
 
     @classmethod
     def parse(cls, data: bytes) -> "Policy":

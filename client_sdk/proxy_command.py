@@ -1,5 +1,6 @@
 """``cloister proxy``: a local endpoint for any program that speaks OpenAI's API."""
 
+import contextlib
 import socket
 from typing import Annotated
 
@@ -25,7 +26,8 @@ def register(app: typer.Typer) -> None:
 _HELP = """Serve OpenAI's API on this machine and carry every request to a verified node.
 
 Point a program's base URL at http://127.0.0.1:PORT/v1. The node is verified before the proxy listens and again
-whenever its verification runs out; requests are refused, never sent in clear, while it does not verify.
+whenever its verification runs out; requests are refused, never sent in clear, while it does not verify. Ctrl-C ends
+it.
 
 With --fleet a node is drawn for each conversation: a request whose messages begin with those of an earlier one goes to
 the same node, any other draws anew.
@@ -67,7 +69,10 @@ def proxy(
             carrying = Conversations(nodes, drawn=show)
         notes.print(f"listening on http://127.0.0.1:{listener.getsockname()[1]}/v1", highlight=False)
         config = uvicorn.Config(Proxy(carrying), log_level="critical", access_log=False, server_header=False)
-        uvicorn.Server(config).run(sockets=[listener])
+        with contextlib.suppress(
+            KeyboardInterrupt
+        ):  # how it is stopped; the server has ended in order by then
+            uvicorn.Server(config).run(sockets=[listener])
     return 0
 
 

@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .policy import Policy
 from .verify import Verification
 from .verify_rows import Row
 
@@ -12,6 +13,11 @@ _MARK = {"pass": "✓ pass", "fail": "✗ fail", "not required": "– not requir
 SIMULATED_NOTICE = (
     "SIMULATED: this evidence ends at a simulated root that the policy names. "
     "It shows that the checks work; it proves nothing about any hardware."
+)
+
+_NO_POLICY = (
+    "Judged by strict production, which trusts no log and so no node: name your policy with --policy. "
+    "'cloister demo' writes one for its own platform into its folder."
 )
 
 NOT_LISTED_NOTICE = (
@@ -28,6 +34,11 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
     )
+
+
+def with_code(code: str | None, text: str) -> str:
+    """``[code] text``; many a text begins with its code already."""
+    return f"[{code}] {text.removeprefix(f'{code}: ')}" if code else text
 
 
 def show_verification(console: Console, verification: Verification) -> None:
@@ -59,8 +70,9 @@ def show_verification(console: Console, verification: Verification) -> None:
         console.print(
             Text.assemble(("refused", "bold red"), f"  {error.code} at {error.stage}: nothing was sent")
         )
+        if verification.policy_name == Policy.production().name:
+            console.print(_NO_POLICY, style="dim")
 
 
 def _detail(row: Row) -> Text:
-    text = f"[{row.code}] {row.detail}" if row.code else row.detail
-    return Text(printable(text), "" if row.outcome != "fail" else "red")
+    return Text(printable(with_code(row.code, row.detail)), "" if row.outcome != "fail" else "red")

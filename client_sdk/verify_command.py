@@ -40,10 +40,15 @@ from .verify_gpu import (
 PolicyOption = Annotated[
     Path | None,
     typer.Option(
-        "--policy", help="Policy file (TOML). Default: strict production, which trusts vendor roots alone."
+        "--policy",
+        help="Policy file (TOML). Default: strict production, with vendors' roots alone; it names no log, so it"
+        " refuses every node.",
     ),
 ]
-RelayOption = Annotated[str | None, typer.Option("--relay", help="The relay's URL for the node.")]
+RelayOption = Annotated[
+    str | None,
+    typer.Option("--relay", help="The relay's URL for the node, such as https://relay.example/node."),
+]
 MemoryOption = Annotated[
     Path | None,
     typer.Option("--memory", help="File that remembers the newest log state seen, against roll-back."),
@@ -151,12 +156,20 @@ def verify(
                 rim_dir=rim_dir,
             )
         return _show_gpus(gpus, as_json=as_json)
+    if nonce is not None or rim_dir is not None or claim_rules is not None:
+        raise ClientError(
+            "usage",
+            "--nonce, --rim-dir and --claim-rules belong to --gpu-evidence, --nonce to --cpu-evidence too",
+            "a live node answers a challenge with --fresh",
+        )
     judged_by = read_policy(policy)
     if (bundle is None) == (relay is None):
         raise ClientError("usage", "give either a bundle file or --relay", "see 'cloister verify --help'")
     if bundle is not None:
         if fresh:
             raise ClientError("usage", "--fresh needs a live node", "use it with --relay")
+        if save is not None:
+            raise ClientError("usage", "--save keeps what a relay gave", "use it with --relay")
         result = _verify_file(bundle, judged_by, parse_time(at), memory)
     else:
         if at is not None:

@@ -27,7 +27,7 @@ from attestation.tees import TPM
 from .cpu_appraisals import judge
 from .errors import ClientError, PolicyError
 from .policy import MAX_POLICY
-from .render import SIMULATED_NOTICE, printable
+from .render import SIMULATED_NOTICE, printable, with_code
 
 MAX_EVIDENCE: Final = 1024 * 1024
 REFUSED: Final = 3
@@ -186,7 +186,7 @@ def show_cpu_verification(console: Console, result: CpuVerification) -> None:
     for name in ("check", "outcome", "detail"):
         table.add_column(name, no_wrap=name != "detail", overflow="fold")
     for row in result.rows:
-        detail = f"[{row.code}] {row.detail}" if row.code else row.detail
+        detail = with_code(row.code, row.detail)
         table.add_row(row.id, Text(_MARK[row.outcome], _STYLE[row.outcome]), Text(printable(detail)))
     console.print(table)
     if result.simulated:

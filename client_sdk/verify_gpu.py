@@ -33,7 +33,7 @@ from attestation.results import Outcome, Row
 
 from .errors import ClientError, PolicyError
 from .policy import MAX_POLICY
-from .render import SIMULATED_NOTICE, printable
+from .render import SIMULATED_NOTICE, printable, with_code
 
 REFUSED: Final = 3
 NOT_AVAILABLE: Final = 2
@@ -172,7 +172,7 @@ def show_gpu_verification(console: Console, result: GpuVerification) -> None:
     table.add_column("outcome", no_wrap=True)
     table.add_column("detail", overflow="fold")
     for row in result.rows:
-        detail = f"[{row.code}] {row.detail}" if row.code else row.detail
+        detail = with_code(row.code, row.detail)
         style = "red" if row.outcome is Outcome.FAIL else ""
         table.add_row(row.id, Text(_MARK[row.outcome], _STYLE[row.outcome]), Text(printable(detail), style))
     console.print(table)

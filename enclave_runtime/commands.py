@@ -117,9 +117,14 @@ def serve(
             help="A client's policy file: the node checks its own staples by its table [transparency]."
         ),
     ] = None,
-    show_command_line: Annotated[bool, typer.Option(help="Print the measured command line and end.")] = False,
+    show_command_line: Annotated[
+        bool, typer.Option("--show-command-line", help="Print the measured command line and end.")
+    ] = False,
     show_policy: Annotated[
-        bool, typer.Option(help="Print the policy tables that trust this simulated platform, and end.")
+        bool,
+        typer.Option(
+            "--show-policy", help="Print the policy tables that trust this simulated platform, and end."
+        ),
     ] = False,
     explain_seal: Annotated[
         bool,
@@ -190,7 +195,9 @@ def serve(
         # Absolute paths: the node does not share this program's idea of where it is.
         inputs = HostInputs(model.resolve(), staple.resolve(), host, port, metrics_port=metrics_port)
         node = node_launch.start(platform, image, config, inputs)
-    except (node_launch.LaunchFailed, OSError, ValueError) as error:
+    except OSError as error:
+        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except (node_launch.LaunchFailed, ValueError) as error:
         return _failed(str(error))
     except (ConfigurationError, TokenError) as error:
         return _failed(f"{error.code}: {error.detail}")
@@ -201,6 +208,7 @@ def serve(
     signal.signal(signal.SIGUSR1, lambda *_: node.process.send_signal(signal.SIGUSR1))
     threading.Thread(target=_keep_staple_fresh, args=(node, staple), daemon=True).start()
     measurement = node.measurement.hex()
+    tell_if_unlisted(measurement, staple)
     event = {
         "event": "listening",
         "port": node.said.port,
@@ -215,6 +223,31 @@ def serve(
     if status == 0:
         return OK
     return _failed(f"the node ended with status {status}: {node_launch.meaning_of(status)}")
+
+
+def tell_if_unlisted(measurement: str, staple: Path) -> None:
+    """Say so where the staple's release is about another launch: every client will refuse this node.
+
+    Most often an option, the model or the platform's folder is another than when the release was published.
+    """
+    from measurements.dsse import Envelope
+    from measurements.errors import TransparencyError
+    from measurements.release import Release
+    from measurements.staple import Staple
+    from measurements.statement import Statement
+
+    try:
+        release = Release.parse(
+            Statement.parse(Envelope.parse(Staple.parse(staple.read_bytes()).release_leaf).payload)
+        )
+    except (OSError, TransparencyError):
+        return  # the node has read it; what is there now is another file
+    if not any(element.get("launchDigest") == measurement for element in release.measurements):
+        print(
+            f"warning: the release in {staple} lists other measurements than {measurement[:16]}…, so clients will"
+            " refuse this node. Publish a release of what 'serve --show-command-line' prints with these options.",
+            file=sys.stderr,
+        )
 
 
 def _keep_staple_fresh(node: "RunningNode", staple: Path) -> None:
@@ -255,7 +288,10 @@ def _log_table(policy: Path | None) -> dict[str, Any]:
 
     from measurements.statement import instant_text
 
-    table = tomllib.loads(policy.read_text()).get("transparency")
+    try:
+        table = tomllib.loads(policy.read_text()).get("transparency")
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{policy}: {error}") from None
     if not isinstance(table, dict):
         raise ValueError(f"{policy} has no table [transparency]")
     return {

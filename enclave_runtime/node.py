@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -110,7 +110,7 @@ def run(
             text = model.chat_template.render([message], add_generation_prompt=False)
             engine.keep_public_prefix(model.tokenizer.encode(text))
     except ModelError as error:  # two models that do not go together
-        raise NodeError(error.code, ExitCode.MODEL, str(error)) from None
+        raise NodeError(error.code, ExitCode.MODEL, _without_code(error)) from None
     except EngineError as error:
         raise NodeError(error.code, ExitCode.WARM_UP, error.detail) from None
     clock.mark("warm_up")
@@ -314,6 +314,11 @@ def _say_once(descriptor: int, event: dict[str, object]) -> None:
 
 def _engine_config(config: NodeConfig) -> EngineConfig:
     refuse_by_name(config.engine)
+    known = {field.name for field in fields(EngineConfig)}
+    for name in sorted(config.engine.keys() - known):
+        raise ConfigurationError(
+            "config_engine", f"unknown setting {name!r}; there are {', '.join(sorted(known))}"
+        )
     try:
         return EngineConfig(**config.engine)
     except (TypeError, EngineError) as error:
@@ -360,7 +365,12 @@ def _model(path: Path, decoder: DecoderChoice, links: RankLinks | None = None) -
             return load_model(path, _leader(links))
         return load_model(path, decoder.wanted, activations=decoder.activations)
     except EngineError as error:
-        raise NodeError(error.code, ExitCode.MODEL, str(error)) from None
+        raise NodeError(error.code, ExitCode.MODEL, _without_code(error)) from None
+
+
+def _without_code(error: EngineError) -> str:
+    """What ``error`` says, without the code that goes before it anyway."""
+    return str(error).removeprefix(f"{error.code}: ")
 
 
 def _leader(links: RankLinks) -> DecoderMaker:

@@ -50,7 +50,10 @@ def boot(
     ] = None,
     simulated_snp: Annotated[
         bool,
-        typer.Option(help="Boot by SEV firmware, which checks what it loads against the image's hashes."),
+        typer.Option(
+            "--simulated-snp",
+            help="Boot by SEV firmware, which checks what it loads against the image's hashes.",
+        ),
     ] = False,
     append: Annotated[
         str | None, typer.Option(help="Another command line than the image's, as a host may choose one.")

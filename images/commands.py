@@ -101,6 +101,14 @@ def verify(
     if vm_manifest.is_vm(image_dir):
         sources = Sources(cache, mirror, inputs)
         return vm_commands.verify(image_dir, rebuild, model, recipe_file, sources, as_json)
+    if rebuild:
+        error = ManifestError(
+            "not_a_machine",
+            f"--rebuild is for images of virtual machines, and {image_dir} is none",
+            advice="To compare a process image, build it again with 'cloister image build process -o OTHER': the\n"
+            "same packages, compiler and Python give the same sha256.",
+        )
+        return failed(error, USAGE_OR_IO)
     try:
         total = manifest.read(image_dir).size
         done = 0

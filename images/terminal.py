@@ -52,7 +52,7 @@ def status_of(error: ImageError) -> int:
     """The exit status that an error stands for."""
     if isinstance(error, CensusError | ImageMismatch | InputChanged):
         return REFUSED
-    if isinstance(error, InputUnavailable) or error.code == "recipe_unknown":
+    if isinstance(error, InputUnavailable):
         return NOT_AVAILABLE
     return USAGE_OR_IO
 

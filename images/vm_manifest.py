@@ -149,16 +149,26 @@ def read(image_dir: Path) -> VmManifest:
             return VmManifest.parse(source.read(MAX_MANIFEST + 1))
     except OSError as error:
         raise ManifestError("manifest_missing", f"no readable image.json in {image_dir}") from error
+    except ManifestError:
+        if _kind(image_dir) == "process":
+            raise ManifestError(
+                "not_a_machine", f"{image_dir} is a process image; this takes a virtual machine's"
+            ) from None
+        raise
 
 
 def is_vm(image_dir: Path) -> bool:
     """Whether an image folder says that it is a virtual machine; nothing else about it is checked."""
+    return _kind(image_dir) == KIND
+
+
+def _kind(image_dir: Path) -> object:
     try:
         with (image_dir / "image.json").open("rb") as source:
             document = json.loads(source.read(MAX_MANIFEST + 1))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(document, dict) and document.get("kind") == KIND
+        return None
+    return document.get("kind") if isinstance(document, dict) else None
 
 
 def inner_files(volume: str, tree: Tree) -> list[InnerFile]:

@@ -135,6 +135,12 @@ def publish(
             signature = operator_signature(token=sigstore_token, config=sigstore_config, now=utc_now)
         keys = [SigningKey.load(path) for path in signer]
         measured = measure_image(image, model=_target(model), cmdline=cmdline.encode())
+        if not measured.elements and (model is None or not cmdline):
+            return failed(
+                "a process image is measured with its model and its command line: give --model, and as --cmdline"
+                " what 'cloister serve --show-command-line' prints",
+                USAGE_OR_IO,
+            )
         draft = draft_release(
             measured,
             name=name,

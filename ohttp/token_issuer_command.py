@@ -38,7 +38,7 @@ def register_issuer(app: typer.Typer) -> None:
 def issuer(
     state: StateOption,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8090,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8092,
     epoch_days: DaysOption = EPOCH_S / DAY_S,
     as_json: Annotated[bool, typer.Option("--json", help="Say what happens as one JSON line each.")] = False,
 ) -> None:

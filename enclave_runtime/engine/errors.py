@@ -45,9 +45,9 @@ class EngineError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.code}: {self.detail}" if self.detail else self.code
-        if self.expected is not None or self.found is not None:
-            text += f" (expected {self.expected!r}, found {self.found!r})"
-        return text
+        compared = (("expected", self.expected), ("found", self.found))
+        said = ", ".join(f"{name} {value!r}" for name, value in compared if value is not None)
+        return f"{text} ({said})" if said else text
 
 
 class ModelError(EngineError):

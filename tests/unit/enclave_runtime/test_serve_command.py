@@ -5,10 +5,11 @@ import tomllib
 
 import pytest
 import typer
+from release_world import DIGEST, World
 from typer.testing import CliRunner
 
 from attestation.policy import AttestationPolicy
-from enclave_runtime.commands import register
+from enclave_runtime.commands import register, tell_if_unlisted
 from enclave_runtime.config import NodeConfig
 from enclave_runtime.engine.model import model_digest
 from enclave_runtime.seal import Piece
@@ -115,3 +116,14 @@ def test_the_seal_is_explained_without_a_model(tmp_path):
         assert piece.value in result.stdout
     assert ("missing here" in result.stdout) == (result.exit_code == 2)
     assert "execve" in result.stdout.partition("answered by ending the process")[2]
+
+
+def test_a_release_of_another_launch_is_told_at_the_start(tmp_path, capsys):
+    world = World()
+    staple = tmp_path / "staple.json"
+    release = world.release()
+    staple.write_bytes(world.staple(release, world.status([release])).encode())
+    tell_if_unlisted("00" * 48, staple)
+    assert "clients will refuse this node" in " ".join(capsys.readouterr().err.split())
+    tell_if_unlisted(DIGEST, staple)
+    assert capsys.readouterr().err == ""

@@ -36,15 +36,25 @@ def test_verify_says_verified_and_refused(image: Path, capsys: pytest.CaptureFix
     assert refused == {"verdict": "refused", "code": "file_changed", "path": "app/start.py"}
 
 
+def test_what_a_process_image_has_not_is_refused_by_name(
+    image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody who asks for a second build may read 'verified' without one."""
+    assert run("verify", str(image), "--rebuild") == 1
+    assert "verified" not in capsys.readouterr().out
+    assert run("audit", str(image)) == 1
+    assert "is a process image" in capsys.readouterr().err
+
+
 def test_no_image_is_an_error_of_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("verify", str(tmp_path)) == 1
     assert "manifest_missing" in capsys.readouterr().err
 
 
-def test_an_unknown_recipe_is_not_available_and_leaves_nothing(
+def test_an_unknown_recipe_is_an_error_of_use_and_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("build", "no-such-recipe", "-o", str(tmp_path / "x")) == 2
+    assert run("build", "no-such-recipe", "-o", str(tmp_path / "x")) == 1
     assert "recipe_unknown" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 

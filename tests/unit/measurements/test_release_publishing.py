@@ -377,15 +377,18 @@ def test_the_command_line_from_nothing_to_a_staple(
         log,
         "--image",
         str(image),
-        "--model",
-        str(tmp_path / "model.gguf"),
         "--signer",
         signer,
     ]
+    launch = ["--model", str(tmp_path / "model.gguf"), "--cmdline", "{}"]
     gpu = ["--gpu-arch", "HOPPER", "--gpu-driver", "1", "--gpu-vbios", "2"]
-    assert run("release", "publish", *options, "--gpu-arch", "HOPPER") == 1
-    done = json_of("release", "publish", *options, *gpu, "--staple", staple, "--policy", policy)
-    measured = json_of("measure", str(image), "--model", str(tmp_path / "model.gguf"))
+    assert run("release", "publish", *options, *launch, "--gpu-arch", "HOPPER") == 1
+    # What no node can measure as is not published: it would take another release's place for good.
+    assert run("release", "publish", *options, *launch[:2]) == 1
+    assert run("release", "publish", *options, *launch[2:]) == 1
+    assert "--show-command-line" in capsys.readouterr().err
+    done = json_of("release", "publish", *options, *launch, *gpu, "--staple", staple, "--policy", policy)
+    measured = json_of("measure", str(image), *launch)
     assert measured["launchDigest"] == done["launch_digest"]
     parsed = Staple.parse(Path(staple).read_bytes())
     table = tomllib.loads(Path(policy).read_text())["transparency"]

@@ -130,6 +130,7 @@ def test_the_command_line(
     assert run("log", "init", log) == 0
     assert run("release", "keygen", key) == 0
     command = ["release", "publish", "--log", log, "--image", str(folder / "image"), "--signer", key]
+    command += ["--model", str(root), "--cmdline", "{}"]
     files_out = ["--staple", str(folder / "staple.json"), "--policy", str(folder / "policy.toml")]
     config = ["--sigstore-config", str(folder / "instance.json")]
     assert run(*command, *config) == 1

@@ -51,7 +51,7 @@ class Shell:
         command = ["release", "publish", "--log", self.log, "--image", str(self.folder / "image")]
         for signer in signers:
             command += ["--signer", signer]
-        command += ["--version", version]
+        command += ["--version", version, "--model", str(self.folder / "image" / "root"), "--cmdline", "{}"]
         return self.json(*command) if status == 0 else self.text(*command, status=status)
 
 
