@@ -4,15 +4,15 @@ A timeout of each read alone lets whoever answers a byte at a time hold a thread
 bounded by whoever reads it: evidence as a whole, an answer chunk by chunk.
 """
 
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httpcore2
 import httpx2
+
+from measurements.read_deadline import DeadlineBackend
 
 _TO_HTTPX: Final[tuple[tuple[type[Exception], type[httpx2.TransportError]], ...]] = (
     (httpcore2.ConnectTimeout, httpx2.ConnectTimeout),
@@ -53,13 +53,13 @@ class PatientTransport(httpx2.BaseTransport):
 
     def __init__(self, head_s: float) -> None:
         self._head = head_s
-        self._backend = _Backend()
+        self._backend = DeadlineBackend(httpcore2.SyncBackend(), _late)
         self._pool = httpcore2.ConnectionPool(
             ssl_context=httpx2.create_ssl_context(trust_env=False),
             max_connections=100,
             max_keepalive_connections=20,
             keepalive_expiry=5.0,
-            network_backend=self._backend,
+            network_backend=cast(httpcore2.NetworkBackend, self._backend),
         )
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -95,54 +95,8 @@ class _Body(httpx2.SyncByteStream):
         self._stream.close()
 
 
-class _Backend(httpcore2.SyncBackend):
-    """Connections whose reads end at the deadline of the thread that reads, where it has one."""
-
-    def __init__(self) -> None:
-        self._of_thread = threading.local()
-
-    @contextmanager
-    def deadline(self, seconds: float) -> Iterator[None]:
-        """For all reads of this thread inside the block."""
-        self._of_thread.until = time.monotonic() + seconds
-        try:
-            yield
-        finally:
-            self._of_thread.until = None
-
-    def left(self, timeout: float | None) -> float | None:
-        """Seconds that a read may take. Raises httpcore2.ReadTimeout where there are none."""
-        until: float | None = getattr(self._of_thread, "until", None)
-        if until is None:
-            return timeout
-        left = until - time.monotonic()
-        if left <= 0:
-            raise httpcore2.ReadTimeout("the head of the answer did not come in time")
-        return left if timeout is None else min(left, timeout)
-
-    def connect_tcp(self, *arguments: Any, **named: Any) -> httpcore2.NetworkStream:
-        return _Stream(super().connect_tcp(*arguments, **named), self)
-
-
-class _Stream(httpcore2.NetworkStream):
-    def __init__(self, inner: httpcore2.NetworkStream, backend: _Backend) -> None:
-        self._inner = inner
-        self._backend = backend
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, self._backend.left(timeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, timeout)
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def start_tls(self, *arguments: Any, **named: Any) -> httpcore2.NetworkStream:
-        return _Stream(self._inner.start_tls(*arguments, **named), self._backend)
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._inner.get_extra_info(info)
+def _late() -> Exception:
+    return httpcore2.ReadTimeout("the head of the answer did not come in time")
 
 
 @contextmanager

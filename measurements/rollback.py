@@ -152,6 +152,11 @@ class VolatileMemory:
         with self._lock:
             self._seen[key] = judge(self._seen, sighting)
 
+    def sightings(self) -> tuple[Sighting, ...]:
+        """Everything remembered."""
+        with self._lock:
+            return tuple(self._seen.values())
+
 
 class FileMemory:
     """Remembers in a JSON file, replaced atomically under a lock beside it.

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from .errors import Code, TransparencyError
+from .read_deadline import DeadlineBackend
 
 if TYPE_CHECKING:
     import httpx2
@@ -29,7 +31,8 @@ class WebClient:
     """Sends requests one by one over kept connections, from any thread.
 
     It follows no redirect, keeps no cookie and takes no proxy from the environment. ``transport`` stands for the
-    network in tests of its callers; ``clock`` gives monotonic seconds.
+    network in tests of its callers; ``clock`` gives monotonic seconds. ``total_s``: for a whole answer, head and body,
+    in however many pieces it comes; ``read_s``: for each of them.
     """
 
     def __init__(
@@ -42,6 +45,10 @@ class WebClient:
     ) -> None:
         import httpx2
 
+        self._deadline: Callable[[float], AbstractContextManager[Any]] = nullcontext
+        if transport is None:
+            backend = _backend()
+            transport, self._deadline = _patient(backend), backend.deadline
         self._errors: tuple[type[Exception], ...] = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError)
         self._timeouts, self._unconnected = httpx2.TimeoutException, httpx2.ConnectError
         self._client = httpx2.Client(
@@ -85,7 +92,10 @@ class WebClient:
         end = self._clock() + self._total_s
         body = bytearray()
         try:
-            with self._client.stream(method, url, content=content, headers=_plain(headers)) as response:
+            with (
+                self._deadline(self._total_s),
+                self._client.stream(method, url, content=content, headers=_plain(headers)) as response,
+            ):
                 for chunk in response.iter_bytes(64 * 1024):
                     body += chunk
                     if len(body) > limit:
@@ -101,6 +111,28 @@ class WebClient:
                 raise _unreachable(url, "took too long") from error
             refused = isinstance(error, self._unconnected)
             raise _unreachable(url, "cannot be reached" if refused else type(error).__name__) from error
+
+
+def _backend() -> DeadlineBackend:
+    import httpcore2
+
+    return DeadlineBackend(httpcore2.SyncBackend(), lambda: httpcore2.ReadTimeout("the answer took too long"))
+
+
+def _patient(backend: DeadlineBackend) -> "httpx2.BaseTransport":
+    import httpcore2
+    import httpx2
+
+    transport = httpx2.HTTPTransport(trust_env=False)
+    # There is no public name for a transport's network (bounds: httpx2 <3).
+    transport._pool = httpcore2.ConnectionPool(
+        ssl_context=httpx2.create_ssl_context(trust_env=False),
+        max_connections=100,
+        max_keepalive_connections=20,
+        keepalive_expiry=5.0,
+        network_backend=cast(httpcore2.NetworkBackend, backend),
+    )
+    return transport
 
 
 def _plain(headers: Mapping[str, str] | None) -> Any:

@@ -1,5 +1,9 @@
 """A log that asks several witnesses: enough of them, whatever the others do."""
 
+import contextlib
+import socket
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -203,8 +207,6 @@ def test_a_witness_that_cosigned_what_a_crash_left_unpublished(tmp_path: Path) -
 
 def test_witnesses_are_asked_at_once(tmp_path: Path) -> None:
     """Each answers only when all have been asked."""
-    import threading
-
     fleet = Fleet(tmp_path, 4)
     log = fleet.start()
     barrier = threading.Barrier(4, timeout=20)
@@ -232,6 +234,60 @@ def test_a_slow_drip_ends(tmp_path: Path) -> None:
     with pytest.raises(TransparencyError) as caught:
         client.get("http://w.example/", limit=1 << 30)
     assert "too long" in str(caught.value)
+
+
+class DrippingServer:
+    """Answers a byte at a time, each long before any timeout of a read; the whole would take half a minute."""
+
+    def __init__(self, at_once: bytes) -> None:
+        self._at_once = at_once
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._over = threading.Event()
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._drip, args=(connection,), daemon=True).start()
+
+    def _drip(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            connection.sendall(self._at_once)
+            for _ in range(600):
+                connection.sendall(b"y")
+                if self._over.wait(0.05):
+                    return
+
+    def close(self) -> None:
+        self._over.set()
+        self._listener.close()
+
+
+@pytest.mark.parametrize(
+    "at_once", [b"HTTP/1.1 200 OK\r\nx-slow: ", b"HTTP/1.1 200 OK\r\ncontent-length: 600\r\n\r\n"]
+)
+def test_an_answer_that_drips_is_not_waited_for(tmp_path: Path, at_once: bytes) -> None:
+    """Head or body: one witness of three cannot keep the others' cosignatures from being published."""
+    fleet, server = Fleet(tmp_path, 3), DrippingServer(at_once)
+    try:
+        with WebClient(total_s=0.5, read_s=10.0) as client:
+            start = time.monotonic()
+            with pytest.raises(TransparencyError) as caught:
+                client.get(f"{server.url}/checkpoint", limit=1 << 20)
+            assert "too long" in str(caught.value)
+            slow = HttpWitness(fleet.keys[0].public, server.url, client)
+            others = [
+                HttpWitness(k.public, f"http://w{n}.example/", fleet.client) for n, k in enumerate(fleet.keys)
+            ]
+            log = TileLog(tmp_path / "log", fleet.key, [slow, *others[1:]], quorum=2)
+            log.create()
+            append(log, b"one")
+            assert time.monotonic() - start < 20
+        assert cosigners(log, fleet.keys) == {key.public for key in fleet.keys[1:]}
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize(

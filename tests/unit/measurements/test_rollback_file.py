@@ -93,5 +93,5 @@ def test_threads_that_share_a_memory_never_take_it_back() -> None:
     for thread in threads:
         thread.join()
     assert raised == []
-    (seen,) = memory._seen.values()
+    (seen,) = memory.sightings()
     assert (seen.status_sequence, seen.size) == (32, 32)
