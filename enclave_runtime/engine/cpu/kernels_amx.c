@@ -182,30 +182,28 @@ TILE_CODE dots_of(const int halves, const int fine, const uint8_t *weights, cons
 }
 
 /* As dot_planes in product.inc: the planes together, less the weights' zero point. */
-static inline vi whole_dot(const int fine, const int32_t (*dots)[TALL][LANES], int r, const int32_t *bias) {
-    vi first = vb_load((const uint8_t *)dots[0][r]), start = bias ? vi_set1(*bias) : vi_zero();
-    if (!fine) return bias ? vi_add(start, first) : first;
-    first = vi_times256(first);
-    return vi_add(bias ? vi_add(first, start) : first, vb_load((const uint8_t *)dots[1][r]));
+static inline vi whole_dot(const int fine, const int biased, const int32_t (*dots)[TALL][LANES], int r,
+                           const int32_t *bias) {
+    vi dot = vb_load((const uint8_t *)dots[0][r]);
+    if (fine) dot = vi_add(vi_times256(dot), vb_load((const uint8_t *)dots[1][r]));
+    return biased ? vi_add(dot, vi_set1(*bias)) : dot;
 }
 
 /* 16 rows by one block over groups `begin` to `end`; `weights` are those of `begin`, with 8 bits. At the matrix's end
  * rows from `from` on are written out. The float operations are those of tile_quants in product.inc, one by one. */
 TILE_CODE rows_quants(const int kind, const int fine, const matrix *m, int64_t block, int64_t begin, int64_t end,
                       const uint8_t *weights, const operand *x, int64_t row, float (*sums)[LANES],
-                      int32_t (*dots)[4][TALL][LANES], const uint8_t *ahead, int64_t ahead_bytes, float *out,
-                      int64_t stride, int64_t from, int add) {
+                      int32_t (*dots)[4][TALL][LANES], const uint8_t *ahead, float *out, int64_t stride, int64_t from,
+                      int add) {
     const int halves = kind == KIND_Q8_16 ? 2 : 1, two = kind == KIND_Q4_MIN || kind == KIND_Q8_16;
+    const int biased = kind != KIND_Q4_MIN, lines = kind == KIND_Q8 || kind == KIND_Q8_16 ? 8 : 4;
     int64_t groups = m->inputs / GROUP, apart = x->stride, groups_apart = apart / GROUP;
     int64_t place = row * groups_apart + begin;
     const uint16_t *scales = m->scales + (block * groups + begin) * (two ? 32 : 16);
     const int8_t *quants = x->quants + place * GROUP, *fractions = fine ? x->fractions + place * GROUP : quants;
     const float *factors = x->scales + place, *offsets = x->scaled_sums + place;
-    const int32_t *bias = kind == KIND_Q8      ? x->biases[BIAS_128] + place
-                          : kind == KIND_Q4    ? x->biases[BIAS_8] + place
-                          : kind == KIND_Q8_16 ? x->biases[BIAS_32_FIRST] + place
-                                               : NULL;
-    const int32_t *last_bias = kind == KIND_Q8_16 ? x->biases[BIAS_32_LAST] + place : NULL;
+    const int32_t *bias = x->biases[kind == KIND_Q8 ? BIAS_128 : kind == KIND_Q4 ? BIAS_8 : BIAS_32_FIRST] + place;
+    const int32_t *last_bias = x->biases[BIAS_32_LAST] + place;
     vf sum[TALL];
     UNROLL for (int r = 0; r < TALL; r++) sum[r] = begin ? vf_load(sums[r]) : vf_zero();
     dots_of(halves, fine, weights, quants, fractions, apart, dots[0]);
@@ -215,24 +213,23 @@ TILE_CODE rows_quants(const int kind, const int fine, const matrix *m, int64_t b
         if (g + 1 < end) dots_of(halves, fine, weights, quants, fractions, apart, dots[(g + 1 - begin) % 2]);
         const int32_t (*dot)[TALL][LANES] = (const int32_t(*)[TALL][LANES])dots[(g - begin) % 2];
         if (ahead) {
-            for (int64_t i = 0; i < ahead_bytes; i += 64) fetch_far(ahead + i);
-            ahead += ahead_bytes;
+            UNROLL for (int i = 0; i < lines; i++) fetch_far(ahead + i * 64);
+            ahead += lines * 64;
         }
         vf scale = vf_half(scales), second = two ? vf_half(scales + 16) : vf_zero();
         UNROLL for (int r = 0; r < TALL; r++) {
-            vf real = vf_from(whole_dot(fine, dot, r, bias ? bias + r * groups_apart : NULL));
+            vf real = vf_from(whole_dot(fine, biased, dot, r, bias + r * groups_apart));
             vf factor = vf_set1(factors[r * groups_apart]);
             if (kind == KIND_Q8_16) {
-                vf last = vf_from(whole_dot(fine, dot + 2, r, last_bias + r * groups_apart));
+                vf last = vf_from(whole_dot(fine, biased, dot + 2, r, last_bias + r * groups_apart));
                 sum[r] = vf_fma(vf_fma(last, second, vf_mul(real, scale)), factor, sum[r]);
             } else {
                 sum[r] = vf_fma(real, vf_mul(scale, factor), sum[r]);
                 if (kind == KIND_Q4_MIN) sum[r] = vf_fma(second, vf_set1(offsets[r * groups_apart]), sum[r]);
             }
+            in_order(); /* else the compiler loads every row's dots before the first is used, and has no place for them */
         }
-        scales += two ? 32 : 16, factors++, offsets++;
-        if (bias) bias++;
-        if (last_bias) last_bias++;
+        scales += two ? 32 : 16, factors++, offsets++, bias++, last_bias++;
     }
     if (end < groups) {
         UNROLL for (int r = 0; r < TALL; r++) vf_store(sums[r], sum[r]);
@@ -262,8 +259,8 @@ TILE_CODE blocks_quants(const int kind, const int fine, const matrix *m, int64_t
             for (int64_t first = 0, at; first < rows; first += TALL) {
                 at = least(first, rows - TALL);
                 rows_quants(kind, fine, m, block, begin, end, weights, x, row + at, by->sums + first, by->dots,
-                            first ? NULL : stored + (end - begin) * group_bytes, group_bytes, out + at * stride,
-                            stride, first - at, add);
+                            first ? NULL : stored + (end - begin) * group_bytes, out + at * stride, stride,
+                            first - at, add);
             }
         }
 }

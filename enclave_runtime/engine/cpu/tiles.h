@@ -4,6 +4,9 @@
 
 #define TILE_CODE static inline __attribute__((always_inline)) void
 
+/* What follows reads memory after what stands before. */
+TILE_CODE in_order(void) { __asm__ volatile("" ::: "memory"); }
+
 /* LDTILECFG's operand: for each tile its rows (at most 16) and bytes in a row (at most 64). */
 typedef struct {
     uint8_t palette, start_row, reserved[14];

@@ -5,54 +5,27 @@ emulator written from Intel's manual (amx_emulator.c), preloaded into the proces
 """
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import gguf
 import pytest
+from amx_machine import AMX, AVX512, BEST, ENGINE_TESTS, SILICON, SOURCES, compiled, run
 
 from enclave_runtime.engine.cpu import binding
 
-HERE = Path(__file__).resolve().parent
-SOURCES = Path(binding.__file__).resolve().parent
-LIBRARY = binding.library()
-AVX512, AMX = 2, 3
-BEST = LIBRARY.cloister_best_path() if LIBRARY is not None else 0
-SILICON = BEST == AMX
 KINDS = {"bf16": 0, "q8": 1, "q8 in halves": 2, "q4 with offset": 3, "q4": 4}
 pytestmark = pytest.mark.skipif(BEST < AVX512, reason="the compiled decoder with AVX-512 is not there")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the emulator and the programs of these tests."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler for the emulator of AMX and its test programs")
+    """A folder with the programs of these tests."""
     folder = tmp_path_factory.mktemp("amx")
-    shared = ["-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC"]
-    for name, options in (
-        ("amx_emulator.so", shared),
-        ("amx_products", ["-O1", "-ffp-contract=off", f"-I{SOURCES}"]),
-        ("amx_instructions", ["-O1"]),
-    ):
-        source = HERE / (name.removesuffix(".so") + ".c")
-        command = [compiler, *options, str(source), "-o", str(folder / name), "-lm", "-ldl"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+    compiled(folder, "amx_products", "-O1", f"-I{SOURCES}")
+    compiled(folder, "amx_instructions", "-O1")
     return folder
-
-
-def run(built: Path, *command: str | Path, mistake: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a program where there is AMX."""
-    environment = {**os.environ}
-    if not SILICON:
-        environment |= {"LD_PRELOAD": str(built / "amx_emulator.so"), "AMX_EMULATOR": mistake}
-    return subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, check=False)
 
 
 def test_every_instruction_does_what_the_manual_says(built: Path) -> None:
@@ -142,7 +115,7 @@ STEPS = {
 
 
 def check_steps(built: Path, model: Path, tokens: int, bf16: bool) -> None:
-    done = run(built, sys.executable, HERE / "amx_steps.py", model, str(tokens))
+    done = run(built, sys.executable, ENGINE_TESTS / "amx_steps.py", model, str(tokens))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["path"] == AMX
@@ -181,6 +154,13 @@ def test_the_demo_model(built: Path, demo_model_path: Path) -> None:
 def test_whatever_holds_for_the_other_kernels(built: Path) -> None:
     """All that test_cpu_decoder.py asks of every instruction set the processor has."""
     done = run(
-        built, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "test_cpu_decoder.py"
+        built,
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        ENGINE_TESTS / "test_cpu_decoder.py",
     )
     assert done.returncode == 0, done.stdout
