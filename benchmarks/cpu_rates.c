@@ -1,24 +1,36 @@
 /* What this processor's memory and arithmetic give at most: the physical limits beside which a decoder is measured.
  *
  * Prints JSON: GB/s of streaming reads (64-byte loads, huge pages, a buffer of 512 MiB), and billions of multiply-adds
- * a second of the instructions that the decoder's kernels use, for one thread and for as many as asked for.
- * Build: cc -O3 -pthread cpu_rates.c; run: a.out THREADS
+ * a second of the instructions that the decoder's kernels use, for as many threads as asked for; those of AMX if told
+ * that there is one that works (the decoder's library knows).
+ * Build: cc -O3 -pthread cpu_rates.c; run: a.out THREADS [tiles]
  */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define WIDE __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx512bf16")))
+#if defined(__has_include)
+#if __has_include(<amxtileintrin.h>) /* comes with compilers whose assemblers know these instructions */
+#define TILES
+#endif
+#endif
 #define HAVE_WIDE (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"))
 #endif
 
 enum { BYTES = 512 << 20, CHAINS = 12, LOOPS = 20000000 };
+#ifndef TILE_PRODUCTS
+#define TILE_PRODUCTS 8000000 /* a multiple of 4 */
+#endif
 static char *buffer;
 static int threads;
 static volatile int64_t sink;
@@ -75,6 +87,30 @@ WIDE static void *int8_part(void *number) {
 }
 #endif
 
+#ifdef TILES
+/* Two tiles of rows by two of weights, as the decoder takes them, all of them full; nothing is loaded meanwhile. */
+#define PART(name, instruction)                                                              \
+    static void *name(void *number) {                                                        \
+        uint8_t shapes[64] = {1}, line[64];                                                  \
+        for (int tile = 0; tile < 8; tile++) shapes[16 + 2 * tile] = 64, shapes[48 + tile] = 16; \
+        memset(line, 1, sizeof line);                                                        \
+        (void)number;                                                                        \
+        __asm__ volatile("ldtilecfg (%0)" ::"r"(shapes) : "memory");                         \
+        __asm__ volatile("tileloadd (%0,%1,1), %%tmm4\n\ttileloadd (%0,%1,1), %%tmm5\n\t"    \
+                         "tileloadd (%0,%1,1), %%tmm6\n\ttileloadd (%0,%1,1), %%tmm7"        \
+                         ::"r"(line), "r"(0L) : "memory");                                   \
+        for (int i = 0; i < TILE_PRODUCTS / 4; i++)                                          \
+            __asm__ volatile(instruction " %tmm6, %tmm4, %tmm0\n\t"                          \
+                             instruction " %tmm7, %tmm4, %tmm1\n\t"                          \
+                             instruction " %tmm6, %tmm5, %tmm2\n\t"                          \
+                             instruction " %tmm7, %tmm5, %tmm3");                            \
+        __asm__ volatile("tilerelease");                                                     \
+        return NULL;                                                                         \
+    }
+PART(bf16_tiles, "tdpbf16ps")
+PART(int8_tiles, "tdpbsud")
+#endif
+
 static double seconds(void *(*part)(void *)) {
     pthread_t thread[256];
     double best = 1e9;
@@ -100,6 +136,13 @@ int main(int count, char **arguments) {
     if (HAVE_WIDE) {
         printf(", \"bf16_GMAC_s\": %.1f", 32.0 * LOOPS / CHAINS * CHAINS * threads / seconds(bf16_part) * 1e-9);
         printf(", \"int8_GMAC_s\": %.1f", 64.0 * LOOPS / CHAINS * CHAINS * threads / seconds(int8_part) * 1e-9);
+    }
+#endif
+#ifdef TILES
+    /* The system saves the state of tiles (18) for processes that asked for it (0x1023: ARCH_REQ_XCOMP_PERM). */
+    if (count > 2 && !strcmp(arguments[2], "tiles") && !syscall(SYS_arch_prctl, 0x1023, 18)) {
+        printf(", \"amx_bf16_GMAC_s\": %.1f", 16.0 * 16 * 32 * TILE_PRODUCTS * threads / seconds(bf16_tiles) * 1e-9);
+        printf(", \"amx_int8_GMAC_s\": %.1f", 16.0 * 16 * 64 * TILE_PRODUCTS * threads / seconds(int8_tiles) * 1e-9);
     }
 #endif
     printf("}\n");

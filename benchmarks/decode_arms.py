@@ -9,8 +9,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from enclave_runtime.engine.config import ModelConfig
 
 CONTEXT = 128
 PROMPT = 512
@@ -55,7 +59,23 @@ def ours(model: Path, threads: int, variant: str) -> tuple[Work, dict[str, objec
             decoder.step([Span(tokens[at : at + 1], at, table, True) for table in tables[:sequences]], pool)
         return time.perf_counter() - start
 
-    return work, {"kernels": decoder.path_name, "weight_bytes": decoder.weight_bytes}
+    return work, {
+        "kernels": decoder.path_name,
+        "weight_bytes": decoder.weight_bytes,
+        **arithmetic(decoder.config, decoder.weight_bytes, decoder.path, fine=decoder.fine),
+    }
+
+
+def arithmetic(config: "ModelConfig", weight_bytes: int, path: int, *, fine: bool) -> dict[str, object]:
+    """What a token of a prompt costs: ``multiply_adds`` in the matrices of all layers (times two where 16-bit
+    activations meet quantised weights as two planes), and ``rate``, what `cpu_rates.c` calls the rate of the
+    instructions that compute them; None where it measures none."""
+    heads = config.head_dim * (2 * config.heads + 2 * config.kv_heads)
+    layers = config.layers * config.hidden_size * (heads + 3 * config.intermediate_size)
+    quantised = weight_bytes < 2 * (layers + config.hidden_size * config.vocab_size)
+    prefix = {2: "", 3: "amx_"}.get(path)
+    rate = None if prefix is None else f"{prefix}{'int8' if quantised else 'bf16'}_GMAC_s"
+    return {"multiply_adds": layers * (2 if quantised and fine else 1), "rate": rate}
 
 
 def transformers(model: Path, threads: int, variant: str) -> tuple[Work, dict[str, object]]:

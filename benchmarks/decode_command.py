@@ -99,9 +99,9 @@ def decode(
                 random_model.write(
                     model, shape, precision, lambda at, of: bars.update(task, completed=at, total=of)
                 )
-            limits = rates(Path(folder), threads)
             for name, command in _commands(model, threads, llama_python, transformers, compiled, quantised):
                 arms.append(Arm(name, command))
+            limits = rates(Path(folder), threads, tiles=str(arms[0].facts["rate"]).startswith("amx"))
             taken = _measure(arms, rounds, bars)
         except (ArmFailed, OSError) as error:
             _errors.print(f"error: {error}", style="red", markup=False, highlight=False)
@@ -119,14 +119,19 @@ def decode(
     return OK
 
 
-def rates(folder: Path, threads: int) -> dict[str, float]:
-    """Read bandwidth and arithmetic rates (cpu_rates.c); empty without a C compiler."""
+def rates(folder: Path, threads: int, *, tiles: bool = False) -> dict[str, float]:
+    """Read bandwidth and arithmetic rates (cpu_rates.c; with ``tiles`` of AMX too); empty without a C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         return {}
     source, program = Path(__file__).with_name("cpu_rates.c"), folder / "rates"
     subprocess.run([compiler, "-O3", "-pthread", "-o", str(program), str(source)], check=True)
-    found = subprocess.run([str(program), str(threads)], check=True, capture_output=True, text=True)
+    found = subprocess.run(
+        [str(program), str(threads), *(["tiles"] if tiles else [])],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     result: dict[str, float] = json.loads(found.stdout)
     return result
 
@@ -185,6 +190,9 @@ def _summary(
     fraction = None
     if weights and limits:
         fraction = rows["ours"]["tokens_s"]["d1"] * weights * 1e-9 / limits["read_GB_s"]
+    for row in rows.values():
+        if row.get("rate") in limits:
+            row["p512_of_rate"] = row["tokens_s"]["p512"] * row["multiply_adds"] * 1e-9 / limits[row["rate"]]
     return {**about, "limits": limits, "arms": rows, "d1_of_read_bandwidth": fraction}
 
 
@@ -203,6 +211,11 @@ def _show(run: dict[str, Any]) -> None:
     console.print(f"limits: {run['limits'] or 'not measured (no C compiler)'}")
     if run["d1_of_read_bandwidth"] is not None:
         console.print(f"batch 1 reads {run['d1_of_read_bandwidth']:.0%} of the memory bandwidth measured")
+    for arm, row in run["arms"].items():
+        if "p512_of_rate" in row:
+            console.print(
+                f"{arm}: the prompt's products are {row['p512_of_rate']:.0%} of {row['rate']} ({row['kernels']})"
+            )
 
 
 def _draw(run: dict[str, Any], path: Path) -> None:

@@ -9,22 +9,22 @@ import pytest
 
 from enclave_runtime.engine.cpu import binding
 
-PORTABLE, AVX2, AVX512, AMX = range(4)
+AVX512, AMX = binding.PATH_AVX512, binding.PATH_AMX
 LIBRARY = binding.library()
-BEST = LIBRARY.cloister_best_path() if LIBRARY is not None else PORTABLE
+BEST = LIBRARY.cloister_best_path() if LIBRARY is not None else binding.PATH_PORTABLE
 SILICON = BEST == AMX
 ENGINE_TESTS = Path(__file__).resolve().parent / "unit" / "enclave_runtime" / "engine"
 SOURCES = Path(binding.__file__).resolve().parent
 
 
-def compiled(folder: Path, name: str, *options: str) -> Path:
-    """``name``.c of the engine's tests, built into ``folder``; skips the test where there is no compiler."""
+def compiled(folder: Path, name: str, *options: str, source: Path | None = None) -> Path:
+    """``name``.c of the engine's tests, or ``source``, built into ``folder``; skips the test where no compiler is."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler for the emulator of AMX and its test programs")
     program = folder / name
-    source = str(ENGINE_TESTS / f"{name}.c")
-    command = [compiler, *options, "-ffp-contract=off", source, "-o", str(program), "-lm", "-ldl"]
+    file = source or ENGINE_TESTS / f"{name}.c"
+    command = [compiler, *options, "-ffp-contract=off", str(file), "-o", str(program), "-lm", "-ldl"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return program

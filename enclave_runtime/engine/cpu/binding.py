@@ -12,6 +12,9 @@ from pathlib import Path
 
 ABI = 2
 
+#: Kernels by number (paths.c); a processor runs those before its best ones too.
+PATH_PORTABLE, PATH_AVX2, PATH_AVX512, PATH_AMX = range(4)
+
 KIND_BF16, KIND_Q8, KIND_Q8_16, KIND_Q4_MIN, KIND_Q4 = range(5)
 
 

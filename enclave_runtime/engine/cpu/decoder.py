@@ -24,7 +24,7 @@ from enclave_runtime.engine.rope import rotation_table
 class CpuDecoder:
     """`Decoder` over packed weights.
 
-    ``path`` chooses the kernels (by default the best this processor has): 0 portable, 1 AVX2, 2 AVX-512. With
+    ``path`` chooses the kernels (by default the best this processor has): 0 portable, 1 AVX2, 2 AVX-512, 3 AMX. With
     ``fine``, activations that meet 8-bit or 4-bit weights are rounded to 16 bits with a scale per 32, otherwise to
     8: half the work in large batches, and a distribution that differs from float32's some hundred times as much.
     """

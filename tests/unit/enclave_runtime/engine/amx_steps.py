@@ -15,7 +15,7 @@ from enclave_runtime.engine.cpu.decoder import CpuDecoder
 from enclave_runtime.engine.decoder import Span
 from enclave_runtime.engine.model import load_model
 
-AVX512, AMX = 2, 3
+AVX512, AMX = binding.PATH_AVX512, binding.PATH_AMX
 
 
 def logits(decoder: CpuDecoder, tokens: np.ndarray, cuts: list[int], neighbour: int = 0) -> np.ndarray:

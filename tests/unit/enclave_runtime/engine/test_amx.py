@@ -13,6 +13,7 @@ import gguf
 import pytest
 from amx_machine import AMX, AVX512, BEST, ENGINE_TESTS, SILICON, SOURCES, compiled, run
 
+from benchmarks import decode_command
 from enclave_runtime.engine.cpu import binding
 
 KINDS = {"bf16": 0, "q8": 1, "q8 in halves": 2, "q4 with offset": 3, "q4": 4}
@@ -143,6 +144,16 @@ def test_whole_models_in_every_batch(built: Path, tiny: Any, tmp_path: Path, kin
     }
     path = tiny.gguf(tmp_path / "m.gguf", kind=STEPS[kind], changes=changes, spread=0.1)
     check_steps(built, path, 50, kind == "bf16")
+
+
+def test_the_bench_measures_the_rates_of_tiles(built: Path) -> None:
+    """That it counts them: how fast they are, an emulator cannot say."""
+    source = Path(decode_command.__file__).with_name("cpu_rates.c")
+    program = compiled(built, "cpu_rates", "-O3", "-pthread", "-DTILE_PRODUCTS=400", source=source)
+    with_tiles = json.loads(run(built, program, "2", "tiles").stdout)
+    without = json.loads(run(built, program, "2").stdout)
+    assert set(with_tiles) - set(without) == {"amx_bf16_GMAC_s", "amx_int8_GMAC_s"}
+    assert all(with_tiles[rate] > 0 for rate in with_tiles)
 
 
 @pytest.mark.exhaustive
