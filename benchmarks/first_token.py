@@ -16,10 +16,10 @@ from pathlib import Path
 
 OURS = """
 import sys, time
-import numpy as np
 from pathlib import Path
 from enclave_runtime.engine.decoder import Span
 from enclave_runtime.engine.model import load_model
+import numpy as np
 began = time.perf_counter()
 decoder = load_model(Path(sys.argv[1])).decoder
 decoder.reserve(512, rows=256, threads=int(sys.argv[2]))
@@ -30,6 +30,7 @@ print(time.perf_counter() - began, int(token), flush=True)
 THEIRS = """
 import ctypes, sys, time
 import llama_cpp as lib
+import numpy as np
 began = time.perf_counter()
 quiet = lib.llama_log_callback(lambda level, text, data: None)
 lib.llama_log_set(quiet, ctypes.c_void_p(0))
@@ -45,8 +46,9 @@ for place in range(32):
     batch.n_seq_id[place], batch.seq_id[place][0] = 1, 0
 lib.llama_decode(context, batch)
 logits = lib.llama_get_logits_ith(context, 31)
-token = max(range(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))), key=logits.__getitem__)
-print(time.perf_counter() - began, token, flush=True)
+count = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
+token = np.ctypeslib.as_array(logits, (count,)).argmax()
+print(time.perf_counter() - began, int(token), flush=True)
 """
 
 

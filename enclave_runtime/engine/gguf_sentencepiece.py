@@ -60,7 +60,7 @@ def native_from_sentencepiece(
     native.decoder = decoders.Sequence(
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
-    add_whole(native, kinds, special={TokenType.CONTROL, TokenType.UNKNOWN})
+    add_whole(native, tokens, types, special={TokenType.CONTROL, TokenType.UNKNOWN})
     return native
 
 

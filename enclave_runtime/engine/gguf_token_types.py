@@ -1,7 +1,7 @@
 """What kind of token each entry of a GGUF vocabulary is (specification: ggml docs/gguf.md, ``token_type``)."""
 
 import enum
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as NativeTokenizer
@@ -19,14 +19,16 @@ class TokenType(enum.IntEnum):
 
 
 def add_whole(
-    native: NativeTokenizer, kinds: Sequence[tuple[str, int]], *, special: Collection[TokenType]
+    native: NativeTokenizer, tokens: Iterable[str], kinds: Iterable[int], *, special: Collection[TokenType]
 ) -> None:
     """Have ``native`` take tokens whole where a text spells them: user-defined ones, and as markers those of the types
-    ``special``. ``kinds`` is every token with its type, in the order of their numbers.
+    ``special``. ``tokens`` are all there are, by their numbers, ``kinds`` their types.
     """
+    normal = int(TokenType.NORMAL)  # almost all are
+    unusual = [(token, kind) for token, kind in zip(tokens, kinds, strict=True) if kind != normal]
     native.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token, kind in kinds if kind in special]
+        [AddedToken(token, special=True, normalized=False) for token, kind in unusual if kind in special]
     )
     native.add_tokens(
-        [AddedToken(token, normalized=False) for token, kind in kinds if kind == TokenType.USER_DEFINED]
+        [AddedToken(token, normalized=False) for token, kind in unusual if kind == TokenType.USER_DEFINED]
     )

@@ -40,7 +40,7 @@ def tokenizer_from_gguf(metadata: GgufMetadata) -> Tokenizer:
     types = metadata.integers("tokenizer.ggml.token_type")
     if len(types) != len(tokens):
         raise ModelMalformed("count of token types", expected=len(tokens), found=len(types))
-    vocabulary = {token: number for number, token in enumerate(tokens)}
+    vocabulary = dict(zip(tokens, range(len(tokens)), strict=True))
     if len(vocabulary) != len(tokens):
         raise ModelMalformed("token twice in the vocabulary")
     if family == "llama":
@@ -80,7 +80,7 @@ def _byte_level(
     native = NativeTokenizer(model)
     native.pre_tokenizer = _SPLITTERS[splitter]()
     native.decoder = decoders.ByteLevel()
-    add_whole(native, list(zip(vocabulary, types, strict=True)), special={TokenType.CONTROL})
+    add_whole(native, vocabulary, types, special={TokenType.CONTROL})
     return native, splitter in _WHOLE_WORDS
 
 

@@ -1,10 +1,12 @@
 """From a path to a model that is ready to run."""
 
+import gc
 import hashlib
 import json
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,13 +56,28 @@ def load_model(path: Path, decoder: str | DecoderMaker = "auto", *, activations:
     is unpickled, no code of the model is run except its chat template, and nothing is fetched.
     """
     try:
-        if path.is_dir():
-            return _load_folder(path, decoder, activations)
-        if path.is_file():
-            return _load_gguf(path, decoder, activations)
+        with _no_collections():
+            if path.is_dir():
+                return _load_folder(path, decoder, activations)
+            if path.is_file():
+                return _load_gguf(path, decoder, activations)
     except OSError as error:
         raise ModelNotFound("a model file cannot be read", found=error.strerror) from None
     raise ModelNotFound("no such model file or folder", found=path.name)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Python's collector would walk a vocabulary's hundred thousand objects over and over while they are made, and all
+    of them stay.
+    """
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def make_decoder(

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer as NativeTokenizer
 
 from enclave_runtime.engine.errors import InvalidRequest, ModelMalformed, UnsupportedModel
@@ -192,23 +193,23 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 BYTE_ALPHABET = _byte_alphabet()
-# What is Latin-1 after the translation is a byte; characters outside the alphabet are made to be none.
-_TO_LATIN_1 = dict.fromkeys(range(256), 65535) | {ord(char): byte for char, byte in BYTE_ALPHABET.items()}
+# The byte of each character by its number; 256 for those outside the alphabet, of which the last stands for the rest.
+_BYTES = np.full(max(map(ord, BYTE_ALPHABET)) + 2, 256, dtype=np.uint16)
+_BYTES[list(map(ord, BYTE_ALPHABET))] = list(BYTE_ALPHABET.values())
 
 
 def _from_byte_alphabet(tokens: Collection[str]) -> list[bytes]:
     """The bytes that ``tokens`` spell. All at once, since a character of the alphabet is a byte."""
-    try:
-        whole = "".join(tokens).translate(_TO_LATIN_1).encode("latin-1")
-    except UnicodeEncodeError:
-        return [_bytes_of(token) for token in tokens]
+    whole = _spelled("".join(tokens))
+    if whole is None:
+        # Only added tokens, which stand for themselves, lie outside the alphabet.
+        return [token.encode("utf-8") if (part := _spelled(token)) is None else part for token in tokens]
     ends = list(accumulate(map(len, tokens), initial=0))
     return [whole[start:end] for start, end in pairwise(ends)]
 
 
-def _bytes_of(token: str) -> bytes:
-    try:
-        return token.translate(_TO_LATIN_1).encode("latin-1")
-    except UnicodeEncodeError:
-        # Only added tokens, which stand for themselves, lie outside the alphabet.
-        return token.encode("utf-8")
+def _spelled(text: str) -> bytes | None:
+    """The bytes of a text in the alphabet, None where it is not."""
+    numbers = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    found = _BYTES[np.minimum(numbers, len(_BYTES) - 1)]
+    return None if (found > 255).any() else found.astype(np.uint8).tobytes()

@@ -31,6 +31,20 @@ class Matrix(ctypes.Structure):
     )
 
 
+class StoredMatrix(ctypes.Structure):
+    """``stored_matrix``: a matrix to lay out, and the bytes that a file holds of it."""
+
+    _fields_ = (
+        ("matrix", ctypes.POINTER(Matrix)),
+        ("rows", ctypes.c_void_p),
+        ("order", ctypes.c_void_p),
+        ("row_bytes", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("stored", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
+    )
+
+
 class Layer(ctypes.Structure):
     """``layer``: seven matrices, norms and biases (float32, NULL where there is none)."""
 
@@ -103,10 +117,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "cloister_prefer_huge_pages": (None, (_address, _size)),
     "cloister_matrix_bytes": (_i64, (_i32, _i64, _i64)),
     "cloister_scale_bytes": (_i64, (_i32, _i64, _i64)),
-    "cloister_pack_rows": (
-        ctypes.c_int,
-        (ctypes.POINTER(Matrix), _i32, _address, _i64, _i64, _i64, _i64, _address),
-    ),
+    "cloister_pack": (_i64, (ctypes.POINTER(StoredMatrix), _i64, ctypes.POINTER(ctypes.c_int64))),
     "cloister_decoder_new": (
         _address,
         (ctypes.POINTER(Model), ctypes.c_int, ctypes.c_int, _i64, ctypes.c_int, _i64, _address, _address),

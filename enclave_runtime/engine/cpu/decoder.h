@@ -46,6 +46,17 @@ typedef struct {
     uint16_t *scales;
 } matrix;
 
+/* A matrix to lay out and what a file holds of it: `columns` real inputs in every row of `row_bytes`, in the format with
+ * ggml's number `stored`; output r is stored row `order[r]`, r itself if order is NULL. */
+typedef struct {
+    const matrix *matrix;
+    const uint8_t *rows;
+    const int64_t *order;
+    int64_t row_bytes, columns;
+    int32_t stored;
+    int32_t unused;
+} stored_matrix;
+
 /* Norm weights and biases are float32; NULL where the model has none. */
 typedef struct {
     matrix query, key, value, output, gate, up, down;

@@ -165,19 +165,20 @@ static int copy_row(const matrix *m, int stored, const uint8_t *row, int64_t gro
     return finite;
 }
 
-/* Lay out `count` stored rows as outputs from `first` on. Row r of them is stored row `order[r]`, r itself if order
- * is NULL. `columns` real inputs are in a row, the rest up to m->inputs stays as it is (zero).
- * Returns 0, -1 if this kind of matrix cannot hold this type, -2 for a scale that is not finite.
+/* Lay out stored rows `first` to `first + count` of a matrix as its outputs of these numbers. Row r is stored row
+ * `order[r]`, r itself if order is NULL. `columns` real inputs are in a row, the rest up to m->inputs stays as it is
+ * (zero). Returns 0, -1 if this kind of matrix cannot hold this type, -2 for a scale that is not finite.
  */
-EXPORT int cloister_pack_rows(const matrix *m, int32_t stored, const uint8_t *rows, int64_t row_bytes, int64_t columns,
-                       int64_t first, int64_t count, const int64_t *order) {
+static int pack_rows(const stored_matrix *from, int64_t first, int64_t count) {
+    const matrix *m = from->matrix;
+    const int32_t stored = from->stored;
+    const int64_t columns = from->columns;
     int whole = (stored == Q8_0 && m->kind == KIND_Q8) || (stored == Q6_K && m->kind == KIND_Q8_16) ||
                 ((stored == Q4_1 || stored == Q4_K) && m->kind == KIND_Q4_MIN) ||
                 (stored == Q4_0 && m->kind == KIND_Q4);
     if (!whole && !(is_float(stored) && (m->kind == KIND_BF16 || m->kind == KIND_Q8))) return -1;
-    for (int64_t r = 0; r < count; r++) {
-        const uint8_t *row = rows + (order ? order[r] : r) * row_bytes;
-        int64_t output = first + r;
+    for (int64_t output = first; output < first + count; output++) {
+        const uint8_t *row = from->rows + (from->order ? from->order[output] : output) * from->row_bytes;
         if (m->kind == KIND_BF16) {
             uint16_t *block = (uint16_t *)m->weights + output / LANES * LANES * m->inputs + output % LANES * 2;
             for (int64_t i = 0; i < columns; i++) {
@@ -211,6 +212,25 @@ EXPORT int cloister_pack_rows(const matrix *m, int32_t stored, const uint8_t *ro
         }
     }
     return 0;
+}
+
+/* Rows that a thread lays out at a time: whole blocks of outputs, so that no two threads write the same place. */
+enum { PIECE_ROWS = 16 * LANES };
+
+static int64_t pieces_of(const stored_matrix *from) { return (from->matrix->outputs + PIECE_ROWS - 1) / PIECE_ROWS; }
+
+/* Lay out `count` matrices, a few rows at a time. Threads share the work by calling this with the same `next`, which is
+ * 0 at first and counts what was begun. Returns 0, or 1 more than the number of a matrix that cannot be laid out; what
+ * the others get is then unfinished. */
+EXPORT int64_t cloister_pack(const stored_matrix *list, int64_t count, int64_t *next) {
+    int64_t number = 0, before = 0; /* where the piece lies: in this matrix, after those of the ones before */
+    for (;;) {
+        int64_t piece = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
+        for (; number < count && piece - before >= pieces_of(&list[number]); number++) before += pieces_of(&list[number]);
+        if (number == count) return 0;
+        int64_t first = (piece - before) * PIECE_ROWS, left = list[number].matrix->outputs - first;
+        if (pack_rows(&list[number], first, left < PIECE_ROWS ? left : PIECE_ROWS)) return number + 1;
+    }
 }
 
 /* One output's weights as float32 [inputs]: how a token's embedding is looked up. */

@@ -6,6 +6,7 @@ What a file holds in blocks keeps its numbers: Q8_0, Q6_K, Q4_0, Q4_1 and Q4_K a
 """
 
 import ctypes
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -138,11 +139,7 @@ class _Packer:
         for (_, matrix), (weights, scales) in zip(matrices, sizes, strict=True):
             matrix.weights = memory.take(weights)
             matrix.scales = memory.take(scales)
-        # The largest first, so that all threads end at about the same time.
-        order = sorted(range(len(matrices)), key=lambda number: -sum(sizes[number]))
-        with ThreadPoolExecutor(loader_threads(), thread_name_prefix="weights") as pool:
-            for _ in pool.map(lambda number: self._fill(*matrices[number]), order):
-                pass
+        self._fill(matrices)
         read = sum(a + b for a, b in sizes)
         if config.tied_head:
             ctypes.pointer(struct.head)[0] = struct.embedding
@@ -164,21 +161,29 @@ class _Packer:
         shape = matrix.kind, matrix.outputs, matrix.inputs
         return self._library.cloister_matrix_bytes(*shape), self._library.cloister_scale_bytes(*shape)
 
-    def _fill(self, name: str, matrix: binding.Matrix) -> None:
-        stored: StoredTensor = self._source.stored(name)
-        rows, order = np.ascontiguousarray(stored.rows), stored.order
-        failed = self._library.cloister_pack_rows(
-            ctypes.byref(matrix),
-            stored.kind,
-            rows.ctypes.data,
-            rows.shape[1],
-            self._shapes[name][1],
-            0,
-            matrix.outputs,
-            None if order is None else order.ctypes.data,
-        )
+    def _fill(self, matrices: Sequence[tuple[str, binding.Matrix]]) -> None:
+        """Lay out all of them, each thread in a single call: none waits for the interpreter, which reads a tokenizer
+        meanwhile.
+        """
+        stored = (binding.StoredMatrix * len(matrices))()
+        kept: list[np.ndarray | None] = []
+        for place, (name, matrix) in zip(stored, matrices, strict=True):
+            tensor: StoredTensor = self._source.stored(name)
+            rows, order = np.ascontiguousarray(tensor.rows), tensor.order
+            place.matrix = ctypes.pointer(matrix)
+            place.rows, place.row_bytes = rows.ctypes.data, rows.shape[1]
+            place.order = None if order is None else order.ctypes.data
+            place.columns, place.stored = self._shapes[name][1], tensor.kind
+            kept += rows, order
+        begun = ctypes.c_int64(0)
+
+        def work(_: int) -> int:
+            return int(self._library.cloister_pack(stored, len(stored), ctypes.byref(begun)))
+
+        with ThreadPoolExecutor(loader_threads(), thread_name_prefix="weights") as pool:
+            failed = max(pool.map(work, range(loader_threads())))
         if failed:
-            raise ModelMalformed("weights or scales that are not finite", found=name)
+            raise ModelMalformed("weights or scales that are not finite", found=matrices[failed - 1][0])
 
     def _vector(self, name: str) -> int:
         size = self._shapes[name][0]

@@ -2,6 +2,7 @@
 for a request whoever is computed beside it.
 """
 
+import ctypes
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from gguf import GGMLQuantizationType as Kind
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from enclave_runtime.engine.cpu import binding
+from enclave_runtime.engine.cpu import binding, packing
 from enclave_runtime.engine.cpu.decoder import CpuDecoder
 from enclave_runtime.engine.decoder import Span
 from enclave_runtime.engine.errors import EngineFault, InvalidRequest, ModelMalformed
@@ -261,15 +262,37 @@ def test_what_does_not_fit_is_refused(any_model: LoadedModel) -> None:
         unreserved.step([Span(np.array([1]), 0, table, True)], pool)
 
 
-def test_a_scale_that_is_not_finite_is_malformed(tiny: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("row", [0, -1])
+def test_a_scale_that_is_not_finite_is_malformed(tiny: Any, tmp_path: Path, row: int) -> None:
     def poisoned(kind: Kind, weight: np.ndarray, seed: int) -> np.ndarray:
         rows = gguf.quants.quantize(weight, kind)
-        rows[0, 0:2] = np.array([np.inf], dtype="<f2").view(np.uint8)
+        rows[row, 0:2] = np.array([np.inf], dtype="<f2").view(np.uint8)
         return rows
 
     path = tiny.gguf(tmp_path / "m.gguf", kind=Kind.Q8_0, quantise=poisoned)
     with pytest.raises(ModelMalformed, match="not finite"):
         load_model(path)
+
+
+@pytest.mark.parametrize("threads", [2, 7])
+def test_weights_lie_the_same_whoever_puts_them_there(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    """Matrices of many pieces, one of which is not whole, laid out by one thread and by several."""
+    changes = {**WIDE, "intermediate_size": 1056}
+    path = tiny.gguf(tmp_path / "m.gguf", changes=changes, spread=0.05, kind=Kind.Q8_0, quantise=quantised)
+
+    def loaded(count: int) -> bytes:
+        monkeypatch.setattr(packing, "loader_threads", lambda: count)
+        decoder = load_model(path).decoder
+        assert isinstance(decoder, CpuDecoder)
+        memory = decoder._packed.kept[1]
+        assert isinstance(memory, packing.WeightMemory)
+        return ctypes.string_at(memory.address, memory._used)
+
+    alone = loaded(1)
+    assert len(alone) - alone.count(0) > len(alone) // 2
+    assert loaded(threads) == alone
 
 
 def test_activations_do_not_outlive_their_step(any_model: LoadedModel) -> None:

@@ -1,6 +1,7 @@
 """The GGUF container: hostile bytes never leave the error family."""
 
 import struct
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,66 @@ def test_random_bytes_are_refused(data: bytes) -> None:
         parse_gguf(data)
     with suppress(ModelError):
         parse_gguf(header(entries=2) + data)
+
+
+def strings(values: Sequence[bytes]) -> bytes:
+    return b"".join(struct.pack("<Q", len(value)) + value for value in values)
+
+
+def read_back(count: int, data: bytes) -> list[str]:
+    """The strings of an array, and that what follows it is found where it is."""
+    array = entry("a", 9, struct.pack("<IQ", 8, count) + data)
+    file = parse_gguf(header(entries=2) + array + entry("b", 4, struct.pack("<I", 7)))
+    assert file.metadata.integer("b") == 7
+    return file.metadata.texts("a")
+
+
+def one_by_one(count: int, data: bytes) -> list[str] | None:
+    """What an array of strings says, None where it is none."""
+    found: list[str] = []
+    for _ in range(count):
+        length = int.from_bytes(data[:8], "little")
+        if len(data) < 8 + length:
+            return None
+        with suppress(UnicodeDecodeError):
+            found.append(data[8 : 8 + length].decode())
+        data = data[8 + length :]
+    return found if len(found) == count and not data else None
+
+
+# Words as vocabularies have them, and what is rare in one: nothing at all, zeros, more than 255 bytes.
+words = st.text("abĠ世", min_size=1, max_size=9) | st.sampled_from(
+    ["", "\0", "a\0b", "\0\0\0\0\0\0\0\0", "x" * 256]
+)
+
+
+@given(st.lists(words, max_size=30))
+def test_an_array_of_strings(values: list[str]) -> None:
+    encoded = [value.encode() for value in values]
+    assert read_back(len(values), strings(encoded)) == values
+
+
+@pytest.mark.parametrize("odd", ["", "y" * 255, "z" * 300, "\0"])
+def test_a_long_array_of_strings(odd: str) -> None:
+    values = [f"word {number}" for number in range(20000)]
+    for place in (0, 9000, 19999):
+        changed = [*values[:place], odd, *values[place + 1 :]]
+        assert read_back(len(values), strings([value.encode() for value in changed])) == changed
+
+
+@given(
+    st.lists(st.text("abĠ世", min_size=1, max_size=9), min_size=1, max_size=6),
+    st.data(),
+    st.integers(0, 255),
+)
+def test_a_changed_byte_of_an_array_is_read_as_one_string_after_another(
+    values: list[str], data: st.DataObject, byte: int
+) -> None:
+    array = bytearray(strings([value.encode() for value in values]))
+    array[data.draw(st.integers(0, len(array) - 1))] = byte
+    expected = one_by_one(len(values), bytes(array))
+    if expected is not None:
+        assert read_back(len(values), bytes(array)) == expected
+        return
+    with pytest.raises((ModelError, AssertionError)):
+        read_back(len(values), bytes(array))
