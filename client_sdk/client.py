@@ -29,7 +29,7 @@ import httpx2
 
 from attestation.bundle import MAX_BUNDLE
 from attestation.cpu_memory import CpuMemory
-from measurements.rollback import FileMemory, VolatileMemory
+from measurements.rollback import FileMemory, RollbackMemory, VolatileMemory
 from ohttp.chunked import REQUEST_MEDIA_TYPE
 from ohttp.token_wallet import Wallet
 
@@ -53,11 +53,12 @@ class PrivateClient:
     """Talks to one node through one relay, and only after verifying the node.
 
     ``relay_url`` is the relay's URL for the node, ``policy`` what the node must prove, ``memory`` where the newest
-    log state seen is remembered across runs (in memory only where None), ``wallet`` the file of blind tokens for nodes
-    that ask for them (``cloister tokens get`` fills it), ``listed_keys`` the SHA-256 of the only key configs that the
-    node may show, whenever it is verified (None: any that it proves to be its own). ``now`` and ``random`` are the
-    clock and the source of randomness; ``timeout`` is in seconds, for each wait on the network, for the head of an
-    answer, for the whole of the evidence once it has begun, and between two chunks of an answer that authenticate.
+    log state seen is remembered: a file, across runs, or what several clients share (None: while this one lives),
+    ``wallet`` the file of blind tokens for nodes that ask for them (``cloister tokens get`` fills it), ``listed_keys``
+    the SHA-256 of the only key configs that the node may show, whenever it is verified (None: any that it proves to be
+    its own). ``now`` and ``random`` are the clock and the source of randomness; ``timeout`` is in seconds, for each
+    wait on the network, for the head of an answer, for the whole of the evidence once it has begun, and between two
+    chunks of an answer that authenticate.
 
     A verification is kept for at most an hour, and not beyond one that refuses. A node that restarted has new keys:
     the client then verifies it anew, once, before it sends the request again. Cookies are neither kept nor sent.
@@ -69,7 +70,7 @@ class PrivateClient:
         relay_url: str,
         policy: Policy,
         *,
-        memory: Path | None = None,
+        memory: Path | RollbackMemory | None = None,
         wallet: Path | None = None,
         listed_keys: bytes | None = None,
         timeout: float = 60.0,
@@ -79,7 +80,7 @@ class PrivateClient:
         self._url = _usable(relay_url).rstrip("/")
         self._listed_keys = listed_keys
         self._policy = policy
-        self._memory = FileMemory(memory) if memory else VolatileMemory()
+        self._memory = FileMemory(memory) if isinstance(memory, Path) else memory or VolatileMemory()
         self._cpu_memory = CpuMemory()
         self._wallet = Wallet(wallet) if wallet else None
         self._now = now

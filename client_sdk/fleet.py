@@ -101,7 +101,7 @@ class Fleet:
         self._client_of = partial(
             PrivateClient,
             policy=policy,
-            memory=memory,
+            memory=self._memory,
             wallet=wallet,
             timeout=timeout,
             now=now,

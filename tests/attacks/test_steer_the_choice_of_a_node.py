@@ -15,10 +15,11 @@ from sealed_node import running, write_tiny_model
 
 from client_sdk.client import PrivateClient
 from client_sdk.directory import Directory, ListedNode
-from client_sdk.errors import DirectoryRefused, RelayUnreachable
+from client_sdk.errors import DirectoryRefused, RelayUnreachable, VerificationRefused
 from client_sdk.fleet import Fleet
 from client_sdk.policy import FleetDemands
 from client_sdk.sightings import Count, after_draw, suspected
+from measurements.rollback import VolatileMemory
 from ohttp.relay import Relay
 
 QUESTION = [{"role": "user", "content": "hello there"}]
@@ -104,6 +105,24 @@ def test_answer_with_another_node_than_the_list_names(honest: Directory, fleet: 
     refused("directory_keys", lambda: fleet(forged, min_nodes=1).draw())
     with fleet(Directory.build("prod", honest.nodes[-1:]), min_nodes=1).client():
         pass  # control
+
+
+def test_show_an_older_log_than_another_node_of_the_fleet_did(
+    world: World, honest: Directory, fleet: Callable[..., Fleet]
+) -> None:
+    """Whoever draws another node each time must not forget what the last one showed."""
+    memory = VolatileMemory()
+    with world.client(memory=memory) as client:
+        client.node()
+    (seen,) = memory.sightings()
+    alone = Directory.build("prod", honest.nodes[-1:])
+    drawing = fleet(alone, min_nodes=1)
+    drawing.client().close()  # control: nothing newer was seen
+    newer = replace(seen, status_sequence=seen.status_sequence + 1, status=bytes(32), size=seen.size + 1)
+    drawing._memory.advance(replace(newer, root=bytes(32)))
+    with pytest.raises(VerificationRefused) as error:
+        drawing.draw()
+    assert error.value.code == "ROLLBACK"
 
 
 def test_swap_the_node_once_a_conversation_has_begun(world: World, honest: Directory) -> None:
