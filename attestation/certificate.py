@@ -33,6 +33,14 @@ _OID_MGF1: Final = "1.2.840.113549.1.1.8"
 _OID_SHA384: Final = "2.16.840.1.101.3.4.2.2"
 _SALT_LENGTH: Final = 48
 _MAX_EXTENSIONS: Final = 64
+_TEXTS: Final = {
+    der.UTF8_STRING: "utf-8",
+    der.PRINTABLE_STRING: "ascii",
+    der.IA5_STRING: "ascii",
+    der.TELETEX_STRING: "latin-1",
+    der.UNIVERSAL_STRING: "utf-32-be",
+    der.BMP_STRING: "utf-16-be",
+}
 _CURVES: Final[dict[int, tuple[ec.EllipticCurve, int]]] = {
     91: (ec.SECP256R1(), 65),
     120: (ec.SECP384R1(), 97),
@@ -358,10 +366,7 @@ def _common_name(name: bytes) -> str:
             attribute = attributes.inside()
             oid = attribute.oid()
             if oid == _OID_COMMON_NAME:
-                value = attribute.element()
-                if value.tag not in (der.UTF8_STRING, der.PRINTABLE_STRING, der.IA5_STRING):
-                    raise der.DerError("common name is not text")
-                found.append(value.content)
+                found.append(_text(attribute.element()))
             else:
                 attribute.skip()
             attribute.end()
@@ -369,10 +374,18 @@ def _common_name(name: bytes) -> str:
         return ""  # RFC 5280 §4.1.2.6: a subject may be named by its alternative name alone
     if len(found) != 1:
         raise der.DerError("more than one common name")
+    return found[0]
+
+
+def _text(value: der.Element) -> str:
+    """A DirectoryString (RFC 5280 §4.1.2.4), or the IA5String that some vendors write in its place."""
+    encoding = _TEXTS.get(value.tag)
+    if encoding is None:
+        raise der.DerError("common name is not text")
     try:
-        return found[0].decode("ascii")
+        return value.content.decode(encoding)
     except UnicodeDecodeError:
-        raise der.DerError("common name is not ASCII") from None
+        raise der.DerError("common name cannot be read") from None
 
 
 def _plain_key(spki: bytes) -> PublicKey:

@@ -53,7 +53,10 @@ class AttestationError(Exception):
         text = f"{self.code}: {self.detail}" if self.detail else self.code
         if self.expected is not None or self.found is not None:
             text += f" (expected {_shown(self.expected)}, found {_shown(self.found)})"
-        return text
+        if text.isprintable():
+            return text
+        # Evidence is quoted here, and may hold what a terminal would obey.
+        return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 class EvidenceMalformed(AttestationError):

@@ -97,6 +97,11 @@ def revocations(issuer: Authority, *serials: int) -> bytes:
         .issuer_name(issuer.certificate.subject)
         .last_update(AT - timedelta(days=1))
         .next_update(AT + timedelta(days=20))
+        .add_extension(x509.CRLNumber(1), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.certificate.public_key()),  # type: ignore[arg-type]
+            critical=False,
+        )
     )
     for serial in serials:
         entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(START).build()

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 from ..errors import EvidenceMalformed
 
-MAX_QUOTE: Final = 64 * 1024
-"""Bytes of a quote at most, padding included; platforms give some 5 to 8 KiB."""
+MAX_QUOTE: Final = 128 * 1024
+"""Bytes of a quote at most, padding included; platforms give some 5 to 8 KiB, authentication data may take 64."""
 
 REPORT_DATA_LENGTH: Final = 64
 REGISTER_LENGTH: Final = 48

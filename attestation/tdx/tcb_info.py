@@ -69,7 +69,8 @@ def read_tcb_info(raw: bytes, signature: bytes, key: PublicKey | None) -> TcbInf
         fmspc=document.octets("fmspc", 6),
         pceid=document.octets("pceId", 2),
         modules=_modules(document),
-        levels=tuple(_platform_level(level) for level in document.list("tcbLevels")),
+        # The service lists the highest first, and Intel's library sorts them so, whatever the document says.
+        levels=tuple(sorted(map(_platform_level, document.list("tcbLevels")), key=_height, reverse=True)),
     )
 
 
@@ -81,6 +82,10 @@ def svn_level(level: Document) -> SvnLevel:
         date=level.time("tcbDate"),
         advisories=level.advisories(),
     )
+
+
+def _height(level: PlatformLevel) -> tuple[bytes, int, bytes]:
+    return level.sgx, level.pcesvn, level.tdx
 
 
 def _platform_level(level: Document) -> PlatformLevel:

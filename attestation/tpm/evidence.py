@@ -23,7 +23,7 @@ MAX_TPM_EVIDENCE: Final = 256 * 1024
 _VERSION: Final = 1
 _MALFORMED: Final = "tpm_malformed"
 _MAX_SIGNATURE: Final = 1024
-_MAX_TD_QUOTE: Final = 64 * 1024
+_MAX_TD_QUOTE: Final = 128 * 1024
 
 
 @dataclass(frozen=True, slots=True)

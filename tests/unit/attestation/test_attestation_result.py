@@ -239,3 +239,11 @@ def test_a_refusal_can_be_told_however_deep_what_was_found() -> None:
     for _ in range(200_000):
         found = [found]
     assert "nested too deep" in str(AttestationError(code="bundle_version", expected=1, found=found))
+
+
+def test_a_refusal_carries_nothing_that_a_terminal_obeys() -> None:
+    error = AttestationError(
+        code="cert_kind", expected="SEV-VCEK", found="\x1b[2JSEV-VCEK\u202e", detail="a\nb"
+    )
+    assert str(error) == "cert_kind: a\\nb (expected SEV-VCEK, found \\x1b[2JSEV-VCEK\\u202e)"
+    assert str(AttestationError(code="x", found="Zürich…")) == "x (expected None, found Zürich…)"

@@ -160,3 +160,27 @@ def _same_list(data: bytes) -> None:
             RevocationList._parse_in_full(data)
     else:
         assert found == RevocationList._parse_in_full(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (x509.name._ASN1Type.UTF8String, "Zertifizierungsstelle Zürich"),
+        (x509.name._ASN1Type.BMPString, "Zürich"),
+        (x509.name._ASN1Type.PrintableString, "Zurich"),
+    ],
+)
+def test_names_in_any_script_are_read(kind: x509.name._ASN1Type, name: str) -> None:
+    """RFC 5280 section 4.1.2.4. A name that no role has is for the chain to refuse, not for the reader."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name, kind)])
+    builder = x509.CertificateBuilder(
+        subject, subject, key.public_key(), 1 << 100, datetime(2024, 1, 1), datetime(2030, 1, 1)
+    )
+    data = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+    assert Certificate.parse(data).common_name == name
+    assert Certificate._parse(data).common_name == name
+    broken = data.replace(name.encode("utf-8"), b"\xff" * len(name.encode("utf-8")))
+    if broken != data:
+        with pytest.raises(CertificateMalformed):
+            Certificate.parse(broken)

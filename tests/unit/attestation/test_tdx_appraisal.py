@@ -454,3 +454,20 @@ def test_a_key_of_another_curve_is_called_that(world: World, policy: TdxPolicy, 
     assert found.error is not None
     assert found.error.code == "cert_key_type"
     assert appraise(world.quote(), world.collateral(), policy, AT).error is None  # control
+
+
+def test_levels_count_from_the_highest_down_in_whatever_order_they_are_written(
+    world: World, policy: TdxPolicy
+) -> None:
+    levels = tcb_info()
+    levels["tcbLevels"] = levels["tcbLevels"][::-1]
+    assert levels["tcbLevels"][0]["tcbStatus"] == "OutOfDate"  # which the platform reaches, too
+    assert appraise(world.quote(), world.collateral(levels), policy, AT).error is None
+
+
+@pytest.mark.parametrize("length", [0, 1, 64, 0xFFFF])
+def test_authentication_data_of_any_length(policy: TdxPolicy, world: World, length: int) -> None:
+    other = World(root=world.root)
+    other.qe_data = bytes(length)
+    found = appraise(other.quote(), other.collateral(), policy, AT)
+    assert found.error is None, found.error
