@@ -164,7 +164,7 @@ def test_the_state_of_platforms_at_random() -> None:
         assert ours.value is not None, (number, ours.error, theirs)
         assert _agree(ours.value, theirs), (number, ours.value.tcb, theirs)
         compared += 1
-    assert compared > 50
+    assert compared > 30
 
 
 def test_every_difference_has_its_rule(vectors: Path) -> None:
