@@ -38,7 +38,7 @@ def printable(text: str) -> str:
 
 def with_code(code: str | None, text: str) -> str:
     """``[code] text``; many a text begins with its code already."""
-    return f"[{code}] {text.removeprefix(f'{code}: ')}" if code else text
+    return f"[{code}] {text.removeprefix(code).lstrip(': ')}" if code else text
 
 
 def show_verification(console: Console, verification: Verification) -> None:

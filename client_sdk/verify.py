@@ -254,7 +254,10 @@ def _verify_parsed(
         recorder.failed(
             "claims.nonce",
             AttestationError(
-                code="nonce_mismatch", stage="binding", expected=challenge.hex(), found=claims.nonce.hex()
+                code="nonce_mismatch",
+                stage="binding",
+                expected=challenge.hex() or "none",
+                found=claims.nonce.hex() or "none",
             ),
         )
     gpus = appraise_gpus(bundle, claims, policy.attestation, at)

@@ -1,5 +1,6 @@
 """``cloister demo``: the whole path on one machine, and two attacks on it."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,8 @@ import typer
 from rich.console import Console
 
 QUESTION = "Explain in two sentences what encryption is."
+
+_RELAY_PORT = 8443
 
 _HELP = """Run everything once, on this machine: build, publish, boot, verify, ask; then two attacks that must fail.
 
@@ -43,20 +46,27 @@ def demo(
     tpm: Annotated[
         bool, typer.Option("--tpm", help="With --vm: evidence from a virtual TPM and a measured boot.")
     ] = False,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Leave node and relay (port 8443) running until Ctrl-C.")
+    ] = False,
     fetch_only: Annotated[bool, typer.Option("--fetch-only", help="Fetch the demo model and stop.")] = False,
 ) -> int:
     """See ``cloister demo --help``."""
     from .model import resolve_model
     from .story import Story
 
+    # A demo that is told to end must not leave its node and relay behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     if fetch_only:
         console.print(f"model ready: {resolve_model(model, state / 'models').name}", highlight=False)
         return 0
     if tpm and not vm:
         raise typer.BadParameter("--tpm goes with --vm")
+    if stay and vm:
+        raise typer.BadParameter("--stay does not go with --vm: see 'cloister image boot'")
     if vm:
         from .vm_story import VmStory
 
         return VmStory(state, console, tpm=tpm).tell(model, question, max_tokens)
-    return Story(state, console).tell(model, question, max_tokens)
+    return Story(state, console).tell(model, question, max_tokens, stay=_RELAY_PORT if stay else None)

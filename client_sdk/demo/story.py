@@ -4,7 +4,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,13 +47,16 @@ class Story:
         self._platform = folder / "platform"
         self._programs: list[Listening] = []
 
-    def tell(self, model: str | None, question: str, max_tokens: int) -> int:
-        """Run every step; 0 only if all went as it must. Raises ClientError otherwise."""
+    def tell(self, model: str | None, question: str, max_tokens: int, *, stay: int | None = None) -> int:
+        """Run every step; 0 only if all went as it must. Raises ClientError otherwise.
+
+        With ``stay`` the relay listens on that port, and node and relay go on until Ctrl-C.
+        """
         started = time.monotonic()
         self._folder.mkdir(parents=True, exist_ok=True)
         weights = self._prepare(model)
         with ExitStack() as running:
-            relay = self._start(running, weights)
+            relay = self._start(running, weights, stay or 0)
             self._console.print(Rule("the client, in a process of its own: verify, then ask", style="dim"))
             self._ask(f"{relay}/node", question, max_tokens)
             self._console.print(Rule("two attacks", style="dim"))
@@ -64,9 +67,25 @@ class Story:
                 swapper = running.enter_context(listening("the hostile relay", hostile_relay(self._node_url)))
                 met = refusal(f"http://127.0.0.1:{swapper.port}", self._policy, "ohttp_keys_mismatch")
                 done.append(f"refused: {met.code} at {met.stage}")
+            self._conclude(time.monotonic() - started)
+            if stay is not None:
+                self._stay(relay)
             for program in self._programs:  # all at once; leaving the block waits for each
                 program.process.terminate()
-        took = time.monotonic() - started
+        return 0
+
+    def _stay(self, relay: str) -> None:
+        self._console.print(
+            f"The node is at {relay}/node until Ctrl-C. In another terminal:\n"
+            f'  cloister chat --relay {relay}/node --policy {self._policy} "Hello!"',
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        with suppress(KeyboardInterrupt):
+            self._programs[0].process.wait()
+
+    def _conclude(self, took: float) -> None:
         self._console.print(
             Panel(
                 "The answer came from a node that the client had verified, and both attacks were refused.\n"
@@ -77,7 +96,6 @@ class Story:
             ),
             highlight=False,
         )
-        return 0
 
     def _prepare(self, model: str | None) -> Path:
         with step(self._console, "model") as done:
@@ -117,7 +135,7 @@ class Story:
         publish += ["--staple", str(self._staple), "--policy", str(self._folder / "transparency.toml")]
         return run("release publish", publish).splitlines()[0]
 
-    def _start(self, running: ExitStack, weights: Path) -> str:
+    def _start(self, running: ExitStack, weights: Path, port: int) -> str:
         """Start the node, the tampered node for later, and the relay; the relay's URL."""
         tampered = self._folder / "tampered"
         with step(self._console, "node: measured, booted, evidence made, sealed, listening") as done:
@@ -136,7 +154,7 @@ class Story:
             targets = [f"node={self._node_url}", f"tampered=http://127.0.0.1:{changed.port}"]
             options = [part for target in targets for part in ("--target", target)]
             relay = running.enter_context(
-                listening("the relay", cloister("relay", *options, "--port", "0", "--json"))
+                listening("the relay", cloister("relay", *options, "--port", str(port), "--json"))
             )
             done.append(f"port {relay.port}")
         return f"http://127.0.0.1:{relay.port}"

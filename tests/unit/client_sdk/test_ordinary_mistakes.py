@@ -1,13 +1,17 @@
 """What somebody meets who mistypes: one line that says what to do, a status, and never a traceback."""
 
+import os
+import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from client_sdk import __main__
 from client_sdk.cli import run
+from client_sdk.demo.story import Story
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,3 +86,25 @@ def test_a_file_that_is_not_there_is_named_without_a_number(capsys: pytest.Captu
     said = capsys.readouterr().err
     assert "no-such-bundle: No such file or directory" in said
     assert "Errno" not in said
+
+
+def test_a_demo_that_is_told_to_end_leaves_its_blocks_in_order(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    left: list[str] = []
+
+    def tell(self: Story, *_: object, **__: object) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+        finally:
+            left.append("in order")
+        return 0
+
+    monkeypatch.setattr(Story, "tell", tell)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run(["demo", "--state", str(tmp_path)]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert left == ["in order"]
