@@ -159,7 +159,9 @@ def refused(error: TransparencyError) -> DirectoryRefused:
         error.code,
         (f"directory_{error.code.lower()}", f"the list of nodes: {error.detail or error.code}", ""),
     )
-    return DirectoryRefused(code, detail, hint, expected=error.expected, found=error.found)
+    return DirectoryRefused(
+        code, detail, hint, expected=error.expected, found=error.found, evidence=error.evidence
+    )
 
 
 def _malformed(why: str) -> DirectoryRefused:

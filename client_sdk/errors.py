@@ -36,20 +36,26 @@ class PolicyError(ClientError):
 
 @dataclass
 class VerificationRefused(ClientError):
-    """A check failed. ``code`` is the failing check's own; ``expected`` and ``found`` are what it compared."""
+    """A check failed. ``code`` is the failing check's own; ``expected`` and ``found`` are what it compared;
+    ``evidence`` holds signed notes of a log that contradict each other, for showing to others.
+    """
 
     stage: str = ""
     expected: object = None
     found: object = None
     retryable: bool = False
+    evidence: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 @dataclass
 class DirectoryRefused(ClientError):
-    """The directory is malformed, not proved to be in the log, too short or too long, or differs from a mirror's."""
+    """The directory is malformed, not proved to be in the log, too short or too long, or differs from a mirror's.
+    ``evidence``: see VerificationRefused.
+    """
 
     expected: object = None
     found: object = None
+    evidence: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 @dataclass

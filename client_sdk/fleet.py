@@ -22,7 +22,7 @@ from typing import Final, Protocol
 
 import httpx2
 
-from measurements.errors import TransparencyError
+from measurements.errors import Code, TransparencyError
 from measurements.rollback import FileMemory, RollbackMemory, VolatileMemory
 
 from .answer import unreachable
@@ -184,7 +184,7 @@ class Fleet:
         """Draw a node, verify it, and count it.
 
         Raises what ``directory`` raises; RelayUnreachable or VerificationRefused of the last node tried where none
-        of three would do; OSError where the counts cannot be written.
+        of three would do, or of the one whose log has two histories; OSError where the counts cannot be written.
         """
         directory = self.directory()
         names = [node.name for node in directory.nodes]
@@ -199,6 +199,8 @@ class Fleet:
                 client.close()
                 failed.append(node.name)
                 errors.append(error)
+                if error.code == Code.SPLIT_VIEW:
+                    break  # the log has lied: another node is no way out of that, and a person has to look
                 continue
             self._sightings.remember(directory.channel, names, node.name, failed)
             return Drawn(node.name, directory.channel, client, verification, tuple(failed), len(names))

@@ -70,6 +70,8 @@ def show_verification(console: Console, verification: Verification) -> None:
         console.print(
             Text.assemble(("refused", "bold red"), f"  {error.code} at {error.stage}: nothing was sent")
         )
+        if error.hint:
+            console.print(Text(printable(error.hint)))
         if verification.policy_name == Policy.production().name:
             console.print(_NO_POLICY, style="dim")
 

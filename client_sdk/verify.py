@@ -172,6 +172,11 @@ class Verification:
                 "expected": _plain(error.expected),
                 "found": _plain(error.found),
                 "retryable": error.retryable,
+                **(
+                    {"evidence": [note.decode("utf-8", "replace") for note in error.evidence]}
+                    if error.evidence
+                    else {}
+                ),
             },
         }
 

@@ -10,6 +10,8 @@ from ohttp.errors import OhttpError
 
 from .errors import VerificationRefused
 
+_SHOW_IT = "keep what --json says under error.evidence, and show it to others: cloister log compare"
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -49,13 +51,16 @@ class Recorder:
     def _fail(self, error: AttestationError | TransparencyError | OhttpError) -> None:
         if self.error is not None:
             return
+        evidence = error.evidence if isinstance(error, TransparencyError) else ()
         self.error = VerificationRefused(
             code=error.code,
             detail=str(error),
+            hint=_SHOW_IT if evidence else "",
             stage=getattr(error, "stage", "keys"),
             expected=getattr(error, "expected", None),
             found=getattr(error, "found", None),
             retryable=bool(getattr(error, "retryable", False)),
+            evidence=evidence,
         )
 
 

@@ -125,6 +125,39 @@ def test_show_an_older_log_than_another_node_of_the_fleet_did(
     assert error.value.code == "ROLLBACK"
 
 
+def test_a_log_with_two_histories_ends_the_draw(
+    world: World, honest: Directory, fleet: Callable[..., Fleet]
+) -> None:
+    """Whoever is shown a second history must not be led on to a node that does not show it: a person has to look, and
+    needs the two notes to show them to others.
+    """
+    memory = VolatileMemory()
+    with world.client(memory=memory) as client:
+        client.node()
+    (seen,) = memory.sightings()
+    drawing = fleet(honest)
+    drawing._memory.advance(replace(seen, root=bytes(32), checkpoint=b"the other note"))
+    for _ in range(6):  # the node is drawn first, second or last
+        with pytest.raises(VerificationRefused) as error:
+            drawing.draw()
+        assert error.value.code == "SPLIT_VIEW"
+        assert error.value.evidence == (b"the other note", seen.checkpoint)
+        assert "log compare" in str(error.value)
+    with world.client(memory=drawing._memory) as client:
+        told = client.verify().to_json()["error"]
+    assert isinstance(told, dict)
+    assert told["evidence"] == ["the other note", seen.checkpoint.decode()]
+    # Control: what any other refusal leads to is another node, until none is left.
+    other = fleet(honest)
+    other._memory.advance(replace(seen, status_sequence=seen.status_sequence + 1, status=bytes(32)))
+    ends = []
+    for _ in range(20):
+        with pytest.raises((VerificationRefused, RelayUnreachable)) as last:
+            other.draw()
+        ends.append(type(last.value))
+    assert RelayUnreachable in ends
+
+
 def test_swap_the_node_once_a_conversation_has_begun(world: World, honest: Directory) -> None:
     """Another genuine node of the same release, put behind the drawn one's name when its verification has run out."""
     late = [0.0]
