@@ -24,6 +24,10 @@ MAX_REVOCATION_LIST: Final = 256 * 1024
 
 OID_BASIC_CONSTRAINTS: Final = "2.5.29.19"
 OID_KEY_USAGE: Final = "2.5.29.15"
+KEY_CERT_SIGN: Final = 0x04
+CRL_SIGN: Final = 0x02
+"""Bits 5 and 6 of keyUsage, in its first byte."""
+
 _OID_COMMON_NAME: Final = "2.5.4.3"
 _COMMON_NAME: Final = 3
 """The last arc of it."""
@@ -232,6 +236,21 @@ def _signed(data: bytes) -> tuple[der.Element, bytes, bytes]:
     signature = body.bits()
     body.end()
     return signed, algorithm, signature
+
+
+def permits(certificate: Certificate, usage: int) -> bool:
+    """Whether a key may be used so: KEY_CERT_SIGN or CRL_SIGN (RFC 5280 §4.2.1.3, §6.1.4 n, §6.3.3 f).
+
+    A certificate without keyUsage permits all; one that cannot be read permits nothing.
+    """
+    for extension in certificate.extensions:
+        if extension.oid == OID_KEY_USAGE:
+            try:
+                bits = der.Reader(extension.value).content(der.BIT_STRING)
+            except der.DerError:
+                return False
+            return len(bits) > 1 and bits[1] & usage != 0
+    return True
 
 
 def verify_pss_sha384(key: PublicKey | None, algorithm: bytes, signature: bytes, signed: bytes) -> None:

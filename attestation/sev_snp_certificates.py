@@ -13,7 +13,16 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from . import der
-from .certificate import Certificate, RevocationList, key_name, require_pss_sha384, verify_pss_sha384
+from .certificate import (
+    CRL_SIGN,
+    KEY_CERT_SIGN,
+    Certificate,
+    RevocationList,
+    key_name,
+    permits,
+    require_pss_sha384,
+    verify_pss_sha384,
+)
 from .errors import ChainUntrusted, EndorsementMismatch, RevocationFailed
 from .sev_snp_report import Product, Tcb
 
@@ -141,6 +150,8 @@ def verify_not_revoked(ask: Certificate, ark: Certificate, crl: bytes, at: datet
     revocations = RevocationList.parse(crl)
     if revocations.issuer != ark.subject:
         raise RevocationFailed(code="crl_issuer_mismatch", detail=f"not a list of {ark.common_name}")
+    if not permits(ark, CRL_SIGN):
+        raise RevocationFailed(code="crl_signature", detail=f"{ark.common_name} may sign no list")
     try:
         verify_pss_sha384(ark.public_key, revocations.algorithm, revocations.signature, revocations.signed)
     except ChainUntrusted as error:
@@ -193,7 +204,7 @@ def read_endorsement(vek: Certificate, kind: KeyKind, product: Product) -> Endor
 
 
 def _require_role(certificate: Certificate, name: str) -> None:
-    if certificate.common_name != name or not certificate.is_ca:
+    if certificate.common_name != name or not certificate.is_ca or not permits(certificate, KEY_CERT_SIGN):
         raise ChainUntrusted(
             code="chain_untrusted",
             expected=f"{name}, a CA",

@@ -25,6 +25,17 @@ QE_SIGNER = bytes.fromhex("dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c
 SEPT_VE_DISABLE = 1 << 28
 
 Key = ec.EllipticCurvePrivateKey
+USAGES = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+)
 
 
 def new_key() -> Key:
@@ -72,8 +83,9 @@ def issue(
     ca: bool,
     extensions: tuple[x509.ExtensionType, ...] = (),
     key: Key | None = None,
+    usage: tuple[str, ...] | None = None,
 ) -> Authority:
-    """Issue a certificate; without an issuer it signs itself."""
+    """Issue a certificate; without an issuer it signs itself. ``usage`` names what its key may be used for."""
     key = key or new_key()
     builder = (
         x509.CertificateBuilder()
@@ -87,6 +99,9 @@ def issue(
     )
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
+    if usage is not None:
+        named = {name: name in usage for name in USAGES}
+        builder = builder.add_extension(x509.KeyUsage(**named), critical=True)
     return Authority(key, builder.sign(issuer.key if issuer else key, hashes.SHA256()))
 
 

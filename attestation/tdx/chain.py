@@ -17,7 +17,15 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ..certificate import Certificate, PublicKey, RevocationList, key_name
+from ..certificate import (
+    CRL_SIGN,
+    KEY_CERT_SIGN,
+    Certificate,
+    PublicKey,
+    RevocationList,
+    key_name,
+    permits,
+)
 from ..errors import CertificateMalformed, ChainUntrusted, RevocationFailed
 from .intel_root import INTEL_ISSUERS, INTEL_ROOT
 from .pck import PckPlatform, read_platform
@@ -211,6 +219,8 @@ def read_revocations(root_crl: bytes, pck_crl: bytes, root: Certificate, pck_ca:
         crl = RevocationList.parse(data)
         if crl.issuer != issuer.subject:
             raise RevocationFailed(code="crl_issuer_mismatch", detail=f"not a list of {issuer.common_name}")
+        if not permits(issuer, CRL_SIGN):
+            raise RevocationFailed(code="crl_signature", detail=f"{issuer.common_name} may sign no list")
         try:
             verify_p256(issuer.public_key, crl.algorithm, crl.signature, crl.signed)
         except ChainUntrusted as error:
@@ -262,7 +272,7 @@ def require_role(certificate: Certificate, role: frozenset[str]) -> None:
     must_issue = role in (ROOT, PCK_CA)
     if certificate.is_ca and not must_issue:
         raise ChainUntrusted(code="chain_wrong_role", expected="no CA", found=certificate.common_name)
-    if must_issue and not certificate.is_ca:
+    if must_issue and not (certificate.is_ca and permits(certificate, KEY_CERT_SIGN)):
         raise ChainUntrusted(code="chain_untrusted", expected="a CA", found=certificate.common_name)
 
 

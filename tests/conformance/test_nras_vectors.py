@@ -75,7 +75,9 @@ def test_synthetic_answers(nvidia: Path) -> None:
     wrong = []
     for case in suite["cases"]:
         asked = case["policy"]
-        assert asked.keys() <= {"claims_version"}, asked
+        if asked.keys() - {"claims_version"}:
+            wrong.append(f"{case['id']}: this policy is not understood: {asked}")
+            continue
         policy = NrasPolicy(authorities=frozenset({pin}))
         if "claims_version" in asked:
             policy = NrasPolicy(

@@ -61,6 +61,8 @@ def verify(
     """The error's code, or "" where the evidence is accepted."""
     judge = verify_switch if evidence.arch == LS10 else verify_gpu
     try:
+        if policy.count is not None:  # which speaks of a list of devices, here of one
+            verify_gpus(encode_evidence_list([evidence]), nonce, policy, at, collateral)
         judge(evidence, nonce, policy, at, collateral)
     except AttestationError as error:
         return error.code

@@ -162,8 +162,12 @@ def test_every_case_has_its_verdict_and_its_code(vectors: Path, kind: str) -> No
     complaints = []
     for case in _cases(vectors / "snp" / kind):
         report, collateral = collect(vectors, case)
-        found = _verdict(report, collateral, _policy(case, roots), case["time"])
-        complaints.append(_complaint(case, found))
+        try:
+            policy = _policy(case, roots)
+        except (TypeError, ValueError) as error:
+            complaints.append(f"{case['id']}: this policy is not understood: {error}")
+            continue
+        complaints.append(_complaint(case, _verdict(report, collateral, policy, case["time"])))
     assert [complaint for complaint in complaints if complaint] == []
 
 

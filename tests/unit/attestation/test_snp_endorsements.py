@@ -1,7 +1,7 @@
 """What a VCEK's extensions say, held against a report: odd forms that are legal, and those that are not."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -16,6 +16,7 @@ from attestation.sev_snp import SnpCollateral, appraise
 from attestation.sev_snp_certificates import OID_HWID, OID_PRODUCT_NAME, OID_STRUCT_VERSION, RESERVED_TCB_OIDS
 from attestation.sev_snp_policy import SnpPolicy
 from attestation.sev_snp_report import SIGNED_LENGTH, Product, reserved_tcb
+from attestation.simulated import amd_certificates
 from attestation.simulated import der_writer as write
 from attestation.simulated.amd import SimulatedAmd
 from attestation.simulated.amd_certificates import sign_authority, sign_revocation_list
@@ -159,3 +160,18 @@ def test_a_root_that_its_own_list_names(line: Line) -> None:
     assert line.judged(line.extensions(), crl=listing(root + 1000)) is None
     assert line.judged(line.extensions(), crl=listing(root)) == "cert_revoked"
     assert line.judged(line.extensions(), crl=listing(7)) == "cert_revoked"
+
+
+def test_an_intermediate_that_may_issue_nothing(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keyUsage permits lists alone (RFC 5280 section 6.1.4 n)."""
+    for permitted, expected in ((b"\x02\x04", None), (b"\x01\x02", "chain_untrusted")):
+        monkeypatch.setattr(amd_certificates, "_SIGN_CERTIFICATES_AND_LISTS", permitted)
+        ask = amd_certificates.sign_authority(
+            "SEV-Genoa",
+            line.ask_key.public_key(),
+            "ARK-Genoa",
+            line.amd._ark_key,
+            serial=7,
+            not_before=AT - timedelta(days=9),
+        )
+        assert replace(line, ask=ask).judged(line.extensions()) == expected

@@ -471,3 +471,22 @@ def test_authentication_data_of_any_length(policy: TdxPolicy, world: World, leng
     other.qe_data = bytes(length)
     found = appraise(other.quote(), other.collateral(), policy, AT)
     assert found.error is None, found.error
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (("key_cert_sign", "crl_sign"), None),
+        (("crl_sign",), "chain_untrusted"),
+        (("digital_signature",), "chain_untrusted"),
+        (("key_cert_sign",), "crl_signature"),
+    ],
+)
+def test_an_authority_does_what_its_certificate_permits(
+    world: World, policy: TdxPolicy, usage: tuple[str, ...], expected: str | None
+) -> None:
+    other = World(root=world.root)
+    other.ca = issue("Intel SGX PCK Platform CA", other.root, ca=True, usage=usage)
+    other.pck = issue("Intel SGX PCK Certificate", other.ca, ca=False, extensions=(other.extension,))
+    error = appraise(other.quote(), other.collateral(), policy, AT).error
+    assert (None if error is None else error.code) == expected
