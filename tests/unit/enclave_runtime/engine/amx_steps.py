@@ -1,5 +1,5 @@
 """A model's logits by the AMX kernels, alone and in a batch, beside AVX-512's: a process of its own for test_amx.py,
-since the emulator has to be there before it starts. Usage: amx_steps.py MODEL TOKENS; prints JSON.
+since the emulator has to be there before it starts. Usage: amx_steps.py MODEL TOKENS NEIGHBOURS...; prints JSON.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ def logits(decoder: CpuDecoder, tokens: np.ndarray, cuts: list[int], neighbour: 
     return np.stack(found)
 
 
-def main(path: Path, count: int) -> None:
+def main(path: Path, count: int, neighbours: list[int]) -> None:
     library = binding.library()
     assert library is not None
     model = load_model(path)
@@ -47,7 +47,7 @@ def main(path: Path, count: int) -> None:
         ours.reserve(512, threads=2)
         theirs.reserve(512, threads=1)
         by_tokens, expected = logits(ours, tokens, alone), logits(theirs, tokens, cut)
-        found = [logits(ours, tokens, cut, neighbour) for neighbour in (0, 5, 37)]
+        found = [logits(ours, tokens, cut, neighbour) for neighbour in (0, *neighbours)]
         ends = [end - 1 for end in cut[1:]]
         result[name] = {
             "alone as in batches": all(np.array_equal(each, by_tokens[ends]) for each in found),
@@ -65,4 +65,4 @@ def main(path: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), [*map(int, sys.argv[3:])])
