@@ -90,7 +90,14 @@ def open_checkpoint(data: bytes, logs: Iterable[VerifierKey]) -> SignedCheckpoin
     """
     note = Note.parse(data)
     checkpoint = Checkpoint.parse(note.text)
-    keys = [key for key in logs if key.name == checkpoint.origin]
+    known = tuple(logs)
+    keys = [key for key in known if key.name == checkpoint.origin]
     if not keys:
-        raise TransparencyError(Code.LOG_UNKNOWN, "no trusted log has this origin", stage=_STAGE)
+        raise TransparencyError(
+            Code.LOG_UNKNOWN,
+            "no trusted log has this origin",
+            stage=_STAGE,
+            expected=", ".join(key.name for key in known[:4]) or None,
+            found=checkpoint.origin[:200],
+        )
     return SignedCheckpoint(checkpoint, note, note.verify(keys)[0])

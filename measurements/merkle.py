@@ -35,7 +35,9 @@ def verify_inclusion(*, index: int, size: int, leaf: bytes, path: Sequence[bytes
     """
     _check_shape(path, (leaf, root), Code.INCLUSION_INVALID)
     if not 0 <= index < size:
-        raise _inclusion("index outside the tree")
+        raise TransparencyError(
+            Code.INCLUSION_INVALID, "index outside the tree", stage=_STAGE, expected=f"< {size}", found=index
+        )
     node, last, computed = index, size - 1, leaf
     for sibling in path:
         if last == 0:

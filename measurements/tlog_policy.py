@@ -16,6 +16,8 @@ from .note import ED25519, VerifierKey
 
 MAX_POLICY: Final = 128 * 1024
 MAX_NAMED: Final = 256
+MAX_SAID: Final = 4
+"""Witnesses that an error names."""
 NONE: Final = "none"
 _STAGE: Final = "tlog-policy"
 
@@ -137,16 +139,33 @@ class TlogPolicy:
                     found=f"{int(now) - min(one.time for one in counted)} s",
                 )
             return counted
-        names = len({cosignature.key for cosignature in counted})
         if self.met_by(cosignature.key for cosignature in found):
+            window = "" if max_age_s is None else f"≤ {max_age_s} s old, "
             raise TransparencyError(
                 Code.WITNESS_STALE,
-                "cosignatures are outside the window",
+                "cosignatures are outside the window, or this clock is wrong",
                 stage=_STAGE,
-                expected=f"≤ {max_age_s} s old" if max_age_s is not None else f"≤ {max_future_s} s ahead",
-                found=f"{names} in time",
+                expected=f"{window}≤ {max_future_s} s ahead",
+                found=", ".join(_age(cosignature, now) for cosignature in found[:MAX_SAID]),
             )
-        raise TransparencyError(Code.WITNESS_QUORUM, "too few witnesses cosigned", stage=_STAGE, found=names)
+        raise TransparencyError(
+            Code.WITNESS_QUORUM,
+            "too few witnesses cosigned",
+            stage=_STAGE,
+            expected=self._asked(),
+            found=len({cosignature.key for cosignature in counted}),
+        )
+
+    def _asked(self) -> str:
+        group = self.groups.get(self.quorum)
+        return (
+            self.quorum
+            if group is None
+            else f"{group.threshold} of {', '.join(self._named(group)[:MAX_SAID])}"
+        )
+
+    def _named(self, group: Group) -> list[str]:
+        return [self.witnesses[one].name if one in self.witnesses else one for one in group.members]
 
 
 class _Builder:
@@ -217,6 +236,11 @@ class _Builder:
             raise _invalid("a name is defined once, and is not 'none'")
         if len(self.witnesses) + len(self.groups) >= MAX_NAMED:
             raise _invalid("too many names")
+
+
+def _age(cosignature: Cosignature, now: float) -> str:
+    seconds = int(now) - cosignature.time
+    return f"{cosignature.key.name} {abs(seconds)} s {'old' if seconds >= 0 else 'ahead'}"
 
 
 def _key(vkey: str, number: int) -> VerifierKey:
