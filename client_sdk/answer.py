@@ -210,7 +210,7 @@ def check_outer(reply: httpx2.Response) -> None:
 
     Never falls back to an answer outside the encryption: what a relay says in clear is only ever an error.
     """
-    kind = reply.headers.get("content-type", "")
+    kind = reply.headers.get("content-type", "").lower()
     if reply.status_code == 200 and kind == RESPONSE_MEDIA_TYPE:
         return
     if reply.status_code in (502, 503, 504):

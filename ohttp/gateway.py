@@ -185,7 +185,8 @@ class Gateway:
                     return _MALFORMED
                 if int(value) > self._max_request:
                     return _TOO_LARGE
-        return kinds[0] if len(kinds) == 1 and kinds[0] in self._media_types else _MEDIA_TYPE
+        kind = kinds[0].lower() if len(kinds) == 1 else b""
+        return kind if kind in self._media_types else _MEDIA_TYPE
 
     def _answer(self, session: ChunkedGateway | WholeGateway) -> Answer:
         if isinstance(session, WholeGateway):

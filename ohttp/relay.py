@@ -157,7 +157,8 @@ class Relay:
     async def _ohttp(self, scope: Scope, url: str, upload: "_Upload", send: Send) -> bool:
         if scope["method"] != "POST":
             raise _Refused(_METHOD)
-        kinds = header_values(scope, b"content-type")
+        # Passed on in one spelling: another would mark whoever uses it.
+        kinds = [kind.lower() for kind in header_values(scope, b"content-type")]
         if len(kinds) != 1 or kinds[0] not in OHTTP_MEDIA_TYPES:
             raise _Refused(_MEDIA_TYPE)
         headers = [(b"content-type", kinds[0]), *upload.framing()]

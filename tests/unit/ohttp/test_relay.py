@@ -44,6 +44,26 @@ def failing_with(error: Exception) -> Relay:
     return Relay({"node": "http://node"}, httpx2.AsyncClient(transport=httpx2.MockTransport(handler)))
 
 
+def test_a_media_type_has_no_case_and_is_passed_on_in_one_spelling() -> None:
+    async def work() -> None:
+        node = Node(answering(200, JSON, b"{}"), profile=FAST)
+        target = Target(node.gateway)
+        client = node.client()
+        body = client.seal_request(sealed_form(inner(b"{}")))
+        headers = [(b"content-type", b"Message/OHTTP-Chunked-Req")]
+        reply = await drive(relay_to(target), body, method="POST", path="/node/ohttp", headers=headers)
+        assert opened(client, reply.parts).body == b"{}"
+        (scope,) = target.scopes
+        assert OHTTP in scope["headers"]
+        # By itself, too, the gateway knows its own media type by any spelling.
+        client = node.client()
+        body = client.seal_request(sealed_form(inner(b"{}")))
+        reply = await drive(node.gateway, body, method="POST", path="/ohttp", headers=headers)
+        assert opened(client, reply.parts).body == b"{}"
+
+    run(work())
+
+
 def test_a_private_request_goes_through_and_leaves_no_trace_of_its_sender() -> None:
     async def work() -> None:
         node = Node(answering(200, JSON, b"{}"), profile=FAST)
