@@ -20,7 +20,8 @@
 #include <immintrin.h>
 #define WIDE __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx512bf16")))
 #if defined(__has_include)
-#if __has_include(<amxtileintrin.h>) /* comes with compilers whose assemblers know these instructions */
+/* gcc's name or clang's: they come with compilers that can assemble these instructions. */
+#if __has_include(<amxtileintrin.h>) || __has_include(<amxintrin.h>)
 #define TILES
 #endif
 #endif

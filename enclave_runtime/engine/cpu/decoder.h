@@ -147,7 +147,8 @@ extern const kernels cloister_portable;
 #if defined(__x86_64__)
 extern const kernels cloister_avx2, cloister_avx512;
 #if defined(__has_include)
-#if __has_include(<amxtileintrin.h>) /* comes with compilers whose assemblers know these instructions */
+/* gcc's name or clang's: they come with compilers that can assemble these instructions. */
+#if __has_include(<amxtileintrin.h>) || __has_include(<amxintrin.h>)
 #define CLOISTER_AMX
 extern const kernels cloister_amx;
 void cloister_amx_product(const matrix *, int64_t block, int64_t blocks, const operand *, int64_t row, int64_t rows,

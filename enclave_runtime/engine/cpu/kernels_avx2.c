@@ -1,6 +1,11 @@
 /* The kernels for avx2. */
 #if defined(__x86_64__)
+#if defined(__clang__)
+#include <immintrin.h>
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
 #pragma GCC target("avx2,fma,f16c")
+#endif
 #include "decoder.h"
 
 #include <math.h>
@@ -13,4 +18,7 @@
 #include "attend.inc"
 
 const kernels cloister_avx2 = {LANES_NAME, 48, product, prepare, round_inputs, norm, turn, swiglu, to_half, attend};
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
 #endif

@@ -3,6 +3,9 @@
 #include "decoder.h"
 
 #include <pthread.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -12,6 +15,12 @@ static int best = PORTABLE;
 static pthread_once_t decided = PTHREAD_ONCE_INIT;
 
 #if defined(__x86_64__)
+static int has_avx2(void) {
+    unsigned a, b, c, d;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
+           (c & bit_F16C);
+}
+
 static int has_avx512(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
@@ -39,7 +48,7 @@ static void decide(void) {
 #ifdef CLOISTER_AMX
         if (has_amx()) best = AMX;
 #endif
-    } else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    } else if (has_avx2()) {
         best = AVX2;
     }
 }
