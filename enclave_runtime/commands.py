@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.status import Status
+
     from enclave_runtime.node_launch import RunningNode
 
 _LOOK_EVERY_S = 5.0
@@ -194,7 +196,8 @@ def serve(
             return OK
         # Absolute paths: the node does not share this program's idea of where it is.
         inputs = HostInputs(model.resolve(), staple.resolve(), host, port, metrics_port=metrics_port)
-        node = node_launch.start(platform, image, config, inputs)
+        with _waiting("the node starts: measured, model loaded, evidence made, sealed"):
+            node = node_launch.start(platform, image, config, inputs)
     except OSError as error:
         return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except (node_launch.LaunchFailed, ValueError) as error:
@@ -223,6 +226,13 @@ def serve(
     if status == 0:
         return OK
     return _failed(f"the node ended with status {status}: {node_launch.meaning_of(status)}")
+
+
+def _waiting(for_what: str) -> "Status":
+    """Something that moves, on a terminal alone: seconds pass before a node says anything."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(for_what)
 
 
 def tell_if_unlisted(measurement: str, staple: Path) -> None:

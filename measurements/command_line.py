@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -63,6 +64,13 @@ def print_witnesses(log: TileLog) -> None:
     """The same for people."""
     for one in log.asked:
         print(plain(f"witness  {one.key.name}: {'cosigned' if one.refusal is None else one.refusal}"))
+
+
+def waiting(for_what: str) -> AbstractContextManager[object]:
+    """Something that moves on standard error while nothing else is said, on a terminal alone."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(for_what)
 
 
 def guarded(work: Callable[[], int], *, watching: bool = False) -> int:

@@ -20,6 +20,7 @@ from .command_line import (
     print_json,
     print_witnesses,
     utc_now,
+    waiting,
     witnessed,
 )
 from .durable import make_folder, replace_file
@@ -134,7 +135,8 @@ def publish(
 
             signature = operator_signature(token=sigstore_token, config=sigstore_config, now=utc_now)
         keys = [SigningKey.load(path) for path in signer]
-        measured = measure_image(image, model=_target(model), cmdline=cmdline.encode())
+        with waiting("measuring image and model"):
+            measured = measure_image(image, model=_target(model), cmdline=cmdline.encode())
         if not measured.elements and (model is None or not cmdline):
             return failed(
                 "a process image is measured with its model and its command line: give --model, and as --cmdline"

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
+from .command_line import waiting
 from .durable import replace_file
 from .errors import TransparencyError
 from .image_release import measure_image
@@ -88,7 +89,8 @@ def process_image(
     def work() -> int:
         # What a link names is measured, since `cloister serve` hands over the same, and no link is measured.
         target = None if model is None else model.resolve()
-        measured = measure_image(image, model=target, cmdline=cmdline.encode())
+        with waiting("measuring image and model"):
+            measured = measure_image(image, model=target, cmdline=cmdline.encode())
         signed = measured.model_signing
         if not as_json:
             print(measured.launch_digest.hex())

@@ -2,7 +2,7 @@
 
 import json
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -61,7 +61,8 @@ def relay(
     try:
         listener = listen(host, port)
     except OSError as error:
-        _fail(f"cannot listen on {host} port {port}: {error.strerror or error}")
+        why = str(error.strerror or error).partition(" (while attempting")[0]
+        _fail(f"cannot listen on {host} port {port}: {why}; --host and --port choose another place")
     _raise_open_files()
     with listener:
         # The read timeout outlasts a node that thinks for long before its first byte.
@@ -81,7 +82,13 @@ def relay(
         started = _started(as_json, host, listener.getsockname()[1], targets)
         serve(application, listener, lambda: typer.echo(started))
         counts = application.counts()
-        typer.echo(json.dumps({"event": "stopped", "counts": counts}) if as_json else f"stopped; {counts}")
+        typer.echo(
+            json.dumps({"event": "stopped", "counts": counts}) if as_json else f"stopped; {_told(counts)}"
+        )
+
+
+def _told(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "nothing was asked"
 
 
 def _started(as_json: bool, host: str, port: int, targets: dict[str, str]) -> str:
