@@ -20,10 +20,11 @@ def recognise(data: bytes) -> str:
     """
     if data[:1] == b"{":
         return _document(data)
-    if int.from_bytes(data[4:8], "little") == _TDX_TYPE and int.from_bytes(data[:2], "little") in (4, 5):
-        return TDX
+    # No quote is as short as a report, whose guest_svn stands where a quote has the kind of its TEE.
     if len(data) == REPORT_LENGTH and int.from_bytes(data[:4], "little") < 16:
         return SEV_SNP
+    if int.from_bytes(data[4:8], "little") == _TDX_TYPE and int.from_bytes(data[:2], "little") in (4, 5):
+        return TDX
     raise EvidenceMalformed(
         code="evidence_unknown", found=data[:8], detail="not CPU evidence of a known kind"
     )

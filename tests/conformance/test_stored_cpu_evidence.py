@@ -20,6 +20,7 @@ from attestation.errors import EvidenceMalformed
 from attestation.evidence_kind import recognise
 from attestation.policy import AttestationPolicy
 from attestation.sev_snp_policy import SnpPolicy
+from attestation.sev_snp_report import REPORT_LENGTH
 from attestation.tdx.chain import read_pem
 from attestation.tdx.policy import TdxPolicy
 from attestation.tees import AZURE_SNP, AZURE_TDX, SEV_SNP, TDX, TEES, TPM
@@ -193,6 +194,13 @@ def test_the_command(vectors: Path, tmp_path: Path) -> None:
 def test_text_of_another_encoding_is_no_evidence() -> None:
     for text in (b'{"ak": 1}', b'{"hcl_report": 1, "hcl_report": 2}', base64.b64encode(bytes(99))):
         assert recognised(text) == ""
+
+
+@pytest.mark.parametrize("version", [2, 3, 4, 5])
+@pytest.mark.parametrize("guest_svn", [0, 0x81, 0xFFFFFFFF])
+def test_a_report_is_one_whatever_its_guest_counts(version: int, guest_svn: int) -> None:
+    head = version.to_bytes(4, "little") + guest_svn.to_bytes(4, "little")
+    assert recognised(head + bytes(REPORT_LENGTH - len(head))) == SEV_SNP
 
 
 def recognised(data: bytes) -> str:
