@@ -1,6 +1,6 @@
 """AMD's key distribution service (AMD 57230, "VCEK Certificate and KDS Interface Specification", chapter 4)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from ..certificate import Certificate, RevocationList
@@ -41,15 +41,11 @@ def fetch_snp(
         )
     line = _line(parsed, vek, product)
     if vek is None:
-        vek = _get(vcek_url(parsed, line, base=base), network, kept)
-    _require_certificate(vek, "vek")
+        vek = _get(vcek_url(parsed, line, base=base), network, kept, _require_vek)
+    else:
+        _require_vek(vek)
     path = f"{base}/{'vlek' if vlek else 'vcek'}/v1/{line.capitalize()}"
-    chain = read_pem(_get(f"{path}/cert_chain", network, kept))
-    if len(chain) != 2:
-        raise FetchFailed(code="fetch_failed", detail=f"a chain of {len(chain)} certificates, not of two")
-    ask, ark = chain
-    for name, data in (("ask", ask), ("ark", ark)):
-        _require_certificate(data, name)
+    ask, ark = _read_chain(_get(f"{path}/cert_chain", network, kept, _require_chain))
     crl = network.get(f"{path}/crl").body
     try:
         RevocationList.parse(crl)
@@ -84,8 +80,33 @@ def _line(report: Report, vek: bytes | None, product: Product | None) -> Product
     return found
 
 
-def _get(url: str, network: Network, kept: KeptAnswers | None) -> bytes:
-    return network.get(url).body if kept is None else kept.get(url, network)
+def _get(url: str, network: Network, kept: KeptAnswers | None, check: Callable[[bytes], None]) -> bytes:
+    if kept is not None:
+        return kept.get(url, network, check)
+    body = network.get(url).body
+    check(body)
+    return body
+
+
+def _read_chain(data: bytes) -> tuple[bytes, bytes]:
+    try:
+        chain = read_pem(data)
+    except AttestationError as error:
+        raise FetchFailed(code="fetch_failed", detail=f"cert_chain: {error}") from None
+    if len(chain) != 2:
+        raise FetchFailed(code="fetch_failed", detail=f"a chain of {len(chain)} certificates, not of two")
+    ask, ark = chain
+    for name, certificate in (("ask", ask), ("ark", ark)):
+        _require_certificate(certificate, name)
+    return ask, ark
+
+
+def _require_chain(data: bytes) -> None:
+    _read_chain(data)
+
+
+def _require_vek(data: bytes) -> None:
+    _require_certificate(data, "vek")
 
 
 def _require_certificate(data: bytes, name: str) -> None:

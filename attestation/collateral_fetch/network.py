@@ -5,7 +5,7 @@ Nothing of this is used in verification. What is fetched is checked there, whoev
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -100,13 +100,20 @@ class KeptAnswers:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def get(self, url: str, network: Network) -> bytes:
-        """The body at ``url``, out of the folder or else out of the network. Raises FetchFailed, OSError."""
+    def get(self, url: str, network: Network, check: Callable[[bytes], None]) -> bytes:
+        """The body at ``url``, out of the folder or else out of the network. Raises FetchFailed, OSError.
+
+        ``check`` raises FetchFailed for a body that is not what was asked for: such a one is neither kept nor
+        taken out of the folder.
+        """
         path = self._folder / hashlib.sha256(url.encode()).hexdigest()
         try:
-            return path.read_bytes()
-        except FileNotFoundError:
+            body = path.read_bytes()
+            check(body)
+            return body
+        except (FileNotFoundError, FetchFailed):
             body = network.get(url).body
+            check(body)
         self._folder.mkdir(parents=True, exist_ok=True)
         fresh = path.with_suffix(f".{os.getpid()}")
         fresh.write_bytes(body)

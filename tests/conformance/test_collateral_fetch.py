@@ -92,6 +92,19 @@ def test_what_never_changes_is_asked_for_once(amd: SimulatedAmd, tmp_path: Path)
     assert len(network.asked) == 4
 
 
+def test_an_answer_that_is_not_what_was_asked_for_is_not_kept(amd: SimulatedAmd, tmp_path: Path) -> None:
+    report = amd.section(bytes(64), amd.settings(bytes(48))).evidence
+    network, kept = kds(amd, report), KeptAnswers(tmp_path / "kept")
+    for url in list(network.answers):
+        busy = Recorded({**network.answers, url: Answer(b"<html>busy</html>")})
+        with pytest.raises(FetchFailed):
+            fetch_snp(report, busy, kept=kept)
+    assert fetch_snp(report, network, kept=kept) == fetch_snp(report, network)
+    for spoiled in (tmp_path / "kept").iterdir():
+        spoiled.write_bytes(b"")
+    assert fetch_snp(report, network, kept=kept) == fetch_snp(report, network)
+
+
 def test_where_a_turin_chip_is(vectors: Path) -> None:
     report = parse_report((vectors / "snp/real/turin_v5_oak.report.bin").read_bytes())
     url = vcek_url(report, Product.TURIN, base="https://cache.example")
