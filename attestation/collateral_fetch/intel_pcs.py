@@ -6,8 +6,8 @@ What Intel signed is kept as it was served: the signature is over those bytes an
 from typing import Final
 from urllib.parse import unquote
 
-from ..certificate import Certificate
-from ..errors import AttestationError, EndorsementMismatch
+from ..certificate import Certificate, RevocationList
+from ..errors import AttestationError
 from ..tdx.chain import read_pem
 from ..tdx.collateral import TdxCollateral, split_served
 from ..tdx.pck import read_platform
@@ -25,11 +25,12 @@ def fetch_tdx(
     quote: bytes, network: Network, *, base: str = INTEL_PCS, root_ca_crl: str = ROOT_CA_CRL
 ) -> dict[str, bytes]:
     """Collateral of a TDX quote, by the names of ``TdxCollateral``. Raises FetchFailed, EvidenceMalformed."""
-    chain = read_pem(parse_quote(quote).pck_chain)
+    parsed = parse_quote(quote)
     try:
+        chain = read_pem(parsed.pck_chain)
         leaf, issuer = (Certificate.parse(data) for data in chain[:2])
         platform = read_platform(leaf)
-    except (ValueError, EndorsementMismatch) as error:
+    except (ValueError, AttestationError) as error:
         raise FetchFailed(code="fetch_failed", detail=f"the quote's PCK chain: {error}") from None
     ca = _CAS.get(issuer.common_name)
     if ca is None:
@@ -45,8 +46,8 @@ def fetch_tdx(
         raise FetchFailed(code="fetch_failed", detail=str(error)) from None
     pieces = {
         "pck_crl_issuer_chain": _chain(pck_crl, "sgx-pck-crl-issuer-chain"),
-        "root_ca_crl": network.get(root_ca_crl).body,
-        "pck_crl": pck_crl.body,
+        "root_ca_crl": _revocation_list(network.get(root_ca_crl), "root_ca_crl"),
+        "pck_crl": _revocation_list(pck_crl, "pck_crl"),
         "tcb_info_issuer_chain": _chain(tcb, "tcb-info-issuer-chain"),
         "tcb_info": tcb_info,
         "tcb_info_signature": tcb_signature,
@@ -56,6 +57,14 @@ def fetch_tdx(
     }
     TdxCollateral.from_members(pieces)
     return pieces
+
+
+def _revocation_list(answer: Answer, name: str) -> bytes:
+    try:
+        RevocationList.parse(answer.body)
+    except AttestationError as error:
+        raise FetchFailed(code="fetch_failed", detail=f"{name}: {error}") from None
+    return answer.body
 
 
 def _chain(answer: Answer, header: str) -> bytes:
