@@ -25,7 +25,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from .answer import AsyncInnerAnswer
-from .errors import ClientError, DirectoryRefused, ExchangeFailed, RelayUnreachable, VerificationRefused
+from .errors import (
+    SPLIT_VIEWS,
+    ClientError,
+    DirectoryRefused,
+    ExchangeFailed,
+    RelayUnreachable,
+    VerificationRefused,
+)
 from .exchange import InnerRequest
 from .fleet import Drawn
 
@@ -105,7 +112,8 @@ class Conversations:
                 self._forget(conversation)
                 if drawn is not None:
                     await asyncio.to_thread(self._fleet.count_failed, drawn, read=conversation.read)
-                if attempt or opened or drawn is None or not isinstance(error, _UNSENT):
+                again = isinstance(error, _UNSENT) and error.code not in SPLIT_VIEWS
+                if attempt or opened or drawn is None or not again:
                     raise
             finally:
                 conversation.busy -= 1

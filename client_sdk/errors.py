@@ -10,6 +10,10 @@ ClientError
 """
 
 from dataclasses import dataclass, field
+from typing import Final
+
+SPLIT_VIEWS: Final = frozenset({"SPLIT_VIEW", "directory_split_view"})
+"""Codes that no other node, and no other relay, makes good: a log has two histories, and a person has to look."""
 
 
 @dataclass

@@ -22,13 +22,13 @@ from typing import Final, Protocol
 
 import httpx2
 
-from measurements.errors import Code, TransparencyError
+from measurements.errors import TransparencyError
 from measurements.rollback import FileMemory, RollbackMemory, VolatileMemory
 
 from .answer import unreachable
 from .client import PrivateClient
 from .directory import MAX_DIRECTORY, Directory, ListedNode, refused, shown_list
-from .errors import ClientError, DirectoryRefused, RelayUnreachable, VerificationRefused
+from .errors import SPLIT_VIEWS, ClientError, DirectoryRefused, RelayUnreachable, VerificationRefused
 from .patient_transport import plain_client
 from .policy import Policy
 from .sightings import Count, FileSightings, Steering, VolatileSightings, suspected
@@ -199,8 +199,8 @@ class Fleet:
                 client.close()
                 failed.append(node.name)
                 errors.append(error)
-                if error.code == Code.SPLIT_VIEW:
-                    break  # the log has lied: another node is no way out of that, and a person has to look
+                if error.code in SPLIT_VIEWS:
+                    break
                 continue
             self._sightings.remember(directory.channel, names, node.name, failed)
             return Drawn(node.name, directory.channel, client, verification, tuple(failed), len(names))

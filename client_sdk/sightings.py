@@ -12,6 +12,7 @@ of a hundred histories.
 
 import json
 import math
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,9 +141,10 @@ class FileSightings:
 
 
 class VolatileSightings:
-    """Counts that end with the process."""
+    """Counts that end with the process; for any number of threads."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._channels: dict[str, dict[str, Count]] = {}
 
     def counts(self, channel: str) -> dict[str, Count]:
@@ -153,12 +155,15 @@ class VolatileSightings:
         self, channel: str, listed: Iterable[str], served_by: str | None, failed: Iterable[str] = ()
     ) -> dict[str, Count]:
         """``after_draw``, kept."""
-        self._channels[channel] = after_draw(self.counts(channel), listed, served_by, failed)
-        return self._channels[channel]
+        with self._lock:
+            after = after_draw(self.counts(channel), listed, served_by, failed)
+            self._channels[channel] = after
+        return after
 
     def take_back(self, channel: str, name: str, share: float) -> None:
         """``after_loss``, kept."""
-        self._channels[channel] = after_loss(self.counts(channel), name, share)
+        with self._lock:
+            self._channels[channel] = after_loss(self.counts(channel), name, share)
 
 
 def _by_chance(served: int, expected: float) -> float:

@@ -166,6 +166,22 @@ def test_nothing_is_sent_twice_but_the_next_attempt_draws_anew(error: ClientErro
     run(work)
 
 
+@pytest.mark.parametrize(
+    "error", [VerificationRefused("SPLIT_VIEW", ""), DirectoryRefused("directory_split_view", "")]
+)
+def test_two_histories_are_said_and_not_passed_over(error: ClientError) -> None:
+    """Another node that shows but one of them would only hide what a person has to look at."""
+
+    async def work(world: World) -> None:
+        await world.ask("hello")
+        world.fleet.nodes[0].error = error
+        with pytest.raises(type(error)):
+            await world.ask("hello", "hi", "and now?")
+        assert len(world.fleet.nodes) == 1
+
+    run(work)
+
+
 def test_an_answer_that_breaks_off_lets_its_node_go() -> None:
     async def work(world: World) -> None:
         request = InnerRequest("POST", "/v1/chat/completions", (), b'{"messages": [{"content": "hello"}]}')

@@ -2,8 +2,10 @@
 
 import json
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,3 +106,20 @@ def test_a_cut_file_is_something_else(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(ClientError):
             FileSightings(path).counts("prod")
+
+
+class SlowRead(dict[str, dict[str, Count]]):
+    """Gives another thread every chance between what was read and what is written."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        found = super().get(key, default)
+        time.sleep(0.001)
+        return found
+
+
+def test_threads_that_count_at_once_lose_nothing() -> None:
+    sightings = VolatileSightings()
+    sightings._channels = SlowRead()
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(lambda _: sightings.remember("prod", NAMES, NAMES[0]), range(64)))
+    assert sightings.counts("prod")[NAMES[0]].served == 64
