@@ -1,7 +1,11 @@
 """Both kinds of model files: the same weights give the same model, and broken files are refused."""
 
+import gc
 import json
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -277,3 +281,30 @@ def test_the_digest_covers_every_byte_and_name(tiny: Any, tiny_model: LoadedMode
     assert changed.model_digest != tiny_model.model_digest
     assert changed.tokenizer_digest == tiny_model.tokenizer_digest
     assert model_digest({"a": b"1" * 32, "b": b"2" * 32}) != model_digest({"a": b"2" * 32, "b": b"1" * 32})
+
+
+def test_importing_the_engine_starts_no_thread() -> None:
+    said = "import os; import enclave_runtime.engine.model; print(len(os.listdir('/proc/self/task')))"
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", said], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "1\n"
+
+
+def test_the_collector_works_again_once_a_model_is_loaded_or_refused(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    assert gc.isenabled()
+    load_model(tiny_folder)
+    assert gc.isenabled()
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelMalformed):
+        load_model(tmp_path / "m.gguf")
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        load_model(tiny_folder)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
