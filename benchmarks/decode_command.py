@@ -162,14 +162,16 @@ def _commands(
 
 def _measure(arms: list[Arm], rounds: int, bars: Progress) -> dict[tuple[str, str], list[float]]:
     taken: dict[tuple[str, str], list[float]] = {}
-    task = bars.add_task("rounds", total=rounds * len(WORK) * len(arms))
+    task = bars.add_task("warm-up", total=(rounds + 1) * len(WORK) * len(arms))
     for number in range(-1, rounds):  # the first round warms up and does not count
         for name, sequences, steps in WORK:
             for arm in arms if number % 2 else arms[::-1]:
+                # torch.compile takes minutes for each kind of work: say what is waited for.
+                bars.update(task, description=f"{'warm-up' if number < 0 else 'rounds'}: {arm.name}, {name}")
                 seconds = arm.seconds(sequences, steps)
+                bars.advance(task)
                 if number >= 0:
                     taken.setdefault((arm.name, name), []).append(seconds)
-                    bars.advance(task)
     return taken
 
 
