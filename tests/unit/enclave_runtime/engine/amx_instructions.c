@@ -1,5 +1,6 @@
 /* Every AMX instruction as the assembler writes it, with different registers and addresses, beside plain loops: what the
  * processor does (or amx_emulator.so for it) is what Intel's manual says. Prints how many results were compared.
+ * With an argument, one mistake that the manual makes a fault.
  */
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -87,8 +88,30 @@ static void bf16(void) {
         }
 }
 
-int main(void) {
+static void err(const char *how) {
+    shapes s = {.palette = 1};
+    if (!strcmp(how, "without shapes")) __asm__ volatile("tilezero %tmm0");
+    if (!strcmp(how, "too many rows")) s.rows[0] = 17, s.row_bytes[0] = 64;
+    if (!strcmp(how, "rows without bytes")) s.rows[0] = 16;
+    if (!strcmp(how, "reserved bytes")) s.reserved[3] = 1;
+    if (!strcmp(how, "another palette")) s.palette = 2;
+    __asm__ volatile("ldtilecfg (%0)" ::"r"(&s) : "memory");
+    shape();
+    if (!strcmp(how, "the same tile twice")) /* tdpbssd %tmm5, %tmm4, %tmm5, which no assembler writes */
+        __asm__ volatile(".byte 0xc4, 0xe2, 0x53, 0x5e, 0xec");
+    if (!strcmp(how, "depths that differ")) __asm__ volatile("tdpbssd %tmm0, %tmm4, %tmm3");
+    if (!strcmp(how, "rows that differ")) __asm__ volatile("tdpbssd %tmm2, %tmm4, %tmm5");
+    __asm__ volatile("tilerelease");
+    if (!strcmp(how, "after the release")) __asm__ volatile("tdpbf16ps %tmm5, %tmm4, %tmm3");
+}
+
+int main(int count, char **arguments) {
+    if (count > 1 && !strcmp(arguments[1], "without permission")) shape();
     if (syscall(SYS_arch_prctl, 0x1023, 18)) return 2;
+    if (count > 1) {
+        err(arguments[1]);
+        return 0;
+    }
     srand(1);
     for (size_t i = 0; i < sizeof x; i++) x[i] = (uint8_t)(rand() >> 8), w[i] = (uint8_t)(rand() >> 8);
     for (size_t i = 0; i < 16 * 20; i++) start[i] = (uint32_t)rand() * 2654435761u;

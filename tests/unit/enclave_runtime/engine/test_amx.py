@@ -35,6 +35,21 @@ def test_every_instruction_does_what_the_manual_says(built: Path) -> None:
     assert int(done.stdout) > 1000
 
 
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        *("without permission", "without shapes", "too many rows", "rows without bytes", "reserved bytes"),
+        *("another palette", "the same tile twice", "depths that differ", "rows that differ"),
+        "after the release",
+    ],
+)
+def test_what_the_manual_forbids_ends_the_process(built: Path, mistake: str) -> None:
+    """So no kernel can rely on what the emulator would let pass."""
+    assert run(built, built / "amx_instructions", "no mistake").returncode == 0
+    done = run(built, built / "amx_instructions", mistake)
+    assert done.returncode < 0 if SILICON else (done.returncode == 97 and "amx_emulator: " in done.stderr)
+
+
 def products(built: Path, kind: int, fine: bool, inputs: int, blocks: int, rows: list[int]) -> float:
     done = run(
         built,
