@@ -10,7 +10,9 @@
 #ifdef CLOISTER_AMX
 #if defined(__clang__)
 #include <immintrin.h>
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(                                                                             \
+    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c"))), \
+    apply_to = function)
 #else
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c,prefer-vector-width=512")
 #endif
@@ -28,8 +30,7 @@ enum {
     BF16_INPUTS = 32,   /* inputs of a tile */
     BF16_RUN = 256,     /* inputs after which the next blocks have their turn: 64 rows of them stay in the first cache */
     QUANT_RUN = 1024,   /* the same for quantised weights: one block's stay there */
-    BF16_AHEAD = 4096,  /* bytes fetched ahead of a product that reads its weights once */
-    DOTS = LANES * TALL /* numbers in a tile */
+    BF16_AHEAD = 4096   /* bytes fetched ahead of a product that reads its weights once */
 };
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
