@@ -1,5 +1,6 @@
 """What this room's commands share: exit statuses, failures in one line, JSON, the clock and witness options."""
 
+import errno
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -88,7 +89,10 @@ def guarded(work: Callable[[], int], *, watching: bool = False) -> int:
         status = USAGE_OR_IO if watching else NOT_AVAILABLE
         return failed(f"not installed: {error.name}; pip install 'cloister[witness]'", status)
     except OSError as error:
-        return failed(f"{error.filename}: {error.strerror}" if error.filename else str(error), USAGE_OR_IO)
+        said = (error.strerror or str(error)).partition(" (while attempting")[0]
+        if error.errno == errno.EADDRINUSE:
+            said += " (another program listens there; name another port with --port, or 0 for a free one)"
+        return failed(f"{error.filename}: {said}" if error.filename else said, USAGE_OR_IO)
 
 
 def plain(text: str) -> str:

@@ -91,6 +91,11 @@ def process_image(
         target = None if model is None else model.resolve()
         with waiting("measuring image and model"):
             measured = measure_image(image, model=target, cmdline=cmdline.encode())
+        if not measured.elements and not (model and cmdline):
+            print(
+                "note: a node measures as this only with its --model and its --cmdline beside",
+                file=sys.stderr,
+            )
         signed = measured.model_signing
         if not as_json:
             print(measured.launch_digest.hex())

@@ -64,7 +64,8 @@ def issuer(
     except TokenError as error:
         _fail(f"{error.code}: {error.detail}", EXIT_NOT_AVAILABLE if error.code == "no_libcrypto" else 1)
     except OSError as error:
-        _fail(f"{error.filename or f'{host} port {port}'}: {error.strerror or error}")
+        why = str(error.strerror or error).partition(" (while attempting")[0]
+        _fail(f"{error.filename or f'{host} port {port}'}: {why}")
     with listener:
         at = listener.getsockname()[1]
         said = json.dumps({"event": "listening", "port": at}) if as_json else f"issuer on http://{host}:{at}"
