@@ -1,5 +1,8 @@
 """What the documents name exists: links, headings, files, tests, programs, and the numbers that come from code."""
 
+import ast
+import importlib
+import importlib.util
 import re
 from dataclasses import fields
 from itertools import chain
@@ -78,3 +81,14 @@ def test_the_policy_tables_that_users_read_of_are_known() -> None:
             PolicyError, match="transparency"
         ):  # what is missing, and not a key that is unknown
             Policy.parse(f'version = 1\nname = "x"\n[{name}]\n'.encode())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_example_in_python_reads_and_names_what_there_is(document: Path) -> None:
+    for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (ROOT / str(node.module).partition(".")[0]).is_dir():
+                module = importlib.import_module(str(node.module))
+                for name in node.names:
+                    submodule = f"{node.module}.{name.name}"
+                    assert hasattr(module, name.name) or importlib.util.find_spec(submodule), submodule
