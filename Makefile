@@ -44,13 +44,16 @@ machines:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# The compiled decoder is built with the package, so what it is made of calls for a new one.
+DECODER := $(wildcard enclave_runtime/engine/cpu/*.[ch] enclave_runtime/engine/cpu/*.inc)
+
 # Where there is no C compiler PyTorch computes, a tenth as fast.
-$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.demo: pyproject.toml $(DECODER) | $(VENV)/bin/python
 	if command -v gcc || command -v cc || command -v clang; then extras=node,images,witness; else extras=runtime; fi >/dev/null; \
 		$(BIN)/python -m pip install --quiet --editable ".[$$extras]"
 	touch $@
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.dev: pyproject.toml $(DECODER) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[runtime,images,bench,dev]'
 	touch $@ $(VENV)/.demo
 
