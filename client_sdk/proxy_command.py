@@ -69,9 +69,8 @@ def proxy(
             carrying = Conversations(nodes, drawn=show)
         notes.print(f"listening on http://127.0.0.1:{listener.getsockname()[1]}/v1", highlight=False)
         config = uvicorn.Config(Proxy(carrying), log_level="critical", access_log=False, server_header=False)
-        with contextlib.suppress(
-            KeyboardInterrupt
-        ):  # how it is stopped; the server has ended in order by then
+        # Ctrl-C is how it is stopped; the server has ended in order by then.
+        with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
     return 0
 

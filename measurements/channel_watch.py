@@ -178,10 +178,8 @@ class ChannelWatch:
                 self._report(Alert(AlertCode.STATUS_STALE, Severity.STALE, detail, f"STATUS_STALE {name}"))
             # A status that came after a revocation knows of it, and was judged as an entry; this one came before.
             for leaf in sorted({*status.active} & {*channel.withdrawn} - {*status.revoked}):
-                code, detail = (
-                    AlertCode.REVOKED_YET_ACTIVE,
-                    f"{leaf} was revoked, and no status of {name} says so yet",
-                )
+                code = AlertCode.REVOKED_YET_ACTIVE
+                detail = f"{leaf} was revoked, and no status of {name} says so yet"
                 self._report(Alert(code, Severity.STALE, detail, f"{code} {name} {leaf}"))
 
     def _authenticate(self, kind: Kind, channel: Channel, leaf: bytes) -> None:
