@@ -8,6 +8,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,11 @@ def sizes(reply: Reply) -> list[int]:
     return [len(part) for part in reply.parts]
 
 
+def bursts(reply: Reply) -> int:
+    """How many times something came after a silence."""
+    return 1 + sum(later - earlier > STEP_S / 2 for earlier, later in pairwise(reply.times))
+
+
 def test_guesses_are_not_heard_in_cells_at_their_own_pace(topics: tuple[Listener, Listener]) -> None:
     (one, agreeing), (other, contrary) = (listener.observed(BEAT) for listener in topics)
     assert one == other
@@ -90,6 +96,11 @@ def test_guesses_are_not_heard_in_cells_at_their_own_pace(topics: tuple[Listener
 
 
 def test_control_without_cells_each_part_is_the_tokens_of_one_step(topics: tuple[Listener, Listener]) -> None:
-    (one, agreeing), (other, contrary) = (listener.observed(OFF, STEP_S) for listener in topics)
-    assert one == other
-    assert len(contrary.parts) > 2 * len(agreeing.parts)
+    for _ in range(
+        5
+    ):  # on a busy machine what comes at once may be heard in pieces, and the attacker asks again
+        (one, agreeing), (other, contrary) = (listener.observed(OFF, STEP_S) for listener in topics)
+        assert one == other
+        if bursts(contrary) > 2 * bursts(agreeing):
+            return
+    pytest.fail(f"{bursts(contrary)} steps where no guess came true are not told from {bursts(agreeing)}")

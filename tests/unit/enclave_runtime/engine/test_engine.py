@@ -316,14 +316,17 @@ def test_pieces_can_be_read_from_several_event_loops_at_once(make_engine: MakeEn
 
 def test_closing_the_iterator_cancels(make_engine: MakeEngine) -> None:
     engine = make_engine()
+    slow = Slow(engine)
+    slow.allow(20)  # enough for a piece, and not for the whole answer before it is given up
 
     async def read_one_piece() -> None:
-        pieces = engine.submit(request(10, 200)).pieces()
+        pieces = engine.submit(request(10, 200, ignore_eos=True)).pieces()
         async for _ in pieces:
             break
         await pieces.aclose()
 
     asyncio.run(read_one_piece())
+    slow.allow()
     wait_until(lambda: idle(engine))
     assert engine.stats().cancelled == 1
 
