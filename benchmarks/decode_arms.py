@@ -70,10 +70,12 @@ def arithmetic(config: "ModelConfig", weight_bytes: int, path: int, *, fine: boo
     """What a token of a prompt costs: ``multiply_adds`` in the matrices of all layers (times two where 16-bit
     activations meet quantised weights as two planes), and ``rate``, what `cpu_rates.c` calls the rate of the
     instructions that compute them; None where it measures none."""
+    from enclave_runtime.engine.cpu.binding import PATH_AMX, PATH_AVX512
+
     heads = config.head_dim * (2 * config.heads + 2 * config.kv_heads)
     layers = config.layers * config.hidden_size * (heads + 3 * config.intermediate_size)
     quantised = weight_bytes < 2 * (layers + config.hidden_size * config.vocab_size)
-    prefix = {2: "", 3: "amx_"}.get(path)
+    prefix = {PATH_AVX512: "", PATH_AMX: "amx_"}.get(path)
     rate = None if prefix is None else f"{prefix}{'int8' if quantised else 'bf16'}_GMAC_s"
     return {"multiply_adds": layers * (2 if quantised and fine else 1), "rate": rate}
 

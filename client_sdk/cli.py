@@ -3,7 +3,6 @@
 Exit codes: 0 verified or done, 1 usage or I/O, 2 not available here, 3 verification refused.
 """
 
-import errno
 import sys
 from enum import IntEnum
 from importlib.metadata import EntryPoint, entry_points
@@ -19,12 +18,6 @@ from .render import printable
 
 # The order in which a newcomer meets them, not the alphabet's.
 _ROOMS = ("enclave_runtime", "ohttp", "measurements", "images", "benchmarks")
-
-_WHAT_TO_DO = {
-    errno.EADDRINUSE: "another program listens there; name another port with --port, or 0 for a free one",
-    errno.ENOSPC: "make room, then run it again",
-    errno.EDQUOT: "make room, then run it again",
-}
 
 
 class ExitCode(IntEnum):
@@ -83,7 +76,9 @@ def run(arguments: list[str]) -> int:
         )
         return ExitCode.NOT_AVAILABLE
     except OSError as error:
-        errors.print(printable(f"error {_of_the_system(error)}"), style="red", markup=False)
+        from measurements.command_line import of_the_system
+
+        errors.print(printable(f"error {of_the_system(error)}"), style="red", markup=False)
         return ExitCode.USAGE_OR_IO
     except (KeyboardInterrupt, EOFError):
         return 130
@@ -100,14 +95,6 @@ def run(arguments: list[str]) -> int:
         errors.print("try 'cloister --help', or --help behind a command", style="dim", markup=False)
         return ExitCode.USAGE_OR_IO
     return status if isinstance(status, int) else ExitCode.OK
-
-
-def _of_the_system(error: OSError) -> str:
-    """What the system refused, of which file, and what to do where that is known."""
-    said = (error.strerror or str(error)).partition(" (while attempting")[0]
-    what = f"{error.filename}: {said}" if error.filename is not None else said
-    hint = _WHAT_TO_DO.get(error.errno or 0)
-    return f"{what} ({hint})" if hint else what
 
 
 def _print_version(wanted: bool) -> None:

@@ -7,7 +7,7 @@ bounded by whoever reads it: evidence as a whole, an answer chunk by chunk.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import httpcore2
 import httpx2
@@ -53,14 +53,8 @@ class PatientTransport(httpx2.BaseTransport):
 
     def __init__(self, head_s: float) -> None:
         self._head = head_s
-        self._backend = DeadlineBackend(httpcore2.SyncBackend(), _late)
-        self._pool = httpcore2.ConnectionPool(
-            ssl_context=httpx2.create_ssl_context(trust_env=False),
-            max_connections=100,
-            max_keepalive_connections=20,
-            keepalive_expiry=5.0,
-            network_backend=cast(httpcore2.NetworkBackend, self._backend),
-        )
+        self._backend = DeadlineBackend("the head of the answer did not come in time")
+        self._pool = self._backend.connections()
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send the request, and return once the head of its answer is there."""
@@ -93,10 +87,6 @@ class _Body(httpx2.SyncByteStream):
 
     def close(self) -> None:
         self._stream.close()
-
-
-def _late() -> Exception:
-    return httpcore2.ReadTimeout("the head of the answer did not come in time")
 
 
 @contextmanager

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from rich.status import Status
-
     from enclave_runtime.node_launch import RunningNode
 
 _LOOK_EVERY_S = 5.0
@@ -141,6 +139,7 @@ def serve(
     from enclave_runtime import node_launch
     from enclave_runtime.config import SIMULATED, HostInputs, NodeConfig
     from enclave_runtime.errors import ConfigurationError
+    from measurements.command_line import waiting
     from ohttp.errors import TokenError
     from ohttp.token_policy import TokenPolicy
 
@@ -196,7 +195,7 @@ def serve(
             return OK
         # Absolute paths: the node does not share this program's idea of where it is.
         inputs = HostInputs(model.resolve(), staple.resolve(), host, port, metrics_port=metrics_port)
-        with _waiting("the node starts: measured, model loaded, evidence made, sealed"):
+        with waiting("the node starts: measured, model loaded, evidence made, sealed"):
             node = node_launch.start(platform, image, config, inputs)
     except OSError as error:
         return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
@@ -226,13 +225,6 @@ def serve(
     if status == 0:
         return OK
     return _failed(f"the node ended with status {status}: {node_launch.meaning_of(status)}")
-
-
-def _waiting(for_what: str) -> "Status":
-    """Something that moves, on a terminal alone: seconds pass before a node says anything."""
-    from rich.console import Console
-
-    return Console(stderr=True).status(for_what)
 
 
 def tell_if_unlisted(measurement: str, staple: Path) -> None:

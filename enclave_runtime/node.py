@@ -110,7 +110,7 @@ def run(
             text = model.chat_template.render([message], add_generation_prompt=False)
             engine.keep_public_prefix(model.tokenizer.encode(text))
     except ModelError as error:  # two models that do not go together
-        raise NodeError(error.code, ExitCode.MODEL, _without_code(error)) from None
+        raise NodeError(error.code, ExitCode.MODEL, error.said) from None
     except EngineError as error:
         raise NodeError(error.code, ExitCode.WARM_UP, error.detail) from None
     clock.mark("warm_up")
@@ -365,12 +365,7 @@ def _model(path: Path, decoder: DecoderChoice, links: RankLinks | None = None) -
             return load_model(path, _leader(links))
         return load_model(path, decoder.wanted, activations=decoder.activations)
     except EngineError as error:
-        raise NodeError(error.code, ExitCode.MODEL, _without_code(error)) from None
-
-
-def _without_code(error: EngineError) -> str:
-    """What ``error`` says, without the code that goes before it anyway."""
-    return str(error).removeprefix(f"{error.code}: ")
+        raise NodeError(error.code, ExitCode.MODEL, error.said) from None
 
 
 def _leader(links: RankLinks) -> DecoderMaker:

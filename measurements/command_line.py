@@ -29,6 +29,12 @@ _REFUSALS: Final = frozenset(
     }
 )
 
+_WHAT_TO_DO: Final = {
+    errno.EADDRINUSE: "another program listens there; name another port with --port, or 0 for a free one",
+    errno.ENOSPC: "make room, then run it again",
+    errno.EDQUOT: "make room, then run it again",
+}
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 WitnessOption = Annotated[
     list[str],
@@ -89,10 +95,15 @@ def guarded(work: Callable[[], int], *, watching: bool = False) -> int:
         status = USAGE_OR_IO if watching else NOT_AVAILABLE
         return failed(f"not installed: {error.name}; pip install 'cloister[witness]'", status)
     except OSError as error:
-        said = (error.strerror or str(error)).partition(" (while attempting")[0]
-        if error.errno == errno.EADDRINUSE:
-            said += " (another program listens there; name another port with --port, or 0 for a free one)"
-        return failed(f"{error.filename}: {said}" if error.filename else said, USAGE_OR_IO)
+        return failed(of_the_system(error), USAGE_OR_IO)
+
+
+def of_the_system(error: OSError) -> str:
+    """What the system refused, of which file, and what to do where that is known."""
+    said = (error.strerror or str(error)).partition(" (while attempting")[0]
+    what = f"{error.filename}: {said}" if error.filename is not None else said
+    hint = _WHAT_TO_DO.get(error.errno or 0)
+    return f"{what} ({hint})" if hint else what
 
 
 def plain(text: str) -> str:

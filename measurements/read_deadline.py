@@ -5,22 +5,40 @@ A timeout of each read alone lets whoever answers a byte at a time hold a thread
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    import httpcore2
 
 
 class DeadlineBackend:
-    """A network backend of httpcore around ``inner``; reads end at the deadline of the thread that reads, where it has
-    one.
+    """A network backend of httpcore whose reads end at the deadline of the thread that reads, where it has one.
 
-    ``late`` makes the exception that such a read raises.
+    ``late`` is what the ReadTimeout says that such a read raises.
     """
 
-    def __init__(self, inner: Any, late: Callable[[], Exception]) -> None:
-        self._inner = inner
-        self._late = late
+    def __init__(self, late: str) -> None:
+        import httpcore2
+
+        self._inner: Any = httpcore2.SyncBackend()
+        self._late = partial(httpcore2.ReadTimeout, late)
         self._of_thread = threading.local()
+
+    def connections(self) -> "httpcore2.ConnectionPool":
+        """A pool of connections over this backend, which takes nothing from the environment."""
+        import httpcore2
+        import httpx2
+
+        return httpcore2.ConnectionPool(
+            ssl_context=httpx2.create_ssl_context(trust_env=False),
+            max_connections=100,
+            max_keepalive_connections=20,
+            keepalive_expiry=5.0,
+            network_backend=cast(httpcore2.NetworkBackend, self),
+        )
 
     @contextmanager
     def deadline(self, seconds: float) -> Iterator[None]:
@@ -32,7 +50,7 @@ class DeadlineBackend:
             self._of_thread.until = None
 
     def left(self, timeout: float | None) -> float | None:
-        """Seconds that a read with this timeout of its own may take. Raises ``late()`` where there are none."""
+        """Seconds that a read with this timeout of its own may take. Raises ReadTimeout where there are none."""
         until: float | None = getattr(self._of_thread, "until", None)
         if until is None:
             return timeout

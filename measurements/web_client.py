@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from .errors import Code, TransparencyError
 from .read_deadline import DeadlineBackend
@@ -47,7 +47,7 @@ class WebClient:
 
         self._deadline: Callable[[float], AbstractContextManager[Any]] = nullcontext
         if transport is None:
-            backend = _backend()
+            backend = DeadlineBackend("the answer took too long")
             transport, self._deadline = _patient(backend), backend.deadline
         self._errors: tuple[type[Exception], ...] = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError)
         self._timeouts, self._unconnected = httpx2.TimeoutException, httpx2.ConnectError
@@ -113,25 +113,12 @@ class WebClient:
             raise _unreachable(url, "cannot be reached" if refused else type(error).__name__) from error
 
 
-def _backend() -> DeadlineBackend:
-    import httpcore2
-
-    return DeadlineBackend(httpcore2.SyncBackend(), lambda: httpcore2.ReadTimeout("the answer took too long"))
-
-
 def _patient(backend: DeadlineBackend) -> "httpx2.BaseTransport":
-    import httpcore2
     import httpx2
 
     transport = httpx2.HTTPTransport(trust_env=False)
     # There is no public name for a transport's network (bounds: httpx2 <3).
-    transport._pool = httpcore2.ConnectionPool(
-        ssl_context=httpx2.create_ssl_context(trust_env=False),
-        max_connections=100,
-        max_keepalive_connections=20,
-        keepalive_expiry=5.0,
-        network_backend=cast(httpcore2.NetworkBackend, backend),
-    )
+    transport._pool = backend.connections()
     return transport
 
 

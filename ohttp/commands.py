@@ -11,7 +11,7 @@ import typer
 
 from .current_file import CurrentFile
 from .errors import RelayError
-from .quiet_server import listen, serve
+from .quiet_server import listen, refusal, serve
 from .relay import Relay
 
 EXIT_USAGE = 1
@@ -61,8 +61,9 @@ def relay(
     try:
         listener = listen(host, port)
     except OSError as error:
-        why = str(error.strerror or error).partition(" (while attempting")[0]
-        _fail(f"cannot listen on {host} port {port}: {why}; --host and --port choose another place")
+        _fail(
+            f"cannot listen on {host} port {port}: {refusal(error)}; --host and --port choose another place"
+        )
     _raise_open_files()
     with listener:
         # The read timeout outlasts a node that thinks for long before its first byte.

@@ -19,6 +19,11 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def refusal(error: OSError) -> str:
+    """Why there is no such socket, without the address, which asyncio and socket append."""
+    return str(error.strerror or error).partition(" (while attempting")[0]
+
+
 def serve(app: App, listener: socket.socket, when_listening: Callable[[], object]) -> None:
     """Serve until SIGINT or SIGTERM. Raises ImportError where the web server is not installed."""
     import uvicorn

@@ -11,7 +11,7 @@ import typer
 
 from .current_file import CurrentFile
 from .errors import TokenError
-from .quiet_server import listen, serve
+from .quiet_server import listen, refusal, serve
 from .token_accounts import MAX_FILE, Account, Accounts, IssuedCounts, digest_of, new_secret
 from .token_issuer import TokenIssuer
 from .token_issuer_keys import AHEAD, EPOCH_S, IssuerKeys
@@ -64,8 +64,7 @@ def issuer(
     except TokenError as error:
         _fail(f"{error.code}: {error.detail}", EXIT_NOT_AVAILABLE if error.code == "no_libcrypto" else 1)
     except OSError as error:
-        why = str(error.strerror or error).partition(" (while attempting")[0]
-        _fail(f"{error.filename or f'{host} port {port}'}: {why}")
+        _fail(f"{error.filename or f'{host} port {port}'}: {refusal(error)}")
     with listener:
         at = listener.getsockname()[1]
         said = json.dumps({"event": "listening", "port": at}) if as_json else f"issuer on http://{host}:{at}"

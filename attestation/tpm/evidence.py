@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from ..errors import EvidenceMalformed
 from ..strict_json import base64_bytes, exact_members, load_object
+from ..tdx.quote import MAX_QUOTE
 from .ak import MAX_PUBLIC_AREA
 from .attest import MAX_ATTEST
 from .azure import MAX_HCL_REPORT
@@ -23,7 +24,6 @@ MAX_TPM_EVIDENCE: Final = 256 * 1024
 _VERSION: Final = 1
 _MALFORMED: Final = "tpm_malformed"
 _MAX_SIGNATURE: Final = 1024
-_MAX_TD_QUOTE: Final = 128 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class AzureEvidence:
     def parse(cls, data: bytes, *, tdx: bool) -> "AzureEvidence":
         """Read it again. Raises EvidenceMalformed (``tpm_malformed``, ``pcr_malformed``)."""
         members = _members(data, "hcl_report", *(("td_quote",) if tdx else ()))
-        td_quote = _bytes(members, "td_quote", _MAX_TD_QUOTE) if tdx else None
+        td_quote = _bytes(members, "td_quote", MAX_QUOTE) if tdx else None
         return cls(_quote(members), _bytes(members, "hcl_report", MAX_HCL_REPORT), td_quote)
 
 

@@ -43,11 +43,16 @@ class EngineError(Exception):
         self.found = found
         super().__init__(detail)
 
-    def __str__(self) -> str:
-        text = f"{self.code}: {self.detail}" if self.detail else self.code
+    @property
+    def said(self) -> str:
+        """Everything but the code."""
         compared = (("expected", self.expected), ("found", self.found))
-        said = ", ".join(f"{name} {value!r}" for name, value in compared if value is not None)
-        return f"{text} ({said})" if said else text
+        values = ", ".join(f"{name} {value!r}" for name, value in compared if value is not None)
+        text = self.detail or self.code
+        return f"{text} ({values})" if values else text
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.said}" if self.detail else self.said
 
 
 class ModelError(EngineError):

@@ -252,8 +252,7 @@ class _Cursor:
             return []
         joined = region.copy()
         joined[starts] = 0
-        found: list[Scalar] = []
-        found += self._text(memoryview(joined[kept])).split("\0")[1:]
+        found: list[Scalar] = [*self._text(memoryview(joined[kept])).split("\0")[1:]]
         self.position += len(region)
         return found
 

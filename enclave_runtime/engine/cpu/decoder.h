@@ -11,6 +11,11 @@
 
 #define CLOISTER_ABI 2
 #define EXPORT __attribute__((visibility("default")))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 enum {
     LANES = 16,      /* outputs computed side by side, and positions of a KV tile */

@@ -8,23 +8,11 @@
  */
 #include "decoder.h"
 #ifdef CLOISTER_AMX
-#if defined(__clang__)
-#include <immintrin.h>
-#pragma clang attribute push(                                                                             \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c"))), \
-    apply_to = function)
-#else
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c,prefer-vector-width=512")
-#endif
+#include "target_avx512.h"
 
 #include "lanes_avx512.h"
 #include "tiles.h"
 
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 enum {
     TALL = 16,          /* rows of a tile */
     BF16_INPUTS = 32,   /* inputs of a tile */

@@ -1,13 +1,6 @@
 /* The kernels for avx512. */
 #if defined(__x86_64__)
-#if defined(__clang__)
-#include <immintrin.h>
-#pragma clang attribute push(                                                                             \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c"))), \
-    apply_to = function)
-#else
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c,prefer-vector-width=512")
-#endif
+#include "target_avx512.h"
 #include "decoder.h"
 
 #include <math.h>

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from software_tpm import SoftwareTpm
+from tdx_world import USAGES
 
 from attestation.errors import AttestationError
 from attestation.simulated import der_writer as der
@@ -24,18 +25,6 @@ DAY = timedelta(days=1)
 NONCE = bytes(range(32))
 SIGN = {"digital_signature": True}
 ISSUE = {"key_cert_sign": True, "crl_sign": True}
-_USAGES = (
-    "digital_signature",
-    "content_commitment",
-    "key_encipherment",
-    "data_encipherment",
-    "key_agreement",
-    "key_cert_sign",
-    "crl_sign",
-    "encipher_only",
-    "decipher_only",
-)
-
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
@@ -73,7 +62,7 @@ class Issuer:
             x509.CertificateBuilder(named(self.name), named(name), key.public_key(), serial, begin, end)
             .add_extension(x509.BasicConstraints(ca, path_length), critical=True)
             .add_extension(
-                x509.KeyUsage(**{**dict.fromkeys(_USAGES, False), **(usage or (ISSUE if ca else SIGN))}), True
+                x509.KeyUsage(**{**dict.fromkeys(USAGES, False), **(usage or (ISSUE if ca else SIGN))}), True
             )
         )
         for oid, critical, value in extensions:
